@@ -1,0 +1,1 @@
+"""Published methods, one a file, found as a stranger's plugin would be."""

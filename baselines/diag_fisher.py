@@ -1,0 +1,23 @@
+"""Diagonal Fisher. Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", eq. 9.
+
+Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check; no
+published figure on these tasks to reproduce.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wfbench import Labeled, Network, ScorePruner, fisher_rows
+from wfbench.network import Params, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class DiagonalFisher(ScorePruner[Labeled]):
+    """`½ w² F_qq` with the diagonal of the empirical Fisher, nats."""
+
+    name: ClassVar[str] = "diag-fisher"
+    source: ClassVar[str] = "Theis et al. 2018, eq. 9"
+
+    def scores(self, net: Network, data: Labeled) -> Params:
+        diagonal = fisher_rows(net, data).double().square().sum(0)
+        return unflatten(flatten(net.weights).double().square() * diagonal / 2, net.weights)

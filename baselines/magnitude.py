@@ -1,0 +1,30 @@
+"""Magnitude pruning. Han et al. 2015, "Learning both Weights and Connections", section 3.
+
+Fidelity: follows from the definition, |w|; no published figure on these tasks to reproduce.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wfbench import Network, ScorePruner
+from wfbench.network import Params
+from wfbench.sparsity import Scope
+
+
+@dataclass(frozen=True)
+class Magnitude(ScorePruner[None]):
+    """|w|, one ranking over all layers."""
+
+    name: ClassVar[str] = "magnitude"
+    source: ClassVar[str] = "Han et al. 2015, section 3"
+
+    def scores(self, net: Network, data: None) -> Params:
+        return {name: weight.abs() for name, weight in net.weights.items()}
+
+
+@dataclass(frozen=True)
+class MagnitudeLayer(Magnitude):
+    """|w|, every layer to the target sparsity."""
+
+    name: ClassVar[str] = "magnitude-layer"
+    scope: ClassVar[Scope] = "layer"

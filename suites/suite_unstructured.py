@@ -1,0 +1,21 @@
+"""Single weights: every method, four tasks, three budgets."""
+
+from collections.abc import Callable
+
+import pytest
+
+from wfbench.case import Case
+from wfbench.suite import Suite
+
+SUITE = Suite(
+    "unstructured",
+    budgets=(16, 64, 256),
+    sparsities=(0.6, 0.8, 0.9),
+    recoveries=("none", "batchnorm"),
+    seeds=3,
+)
+
+
+@pytest.mark.unstructured
+def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
+    run_case(case)

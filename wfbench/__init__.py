@@ -1,0 +1,36 @@
+"""wfbench: pruning neural networks with little data."""
+
+from wfbench.case import Case, Record
+from wfbench.curvature.inverse import WoodburyInverse
+from wfbench.curvature.rows import fisher_rows
+from wfbench.data import Dataset, Labeled, Unlabeled, draw
+from wfbench.errors import WfbenchError
+from wfbench.network import Network
+from wfbench.pruner import Fitted, Pruned, Pruner, ScorePruner
+from wfbench.runner import run
+from wfbench.sparsity import Target, Unstructured
+from wfbench.tasks.task import Task
+from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
+
+__all__ = [
+    "Case",
+    "Dataset",
+    "Fitted",
+    "Labeled",
+    "Network",
+    "Pruned",
+    "Pruner",
+    "Record",
+    "ScorePruner",
+    "Target",
+    "Task",
+    "Unlabeled",
+    "Unstructured",
+    "WfbenchError",
+    "WoodFisher",
+    "WoodFisherUnlabeled",
+    "WoodburyInverse",
+    "draw",
+    "fisher_rows",
+    "run",
+]

@@ -1,0 +1,7 @@
+"""`python -m wfbench`."""
+
+import sys
+
+from wfbench.cli import main
+
+sys.exit(main())

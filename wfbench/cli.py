@@ -1,0 +1,178 @@
+"""`wfbench`: list, fetch, train, tables, doctor."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from wfbench import tables
+from wfbench.cache import cache_folder
+from wfbench.case import environment
+from wfbench.errors import WfbenchError
+from wfbench.evaluate import evaluate
+from wfbench.plugins import Registry, discover
+from wfbench.store import latest, read
+from wfbench.tasks import checkpoints, digits, fashion
+from wfbench.tasks.recipes import RECIPES
+from wfbench.tasks.task import Task
+from wfbench.train import train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; 0 when all is well, 1 when a check failed, 2 for an error the user can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except WfbenchError as error:
+        print(f"wfbench: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "wfbench",
+        description="Benchmark of pruning with little data. Suites run through pytest: pytest suites -m smoke",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], about: str) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=about, description=about)
+        found.set_defaults(run=run)
+        return found
+
+    listing = command("list", _list, "List methods and tasks.")
+    _plugin_paths(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    fetching = command("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
+    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
+    training = command("train", _train, "Train the dense checkpoint of a task by its recorded recipe.")
+    training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
+    training.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
+    training.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="where the checkpoint and registry.json go (default: checkpoints/ in the cache folder; wfbench/tasks/weights to ship it)",
+    )
+    tabling = command("tables", _tables, "Regenerate the tables of every record file.")
+    tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    doctor = command("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
+    doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    doctor.add_argument("--device", default="cpu", help="default: cpu")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    _plugin_paths(doctor)
+    return parser
+
+
+def _plugin_paths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods"
+    )
+    parser.add_argument("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
+
+
+def _registry(options: argparse.Namespace) -> Registry:
+    return discover(options.baseline_path, options.task_path)
+
+
+def _list(options: argparse.Namespace) -> int:
+    registry = _registry(options)
+    methods = [
+        {
+            "name": name,
+            "licence": pruner.track,
+            "patterns": ["unstructured"],
+            "scope": pruner.scope,
+            "source": pruner.source,
+            "about": (type(pruner).__doc__ or "").strip().splitlines()[0],
+        }
+        for name, pruner in sorted(registry.pruners.items())
+    ]
+    tasks = [
+        {"name": task.name, "checkpoints": task.replicates, "accuracies": list(task.accuracies), "about": task.about}
+        for task in registry.tasks.values()
+    ]
+    if options.json:
+        print(json.dumps({"methods": methods, "tasks": tasks, "failures": registry.failures}, indent=1))
+    else:
+        print(tabulate(methods, headers="keys"), tabulate(tasks, headers="keys"), sep="\n\n")
+        for origin, reason in registry.failures.items():
+            print(f"\nleft out: {origin}: {reason}")
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    registry = discover()
+    for task in [registry.task(name) for name in options.tasks or registry.tasks]:
+        where = fashion.fetch() if task in fashion.TASKS else "scikit-learn"
+        for replicate in range(task.replicates):
+            task.dense(replicate)
+        print(f"{task.name}: data in {where}, {task.replicates} verified checkpoint(s) in {checkpoints.FOLDER}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    task = next(task for task in (*digits.TASKS, *fashion.TASKS) if task.name == options.task)
+    build, recipe = RECIPES[task.name]
+    out = options.out or cache_folder() / "checkpoints"
+    torch.manual_seed(options.seed)
+    module = train(build(), task.train_set, recipe, options.seed)
+    validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
+    path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
+    print(f"{task.name}, seed {options.seed}: validation {validation.accuracy:.4f}, test {test.accuracy:.4f}, {path}")
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    written = tables.write_all(options.results)
+    if not written:
+        raise WfbenchError(f"no record files (*.jsonl) in {options.results}; run a suite first, or give --results")
+    for path in written:
+        print(path)
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    checks: list[dict[str, Any]] = []
+
+    def check(what: str, action: Callable[[], str]) -> None:
+        try:
+            checks.append({"check": what, "ok": True, "found": action()})
+        except Exception as error:  # every check is reported, whatever it met
+            checks.append({"check": what, "ok": False, "found": str(error) or type(error).__name__})
+
+    check("environment", lambda: json.dumps(environment(torch.device(options.device))))
+    check("cache folder", lambda: str(cache_folder()))
+    registry = _registry(options)
+    for origin, reason in registry.failures.items():
+        checks.append({"check": f"plugin {origin}", "ok": False, "found": reason})
+    for task in registry.tasks.values():
+        check(f"data of {task.name}", lambda task=task: f"train {len(task.train_set)}, test {len(task.test_set)}")  # type: ignore[misc]
+        for replicate in range(task.replicates):
+            check(
+                f"dense accuracy of {task.name}, checkpoint {replicate}",
+                lambda task=task, r=replicate: _dense_accuracy(task, r, options.device),  # type: ignore[misc]
+            )
+    for path in sorted(options.results.glob("*.jsonl")):
+        check(f"records in {path}", lambda path=path: f"{len(latest(read(path)))} cases")  # type: ignore[misc]
+    if options.json:
+        print(json.dumps(checks, indent=1))
+    else:
+        for entry in checks:
+            print(f"{'ok  ' if entry['ok'] else 'FAIL'} {entry['check']}: {entry['found']}")
+    return 0 if all(entry["ok"] for entry in checks) else 1
+
+
+def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
+    scores = evaluate(task.dense(replicate).to(device), task.test_set)
+    if task.accuracies and abs(scores.correct - task.accuracies[replicate] * scores.total) > 2.0001:
+        raise WfbenchError(f"{scores.accuracy:.4f}, registered {task.accuracies[replicate]:.4f}")
+    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total})"

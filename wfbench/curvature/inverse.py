@@ -1,0 +1,286 @@
+"""The inverse of `F + λI`, F = RᵀR, through the Woodbury identity; never a p×p matrix where k rows are fewer.
+
+Dual form (k ≤ width): `A⁻¹ = (I − VᵀV)/λ` with `S = λI + RRᵀ = LLᵀ`, `V = L⁻¹R`. Primal form (k > width): the block
+itself by Cholesky. Everything is float64; rows may be stored in float32 and are widened a chunk of columns at a time.
+Singh & Alistarh 2020, eq. 3-5, without their rank-one recursion.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.linalg import solve_triangular
+
+from wfbench.errors import WfbenchError
+
+COLUMNS = 8192
+"""Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
+SAMPLES = 128
+"""Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
+CHUNK = 2**22
+"""float64 numbers in one batch of blocks."""
+
+
+def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> Float[Tensor, "k k"]:
+    """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit."""
+    k, p = rows.shape
+    tiles = -(-k // SAMPLES)
+    out = rows.new_zeros((tiles, tiles, SAMPLES, SAMPLES), dtype=torch.float64)
+    padded = rows.new_zeros((tiles * SAMPLES, min(COLUMNS, p)), dtype=torch.float64)
+    for start in range(0, p, COLUMNS):
+        columns = slice(start, min(start + COLUMNS, p))
+        chunk = padded[:, : columns.stop - start]
+        chunk[:k] = _wide(rows, columns, kept)
+        parts = chunk.reshape(tiles, SAMPLES, -1)
+        for i in range(tiles):
+            for j in range(i + 1):
+                out[i, j] += parts[i] @ parts[j].T
+    for i in range(tiles):
+        for j in range(i):
+            out[j, i] = out[i, j].T
+    return out.transpose(1, 2).reshape(tiles * SAMPLES, -1)[:k, :k].clone()
+
+
+def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
+    """The widths of the diagonal blocks: one of p, equal ones with a narrower last, or the given ones."""
+    if block_size is None:
+        return [p]
+    if isinstance(block_size, int):
+        if block_size < 1:
+            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, or None for the full matrix")
+        whole, rest = divmod(p, block_size)
+        return [block_size] * whole + [rest] * (rest > 0)
+    widths = list(block_size)
+    if min(widths, default=0) < 1 or sum(widths) != p:
+        raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
+    return widths
+
+
+class WoodburyInverse:
+    """`A⁻¹` for `A = RᵀR + λI`, or for its block-diagonal part.
+
+    With `kept`, the columns of R outside it are taken as zero: A⁻¹ on the kept coordinates is then the inverse of
+    `A_KK`, the curvature left after the other weights were removed, and λ⁻¹ on the diagonal elsewhere.
+
+    Args:
+        rows: curvature rows R, scaled so that the curvature is RᵀR [nats/weight²].
+        damping: λ > 0 [nats/weight²].
+        block_size: None (full matrix), a width, or widths that sum to p.
+        kept: True where a coordinate is still there.
+        gram: `gram(rows, kept)` where it is already known; used by the full-matrix dual form alone.
+
+    Raises:
+        WfbenchError: λ not positive and finite, NaN or infinite rows, blocks that do not fit, or `A` not positive
+            definite in float64 (λ below about 1e-16 times the largest eigenvalue of RᵀR).
+    """
+
+    def __init__(
+        self,
+        rows: Float[Tensor, "k p"],
+        damping: float,
+        block_size: int | Sequence[int] | None = None,
+        *,
+        kept: Bool[Tensor, " p"] | None = None,
+        gram: Float[Tensor, "k k"] | None = None,
+    ) -> None:
+        if not 0 < damping < float("inf"):
+            raise WfbenchError(f"damping {damping} must be positive and finite")
+        if not torch.isfinite(rows.sum()):
+            raise WfbenchError("the curvature rows contain NaN or infinite values")
+        self.rows, self.damping, self.kept = rows, float(damping), kept
+        self._widths = block_widths(rows.shape[1], block_size)
+        self._streamed = None
+        if len(self._widths) == 1 and rows.shape[0] <= rows.shape[1]:
+            self._streamed = _Streamed(rows, self.damping, kept, gram)
+
+    def diagonal(self) -> Float[Tensor, " p"]:
+        """`diag(A⁻¹)`, float64 [weight²/nats]."""
+        return torch.cat([part.diagonal() for _, part in self._parts()])
+
+    def solve(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """`A⁻¹v`, float64. Accurate also where v lies in the row space of R and λ is tiny."""
+        return torch.cat([part.solve(v[columns].double()) for columns, part in self._parts()])
+
+    def compensate(self, w: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """`A_KK⁻¹ A_KQ w_Q` on the kept coordinates and 0 on the removed ones, float64.
+
+        The change of the kept weights that is optimal when `w_Q` goes to zero (`w` is read on Q alone).
+        """
+        if self.kept is None:
+            return torch.zeros_like(w, dtype=torch.float64)
+        removed = torch.where(self.kept, 0, w.double())
+        moved = [part.compensate(removed[columns]) for columns, part in self._parts()]
+        return torch.where(self.kept, torch.cat(moved), 0)
+
+    def energy(self, w: Float[Tensor, " p"]) -> float:
+        """`½ w_Qᵀ([A⁻¹]_QQ)⁻¹w_Q`: the predicted loss increase of removing all of Q at once, nats."""
+        if self.kept is None:
+            return 0.0
+        removed = torch.where(self.kept, 0, w.double())
+        return sum(part.energy(removed[columns]) for columns, part in self._parts())
+
+    def _parts(self) -> Iterator[tuple[slice, "_Streamed | _Blocks"]]:
+        if self._streamed is not None:
+            yield slice(None), self._streamed
+            return
+        k, start = self.rows.shape[0], 0
+        for width, run in groupby(self._widths):
+            blocks = len(list(run))
+            batch = max(1, CHUNK // (k * width + min(k, width) ** 2))
+            for first in range(0, blocks, batch):
+                stop = start + min(batch, blocks - first) * width
+                yield slice(start, stop), _Blocks.of(self.rows, slice(start, stop), width, self.damping, self.kept)
+                start = stop
+
+
+class _Streamed:
+    """The full matrix in dual form: only k×k numbers are kept, columns are widened chunk by chunk."""
+
+    def __init__(
+        self,
+        rows: Float[Tensor, "k p"],
+        damping: float,
+        kept: Bool[Tensor, " p"] | None,
+        known: Float[Tensor, "k k"] | None,
+    ) -> None:
+        self.rows, self.damping, self.kept = rows, damping, kept
+        self.lower = _cholesky(gram(rows, kept) if known is None else known, damping)
+
+    def _chunks(self, *, masked: bool = True) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
+        for start in range(0, self.rows.shape[1], COLUMNS):
+            columns = slice(start, min(start + COLUMNS, self.rows.shape[1]))
+            yield columns, _wide(self.rows, columns, self.kept if masked else None)
+
+    def _times(self, v: Float[Tensor, " p"], *, masked: bool = True) -> Float[Tensor, " k"]:
+        out = v.new_zeros(self.rows.shape[0])
+        for columns, chunk in self._chunks(masked=masked):
+            out += chunk @ v[columns]
+        return out
+
+    def _transposed(self, u: Float[Tensor, " k"]) -> Float[Tensor, " p"]:
+        return torch.cat([u @ chunk for _, chunk in self._chunks()])
+
+    def _small(self, u: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+        return torch.cholesky_solve(u[:, None], self.lower)[:, 0]
+
+    def diagonal(self) -> Float[Tensor, " p"]:
+        return torch.cat([_dual_diagonal(self.lower, chunk, self.damping) for _, chunk in self._chunks()])
+
+    def solve(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        first = self._small(self._times(v))
+        rest = v - self._transposed(first)
+        rest = _signal(rest - self._transposed(self._small(self._times(rest))), v, len(self.lower))
+        return self._transposed(self._small(first)) + rest / self.damping
+
+    def compensate(self, removed: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        return self._transposed(self._small(self._times(removed, masked=False)))
+
+    def energy(self, removed: Float[Tensor, " p"]) -> float:
+        u = self._times(removed, masked=False)
+        return 0.5 * float(self.damping * (removed @ removed + u @ self._small(u)))
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A batch of diagonal blocks of one width, dual or primal by `min(k, width)`."""
+
+    rows: Float[Tensor, "blocks k width"]
+    unmasked: Float[Tensor, "blocks k width"]
+    damping: float
+    lower: Float[Tensor, "blocks m m"]
+
+    @classmethod
+    def of(
+        cls,
+        rows: Float[Tensor, "k p"],
+        columns: slice,
+        width: int,
+        damping: float,
+        kept: Bool[Tensor, " p"] | None,
+    ) -> "_Blocks":
+        def cut(mask: Bool[Tensor, " p"] | None) -> Float[Tensor, "blocks k width"]:
+            return _wide(rows, columns, mask).unflatten(1, (-1, width)).transpose(0, 1)
+
+        unmasked = cut(None)
+        wide = unmasked if kept is None else cut(kept)
+        small = wide @ wide.mT if rows.shape[0] <= width else wide.mT @ wide
+        return cls(wide, unmasked, damping, _cholesky(small, damping))
+
+    @property
+    def _dual(self) -> bool:
+        return self.rows.shape[1] <= self.rows.shape[2]
+
+    def _small(self, u: Float[Tensor, "blocks m"]) -> Float[Tensor, "blocks m"]:
+        return torch.cholesky_solve(u[..., None], self.lower)[..., 0]
+
+    def _times(self, v: Float[Tensor, "blocks width"]) -> Float[Tensor, "blocks k"]:
+        return (self.rows @ v[..., None])[..., 0]
+
+    def _transposed(self, u: Float[Tensor, "blocks k"]) -> Float[Tensor, "blocks width"]:
+        return (u[:, None, :] @ self.rows)[:, 0]
+
+    def diagonal(self) -> Float[Tensor, " columns"]:
+        if self._dual:
+            return _dual_diagonal(self.lower, self.rows, self.damping).flatten()
+        eye = torch.eye(self.lower.shape[-1], dtype=torch.float64, device=self.lower.device)
+        return solve_triangular(self.lower, eye.expand_as(self.lower), upper=False).square().sum(-2).flatten()
+
+    def solve(self, v: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
+        v = v.reshape(self.rows.shape[0], -1)
+        if self._dual:
+            first = self._small(self._times(v))
+            rest = v - self._transposed(first)
+            rest = _signal(rest - self._transposed(self._small(self._times(rest))), v, self.rows.shape[1])
+            out = self._transposed(self._small(first)) + rest / self.damping
+        else:
+            out = self._small(v)
+            out = out + self._small(v - self._transposed(self._times(out)) - self.damping * out)
+        return out.flatten()
+
+    def _removed_rows(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, "blocks k"]:
+        return (self.unmasked @ removed.reshape(self.rows.shape[0], -1, 1))[..., 0]
+
+    def compensate(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
+        u = self._removed_rows(removed)
+        out = self._transposed(self._small(u)) if self._dual else self._small(self._transposed(u))
+        return out.flatten()
+
+    def energy(self, removed: Float[Tensor, " columns"]) -> float:
+        u = self._removed_rows(removed)
+        if self._dual:
+            return 0.5 * self.damping * float(removed @ removed + (u * self._small(u)).sum())
+        left = self._transposed(u)
+        return 0.5 * float(u.square().sum() + self.damping * (removed @ removed) - (left * self._small(left)).sum())
+
+
+def _wide(rows: Float[Tensor, "k p"], columns: slice, kept: Bool[Tensor, " p"] | None) -> Float[Tensor, "k c"]:
+    chunk = rows[:, columns].to(torch.float64)
+    return chunk if kept is None else chunk * kept[columns]
+
+
+def _cholesky(small: Float[Tensor, "*batch m m"], damping: float) -> Float[Tensor, "*batch m m"]:
+    damped = small + damping * torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
+    lower, info = torch.linalg.cholesky_ex(damped)
+    if info.any():
+        largest = float(small.diagonal(dim1=-2, dim2=-1).max())
+        raise WfbenchError(
+            f"damping {damping:g} is too small for rows of squared norm up to {largest:g}: the damped curvature is not "
+            "positive definite in float64; raise the damping"
+        )
+    return lower
+
+
+def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:
+    """What is left of v outside the row space, or 0 where that is only the rounding of k terms: λ⁻¹ would amplify it."""
+    noise = k * torch.finfo(torch.float64).eps * v.norm(dim=-1, keepdim=True)
+    return torch.where(rest.norm(dim=-1, keepdim=True) > noise, rest, 0)
+
+
+def _dual_diagonal(
+    lower: Float[Tensor, "*batch k k"], rows: Float[Tensor, "*batch k c"], damping: float
+) -> Float[Tensor, "*batch c"]:
+    leverage = solve_triangular(lower, rows, upper=False).square().sum(-2)
+    return (1 - leverage) / damping

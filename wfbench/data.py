@@ -1,0 +1,144 @@
+"""The data budget: what a method may be handed, and which samples a budget means."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wfbench.errors import WfbenchError
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabeled:
+    """Calibration inputs alone."""
+
+    inputs: Float[Tensor, "n *input"]
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Labeled:
+    """Calibration inputs with their labels. A sibling of `Unlabeled`, never a subclass."""
+
+    inputs: Float[Tensor, "n *input"]
+    labels: Int[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.inputs.shape[:1]:
+            raise WfbenchError(
+                f"labels of shape {tuple(self.labels.shape)} do not fit inputs of shape {tuple(self.inputs.shape)}; "
+                "give one class index a sample"
+            )
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+
+class MapStyle(Protocol):
+    """A map-style dataset: `dataset[i]` is an input (tensor) and its class index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Dataset:
+    """One split of a task: a pair of tensors or a map-style dataset, with an optional per-sample transform.
+
+    Args:
+        source: `(inputs [n, *input], labels [n])`, or a map-style dataset of (input, class index) pairs.
+        name: what errors call it.
+        transform: applied to each single input, as in torchvision; its result must be a float tensor.
+    """
+
+    def __init__(
+        self,
+        source: tuple[Tensor, Tensor] | MapStyle,
+        name: str = "dataset",
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._transform = transform
+        if self._tensors is not None and len(self._tensors[0]) != len(self._tensors[1]):
+            inputs, labels = self._tensors
+            raise WfbenchError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor] | None:
+        source = self._source
+        is_pair = isinstance(source, (tuple, list)) and len(source) == 2 and isinstance(source[0], Tensor)
+        return (source[0], source[1]) if is_pair else None
+
+    def __len__(self) -> int:
+        return len(self._source) if self._tensors is None else len(self._tensors[0])
+
+    def take(self, indices: Sequence[int] | range) -> Labeled:
+        """The samples at `indices`, in that order, on the CPU."""
+        if self._tensors is not None and self._transform is None:
+            where = torch.as_tensor(list(indices), dtype=torch.int64)
+            inputs, labels = self._tensors[0][where], self._tensors[1][where]
+        else:
+            pairs = [self._one(index) for index in indices]
+            inputs = torch.stack([x for x, _ in pairs])
+            labels = torch.tensor([y for _, y in pairs])
+        if not inputs.is_floating_point():
+            raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors")
+        return Labeled(inputs, labels.to(torch.int64))
+
+    def _one(self, index: int) -> tuple[Tensor, int]:
+        pair = self._source[index] if self._tensors is None else (self._tensors[0][index], self._tensors[1][index])
+        try:
+            x, y = pair
+        except (TypeError, ValueError):
+            raise WfbenchError(f"{self.name}[{index}] is not an (input, label) pair") from None
+        x = x if self._transform is None else self._transform(x)
+        if not isinstance(x, Tensor):
+            raise WfbenchError(f"{self.name}[{index}] is a {type(x).__name__}, not a tensor; give a `transform`")
+        return x, int(y)
+
+    def batches(self, size: int) -> Iterator[Labeled]:
+        """All samples in order, `size` at a time; the last batch may be smaller."""
+        for start in range(0, len(self), size):
+            yield self.take(range(start, min(start + size, len(self))))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of every transformed input and label: what `the same data` means for a stored record."""
+        digest = hashlib.sha256()
+        for batch in self.batches(1000):
+            digest.update(f"{batch.inputs.dtype}{tuple(batch.inputs.shape)}".encode())
+            digest.update(batch.inputs.contiguous().numpy().data)
+            digest.update(batch.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def draw_indices(size: int, n: int, seed: int, name: str = "dataset") -> list[int]:
+    """Which `n` of `size` samples a budget means: the first `n` of one seeded permutation, so budgets nest.
+
+    Raises:
+        WfbenchError: if `n` is below 1 or above `size`.
+    """
+    if n < 1:
+        raise WfbenchError(f"budget {n} is not a number of samples; give an integer of at least 1")
+    if n > size:
+        raise WfbenchError(f"budget {n} is more than the {size} training samples of {name}; ask for at most {size}")
+    order = np.random.Generator(np.random.PCG64([seed, size])).permutation(size)
+    return [int(i) for i in order[:n]]
+
+
+def draw(dataset: Dataset | tuple[Tensor, Tensor] | MapStyle, n: int, seed: int) -> Labeled:
+    """The calibration samples of budget `n` and draw `seed`: uniform, without replacement, an ordered prefix.
+
+    `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; no label is looked at.
+    """
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
+    return dataset.take(draw_indices(len(dataset), n, seed, dataset.name))

@@ -1,0 +1,38 @@
+"""Accuracy and loss on evaluation data; suites alone call it on the test split."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from wfbench.data import Dataset
+
+BATCH = 500
+"""Samples an evaluation batch; recorded, since a different batch may move the last bit of a logit."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network does on a split: how many samples are right, of how many, and the mean loss in nats."""
+
+    correct: int
+    total: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.total
+
+
+def evaluate(module: nn.Module, data: Dataset, batch: int = BATCH) -> Scores:
+    """Top-1 accuracy and mean cross-entropy (summed in float64) of `module`, in eval mode, on all of `data`."""
+    correct, loss = 0, 0.0
+    device = next(module.parameters()).device
+    module.eval()
+    with torch.inference_mode():
+        for part in data.batches(batch):
+            logits, labels = module(part.inputs.to(device)), part.labels.to(device)
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
+    return Scores(correct, len(data), loss / len(data))

@@ -1,0 +1,120 @@
+"""The dense network as methods see it: named weights, logits as a function of them, layer inputs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from wfbench.data import Labeled
+from wfbench.errors import WfbenchError
+
+Params: TypeAlias = dict[str, Tensor]
+LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+
+PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def flatten(params: Mapping[str, Tensor]) -> Tensor:
+    """All entries in one vector, in the mapping's order, row-major: `[p]`."""
+    return torch.cat([tensor.reshape(-1) for tensor in params.values()])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
+    """The inverse of `flatten`: `vector [p]` cut into tensors of the names and shapes of `like`."""
+    sizes = [tensor.numel() for tensor in like.values()]
+    parts = vector.split(sizes)
+    return {name: part.reshape(like[name].shape) for name, part in zip(like, parts, strict=True)}
+
+
+class Network:
+    """A trained network, frozen and in eval mode.
+
+    Takes a private copy of `module`. `weights` are the prunable coordinates (weights of linear and convolution
+    layers, first and last included), `movable` those plus biases and the scale and shift of norm layers; both in
+    the order of `named_parameters()`.
+
+    Raises:
+        WfbenchError: if the module has no linear or convolution layer.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = deepcopy(module).eval().requires_grad_(False)
+        self.shared: dict[object, object] | None = None  # the harness alone fills it: gradients that budgets share
+        self.saved_seconds = 0.0
+        self.layers: dict[str, nn.Module] = {
+            name: layer for name, layer in self._module.named_modules() if isinstance(layer, PRUNABLE + NORMS)
+        }
+        owned = {
+            f"{name}.{key}".lstrip("."): (layer, key)
+            for name, layer in self.layers.items()
+            for key, _ in layer.named_parameters(recurse=False)
+        }
+        named = dict(self._module.named_parameters())
+        self.movable: Params = {name: tensor for name, tensor in named.items() if name in owned}
+        self.weights: Params = {
+            name: tensor
+            for name, tensor in self.movable.items()
+            if isinstance(owned[name][0], PRUNABLE) and owned[name][1] == "weight"
+        }
+        if not self.weights:
+            raise WfbenchError(f"{type(module).__name__} has no linear or convolution weight to prune")
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.weights.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.weights.values())).dtype
+
+    def module(self) -> nn.Module:
+        """A copy of the dense network, free to change."""
+        return deepcopy(self._module)
+
+    def state(self) -> Params:
+        """A copy of every parameter and buffer."""
+        return {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+
+    def logits(self, weights: Mapping[str, Tensor], x: Float[Tensor, "n *input"]) -> Float[Tensor, "n c"]:
+        """Logits with `weights` in place of the dense ones; what `weights` leaves out stays dense."""
+        out: Tensor = functional_call(self._module, dict(weights), (x.to(self.device),))
+        return out
+
+    def loss(self, weights: Mapping[str, Tensor], data: Labeled) -> Float[Tensor, ""]:
+        """Mean cross-entropy on `data`, nats."""
+        return functional.cross_entropy(self.logits(weights, data.inputs), data.labels.to(self.device))
+
+    def layer_inputs(self, x: Float[Tensor, "n *input"]) -> dict[str, Tensor]:
+        """The dense network's input to every prunable layer, by the name of its weight."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = inputs[0].detach().clone()
+
+        with torch.no_grad(), self.hooked(lambda name, _, inputs, output: keep(name, inputs)):
+            self._module(x.to(self.device))
+        return {weight: found[layer] for weight in self.weights if (layer := weight.rpartition(".")[0]) in found}
+
+    @contextmanager
+    def hooked(self, hook: LayerHook) -> Iterator[nn.Module]:
+        """The frozen network with `hook(name, layer, inputs, output)` on every prunable and norm layer.
+
+        For reading activations and gradients; a hook may return a replacement of the output.
+        """
+
+        def attach(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+            return layer.register_forward_hook(lambda module, inputs, output: hook(name, module, inputs, output))
+
+        handles = [attach(name, layer) for name, layer in self.layers.items()]
+        try:
+            yield self._module
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,208 @@
+"""Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from wfbench import tables
+from wfbench.case import Case
+from wfbench.errors import WfbenchError
+from wfbench.plugins import Registry, discover
+from wfbench.runner import BrokenRule, Runner
+from wfbench.store import Store
+from wfbench.suite import Suite
+
+MARKERS = {
+    "smoke": "a few methods on the embedded digits, in minutes",
+    "unstructured": "single weights, every method, four tasks",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("wfbench", "wfbench suites (pytest suites -m MARKER)")
+    group.addoption("--results", default="results", metavar="DIR", help="folder of records and tables")
+    group.addoption("--tasks", metavar="A,B", help="tasks to run (see `wfbench list`)")
+    group.addoption("--methods", metavar="A,B", help="methods to run (see `wfbench list`)")
+    group.addoption("--budgets", metavar="N,N", help="numbers of calibration samples, at least 1")
+    group.addoption("--sparsities", metavar="S,S", help="fractions of weights to remove, in [0, 1)")
+    group.addoption("--recoveries", metavar="A,B", help="what follows the pruning: none, batchnorm")
+    group.addoption("--seeds", metavar="N", help="draws 0 to N-1")
+    group.addoption("--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods")
+    group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
+    group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    group.addoption("--executor", default="serial", choices=["serial"], help="where cases run")
+    group.addoption("--retry-failed", action="store_true", help="run failed cases again")
+
+
+class Session:
+    """What the items of one pytest run share."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.results = Path(config.getoption("--results"))
+        self.retry = config.getoption("--retry-failed")
+        self.registry: Registry = discover(config.getoption("--baseline-path"), config.getoption("--task-path"))
+        self.runner = Runner(config.getoption("--device"))
+        self.chosen: dict[str, Any] = {
+            "tasks": _split(config, "--tasks", str),
+            "methods": _split(config, "--methods", str),
+            "budgets": _split(config, "--budgets", int),
+            "sparsities": _split(config, "--sparsities", float),
+            "recoveries": _split(config, "--recoveries", str),
+            "seeds": (_split(config, "--seeds", int) or (None,))[0],
+        }
+        self.stores: dict[str, Store] = {}
+        self.counts = {"run": 0, "reused": 0, "failed": 0}
+        self.failures: dict[str, str] = {}
+        self.cases: dict[str, list[Case]] = {}
+        self.broken: list[str] = []
+        self.bar: tqdm[None] | None = None
+
+    def cases_of(self, suite: Suite) -> list[Case]:
+        if suite.name not in self.cases:
+            self.cases[suite.name] = suite.narrowed(**self.chosen).cases(self.registry)
+        return self.cases[suite.name]
+
+    def prepare(self, suite: str, cases: list[Case]) -> None:
+        """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
+        for case in cases:
+            size = len(case.task.train_set)
+            if case.budget > size:
+                raise WfbenchError(
+                    f"budget {case.budget} is more than the {size} training samples of {case.task.name}; "
+                    f"give --budgets of at most {size}"
+                )
+        for case in {(case.task.name, case.replicate): case for case in cases}.values():
+            self.runner.key(case)
+        self.stores[suite] = Store(self.results / f"{suite}.jsonl")
+
+    def run(self, suite: str, case: Case) -> None:
+        store = self.stores[suite]
+        known = store.find(self.runner.key(case))
+        if known is not None and not (self.retry and known["status"] == "failed"):
+            self.counts["reused"] += 1
+            status, reason = known["status"], known["reason"]
+        else:
+            record = self.runner.run(case, suite)
+            store.append(record)
+            self.counts["run"] += 1
+            status, reason = record.status, record.reason
+        if status == "failed":
+            self.counts["failed"] += 1
+            self.failures[case.label()] = str(reason)
+
+
+def _split(config: pytest.Config, option: str, kind: type) -> tuple[Any, ...] | None:
+    text = config.getoption(option)
+    if text is None:
+        return None
+    try:
+        found = tuple(kind(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        raise WfbenchError(f"{option} {text}: give {kind.__name__} values with commas between them") from None
+    if not found:
+        raise WfbenchError(f"{option} is empty; leave it out for all")
+    return found
+
+
+KEY = pytest.StashKey[Session]()
+
+
+def _usage(action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except WfbenchError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, about in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {about}")
+    if config.getoption("--help", default=False) or config.getoption("--markers", default=False):
+        return
+    if not config.getoption("-m"):
+        listed = "\n".join(f"  -m {name:14} {about}" for name, about in MARKERS.items())
+        raise pytest.UsageError(f"say which suite to run:\n{listed}")
+    config.stash[KEY] = _usage(lambda: Session(config))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    suite = getattr(metafunc.module, "SUITE", None)
+    if "case" not in metafunc.fixturenames or not isinstance(suite, Suite):
+        return
+    session = metafunc.config.stash[KEY]
+    try:
+        cases = session.cases_of(suite)
+    except WfbenchError as error:
+        session.broken.append(str(error))
+        cases = []
+    metafunc.parametrize("case", cases, ids=[case.label() for case in cases])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    session = config.stash[KEY]
+    if session.broken:
+        raise pytest.UsageError(session.broken[0])
+    by_suite: dict[str, list[Case]] = {}
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+        if isinstance(case := parameters.get("case"), Case):
+            by_suite.setdefault(item.module.SUITE.name, []).append(case)  # type: ignore[attr-defined]
+    for suite, cases in by_suite.items():
+        _usage(partial(session.prepare, suite, cases))
+    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and terminal._tw._file.isatty() and config.get_verbosity() <= 0:
+        session.bar = tqdm[None](total=len(items), unit="case", file=terminal._tw._file, dynamic_ncols=True)
+
+
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+    """A passing case moves the bar instead of printing a dot."""
+    session = config.stash.get(KEY, None)
+    if session is None or session.bar is None or report.when != "call" or not report.passed:
+        return None
+    session.bar.set_postfix(session.counts)
+    session.bar.update()
+    return "passed", "", "PASSED"
+
+
+@pytest.fixture
+def run_case(request: pytest.FixtureRequest) -> Iterator[Callable[[Case], None]]:
+    """Run one case of the module's suite, or take its record from the store."""
+    session = request.config.stash[KEY]
+
+    def run(case: Case) -> None:
+        try:
+            session.run(request.module.SUITE.name, case)
+        except (BrokenRule, WfbenchError) as error:
+            pytest.fail(f"{case.label()}: {error}", pytrace=False)
+
+    yield run
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash.get(KEY, None)
+    if session is None:
+        return
+    if session.bar is not None:
+        session.bar.close()
+    for origin, reason in session.registry.failures.items():
+        terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
+    for suite, store in session.stores.items():
+        if not store.records:
+            continue
+        written = tables.write(session.results, suite, store.records)
+        terminalreporter.section(f"wfbench {suite}")
+        terminalreporter.write_line(tables.plain(tables.summarise(store.records)))
+        counts = session.counts
+        terminalreporter.write_line(
+            f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
+        )
+        for label, reason in list(session.failures.items())[:10]:
+            terminalreporter.write_line(f"  failed: {label}: {reason}", yellow=True)
+        if len(session.failures) > 10:
+            terminalreporter.write_line(f"  … and {len(session.failures) - 10} more, with reasons in {store.path}")
+        terminalreporter.write_line(f"tables: {', '.join(str(path) for path in written)}")

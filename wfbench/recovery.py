@@ -1,0 +1,67 @@
+"""What happens after pruning, with the same budget: nothing, or BatchNorm re-estimation."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from wfbench.data import Labeled, Unlabeled
+from wfbench.network import Network
+from wfbench.pruner import TRACKS, D, Pruned, Track
+
+
+class Recovery:
+    """A step from a pruned network to a better one. `licence` is what `apply` is handed."""
+
+    name: ClassVar[str]
+    licence: ClassVar[type]
+
+    @property
+    def track(self) -> Track:
+        return TRACKS[self.licence]
+
+    @abstractmethod
+    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
+        """The recovered network; the mask stays."""
+
+
+@dataclass(frozen=True)
+class NoRecovery(Recovery):
+    """The pruned network as it is."""
+
+    name: ClassVar[str] = "none"
+    licence: ClassVar[type] = type(None)
+
+    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
+        return pruned
+
+
+@dataclass(frozen=True)
+class BatchNormReestimation(Recovery):
+    """Running means and variances recomputed on the calibration inputs, all in one batch. Data: inputs alone."""
+
+    name: ClassVar[str] = "batchnorm"
+    licence: ClassVar[type] = Unlabeled
+
+    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
+        assert isinstance(data, (Unlabeled, Labeled))
+        module = net.module()
+        module.load_state_dict(pruned.state)
+        norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        if norms:
+            with torch.no_grad():
+                module(data.inputs.to(net.device))
+        state = module.state_dict()
+        for name in pruned.state:  # a counter of batches is no science: it stays as it was
+            if name.endswith("num_batches_tracked"):
+                state[name] = pruned.state[name]
+        return replace(pruned, state=state)
+
+
+RECOVERIES: dict[str, Recovery] = {recovery.name: recovery for recovery in (NoRecovery(), BatchNormReestimation())}

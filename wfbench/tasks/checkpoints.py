@@ -1,0 +1,88 @@
+"""The dense checkpoints: safetensors files beside this module, verified by SHA-256, with their recipes."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wfbench.errors import WfbenchError
+
+FOLDER = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One dense checkpoint as registered: file, SHA-256, training seed, test accuracy in [0, 1], recipe."""
+
+    file: str
+    sha256: str
+    seed: int
+    accuracy: float
+    recipe: dict[str, Any]
+    torch: str
+
+
+def registry(folder: Path = FOLDER) -> dict[str, list[Checkpoint]]:
+    """Registered checkpoints of every task, by task name, in order of training seed."""
+    path = folder / "registry.json"
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text())
+    return {task: [Checkpoint(**entry) for entry in found] for task, found in entries.items()}
+
+
+def load(build: Callable[[], nn.Module], checkpoint: Checkpoint, folder: Path = FOLDER) -> nn.Module:
+    """The network of a verified checkpoint, in eval mode.
+
+    Raises:
+        WfbenchError: if the file is missing, damaged or changed, or does not fit the network.
+    """
+    path = folder / checkpoint.file
+    if not path.exists():
+        raise WfbenchError(f"checkpoint {path} is missing; reinstall wfbench, or train it with `wfbench train`")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != checkpoint.sha256:
+        raise WfbenchError(
+            f"checkpoint {path} is damaged or was changed: its SHA-256 is {found[:12]}…, registered is "
+            f"{checkpoint.sha256[:12]}…; reinstall wfbench, or train it again with `wfbench train`"
+        )
+    module = build()
+    try:
+        module.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise WfbenchError(f"checkpoint {path} does not fit its network: {error}") from error
+    return module.eval()
+
+
+def save(task: str, module: nn.Module, folder: Path, seed: int, accuracy: float, recipe: dict[str, Any]) -> Path:
+    """Write a checkpoint and enter it into the folder's registry."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{task}-{seed}.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    entry = Checkpoint(path.name, digest, seed, accuracy, recipe, torch.__version__)
+    entries = registry(folder)
+    kept = [other for other in entries.get(task, []) if other.seed != seed]
+    entries[task] = sorted([*kept, entry], key=lambda checkpoint: checkpoint.seed)
+    text = json.dumps({name: [asdict(c) for c in entries[name]] for name in sorted(entries)}, indent=1)
+    (folder / "registry.json").write_text(text + "\n")
+    return path
+
+
+def shipped(task: str, build: Callable[[], nn.Module]) -> tuple[Callable[[], nn.Module], ...]:
+    """Functions that make the task's shipped dense networks."""
+    return tuple(partial(load, build, checkpoint) for checkpoint in registry().get(task, []))
+
+
+def accuracies(task: str) -> tuple[float, ...]:
+    """The registered test accuracies of the task's shipped checkpoints."""
+    return tuple(checkpoint.accuracy for checkpoint in registry().get(task, []))

@@ -1,0 +1,39 @@
+"""Tasks on scikit-learn's 8x8 digits: the embedded default, nothing to download."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wfbench.tasks.checkpoints import accuracies, shipped
+from wfbench.tasks.models import digits_cnn
+from wfbench.tasks.task import Task
+
+SIZES = {"train": 1200, "validation": 200, "test": 397}
+
+
+@cache
+def digits() -> dict[str, tuple[Tensor, Tensor]]:
+    """Inputs [n, 1, 8, 8] in [0, 1] and labels of the three splits: one fixed permutation of the 1797 images."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(labels))
+    x = torch.from_numpy(images[order]).float().reshape(-1, 1, 8, 8) / 16
+    y = torch.from_numpy(labels[order]).long()
+    parts = zip(SIZES, x.split(list(SIZES.values())), y.split(list(SIZES.values())), strict=True)
+    return {name: (inputs, targets) for name, inputs, targets in parts}
+
+
+TASKS = (
+    Task(
+        "digits-cnn",
+        shipped("digits-cnn", digits_cnn),
+        train=lambda: digits()["train"],
+        validation=lambda: digits()["validation"],
+        test=lambda: digits()["test"],
+        accuracies=accuracies("digits-cnn"),
+        about="two convolutions with BatchNorm and one linear layer on 8x8 digits (scikit-learn)",
+    ),
+)

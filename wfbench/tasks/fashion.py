@@ -1,0 +1,110 @@
+"""Tasks on Fashion-MNIST (Xiao et al. 2017, MIT licence): 28x28 grey images of ten kinds of clothing."""
+
+import gzip
+import hashlib
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.datasets import FashionMNIST
+
+from wfbench.cache import cache_folder
+from wfbench.errors import WfbenchError
+from wfbench.tasks.checkpoints import accuracies, shipped
+from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
+from wfbench.tasks.task import Task
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+CONTENTS = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+MEAN, STD = 0.2860, 0.3530
+VALIDATION = 5000
+
+
+def raw_folder() -> Path:
+    """Where torchvision expects the decompressed idx files."""
+    return cache_folder() / "FashionMNIST" / "raw"
+
+
+def fetch() -> Path:
+    """Put Fashion-MNIST into the cache folder, from Debian's package if installed, else through torchvision."""
+    folder = raw_folder()
+    if not all((folder / name).exists() for name in CONTENTS) and not _copy_from_debian(folder):
+        try:
+            FashionMNIST(str(cache_folder()), download=True)
+        except (RuntimeError, OSError) as error:
+            raise WfbenchError(
+                f"Fashion-MNIST could not be downloaded ({error}); connect to the internet, install Debian's package "
+                f"dataset-fashion-mnist, or put its four decompressed idx files into {folder}"
+            ) from error
+    verify(folder)
+    return folder
+
+
+def _copy_from_debian(folder: Path) -> bool:
+    if not all((DEBIAN / f"{name}.gz").exists() for name in CONTENTS):
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CONTENTS:
+        part = folder / f"{name}.part"
+        with gzip.open(DEBIAN / f"{name}.gz") as source, part.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        part.replace(folder / name)
+    return True
+
+
+def verify(folder: Path) -> None:
+    """Check the four files against the SHA-256 of their contents."""
+    for name, expected in CONTENTS.items():
+        path = folder / name
+        if not path.exists():
+            raise WfbenchError(f"{path} is missing; run `wfbench fetch fashion-mlpnet`")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise WfbenchError(f"{path} is damaged (wrong SHA-256); delete it and run `wfbench fetch fashion-mlpnet`")
+
+
+@cache
+def fashion() -> dict[str, tuple[Tensor, Tensor]]:
+    """Normalised inputs [n, 1, 28, 28] and labels: train 55 000, validation the last 5 000 of train, test 10 000."""
+    folder = raw_folder()
+    if not folder.exists() and not _copy_from_debian(folder):
+        raise WfbenchError(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
+    verify(folder)
+    parts = {name: FashionMNIST(str(cache_folder()), train=name == "train") for name in ("train", "test")}
+    pairs = {name: (_normalise(part.data), part.targets.long()) for name, part in parts.items()}
+    x, y = pairs["train"]
+    return {
+        "train": (x[:-VALIDATION], y[:-VALIDATION]),
+        "validation": (x[-VALIDATION:], y[-VALIDATION:]),
+        "test": pairs["test"],
+    }
+
+
+def _normalise(images: Tensor) -> Tensor:
+    return ((images.to(torch.float32) / 255 - MEAN) / STD).unsqueeze(1)
+
+
+def _task(name: str, about: str, build: Callable[[], nn.Module]) -> Task:
+    return Task(
+        name,
+        shipped(name, build),
+        train=lambda: fashion()["train"],
+        validation=lambda: fashion()["validation"],
+        test=lambda: fashion()["test"],
+        accuracies=accuracies(name),
+        about=about,
+    )
+
+
+TASKS = (
+    _task("fashion-mlpnet", "784-40-20-10 perceptron on Fashion-MNIST", mlpnet),
+    _task("fashion-resnet20", "CIFAR-style ResNet-20 on Fashion-MNIST", resnet20),
+    _task("fashion-mobilenetv1", "MobileNetV1 x0.25, depthwise-separable, on Fashion-MNIST", mobilenetv1),
+)

@@ -1,0 +1,77 @@
+"""A task: a dense network and the data it was trained for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from wfbench.data import Dataset, MapStyle
+from wfbench.errors import WfbenchError
+
+Split: TypeAlias = tuple[Tensor, Tensor] | MapStyle | Callable[[], tuple[Tensor, Tensor] | MapStyle]
+Module: TypeAlias = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A named dense checkpoint (or several, from different training seeds) with its dataset.
+
+    Args:
+        name: lower case, `dataset-network`.
+        module: the trained network: a `torch.nn.Module`, or a function that makes one; a tuple of these
+            for several dense checkpoints, which a case tells apart by its `replicate`.
+        train: where calibration samples are drawn from: a map-style dataset, a pair of tensors
+            `(inputs [n, *input], labels [n])`, or a function that makes one.
+        test: read by suites alone.
+        validation: what methods are developed on.
+        transform: applied to each single input of every split, as in torchvision.
+        accuracies: the registered test accuracy of each checkpoint, in [0, 1]; verified by `wfbench doctor`.
+        about: one line for `wfbench list`.
+    """
+
+    name: str
+    module: Module | tuple[Module, ...]
+    train: Split
+    test: Split
+    validation: Split | None = None
+    transform: Callable[[Any], Any] | None = None
+    accuracies: tuple[float, ...] = ()
+    about: str = ""
+
+    @property
+    def replicates(self) -> int:
+        """How many dense checkpoints the task has."""
+        return len(self.module) if isinstance(self.module, tuple) else 1
+
+    def dense(self, replicate: int = 0) -> nn.Module:
+        """The trained network of checkpoint `replicate`; the caller must not change it."""
+        modules = self.module if isinstance(self.module, tuple) else (self.module,)
+        if not modules:
+            raise WfbenchError(f"{self.name} has no dense checkpoint; train one with `wfbench train {self.name}`")
+        if not 0 <= replicate < len(modules):
+            raise WfbenchError(f"{self.name} has checkpoints 0 to {len(modules) - 1}, not {replicate}")
+        made = modules[replicate]
+        made = made if isinstance(made, nn.Module) else made()
+        if not isinstance(made, nn.Module):
+            raise WfbenchError(f"{self.name}: `module` gave a {type(made).__name__}, not a torch.nn.Module")
+        return made
+
+    @cached_property
+    def train_set(self) -> Dataset:
+        return self._dataset(self.train, "train")
+
+    @cached_property
+    def test_set(self) -> Dataset:
+        return self._dataset(self.test, "test")
+
+    @cached_property
+    def validation_set(self) -> Dataset:
+        if self.validation is None:
+            raise WfbenchError(f"{self.name} has no validation split; give `validation=` to its Task")
+        return self._dataset(self.validation, "validation")
+
+    def _dataset(self, split: Split, name: str) -> Dataset:
+        made = split() if callable(split) else split
+        return Dataset(made, f"{self.name} {name}", self.transform)
