@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Labeled:
         return self.inputs.shape[0]
 
 
+@runtime_checkable
 class MapStyle(Protocol):
     """A map-style dataset: `dataset[i]` is an input (tensor) and its class index."""
 

@@ -3,7 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeAlias, TypeVar, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    get_args,
+    get_origin,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor
@@ -62,6 +73,7 @@ class Pruned:
         return cls(state, mask, diagnostics=diagnostics or {})
 
 
+@runtime_checkable
 class Fitted(Protocol):
     """A method that has seen its data; `prune` is cheap and may be called for many targets, in any order."""
 

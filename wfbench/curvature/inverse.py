@@ -16,11 +16,11 @@ from torch.linalg import solve_triangular
 
 from wfbench.errors import WfbenchError
 
-COLUMNS = 8192
+COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
 SAMPLES = 128
 """Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
-CHUNK = 2**22
+CHUNK = 2**21
 """float64 numbers in one batch of blocks."""
 
 

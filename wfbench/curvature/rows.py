@@ -86,6 +86,8 @@ def fisher_rows(
         WfbenchError: no labels for `empirical`, `batch` that does not divide n, more than 2000 rows, a NaN.
     """
     found = gradients(net, data, kind, draws=draws, batch=batch, over=over, seed=seed)
+    if net.shared is None:
+        return found.rows.div_(math.sqrt(found.count))
     return found.rows / math.sqrt(found.count)
 
 
@@ -141,37 +143,32 @@ def _compute(
     samples: tuple[bytes, ...],
 ) -> Gradients:
     began = time.perf_counter()
-    n = len(data)
-    coordinates = net.weights if over == "prunable" else net.movable
+    n, coordinates = len(data), net.weights if over == "prunable" else net.movable
+    m = draws if kind != "exact" else net.logits({}, data.inputs[:1]).shape[1]
+    k, p = n * m // batch, sum(tensor.numel() for tensor in coordinates.values())
+    if k > MAX_ROWS:
+        advice = "use draws=s" if kind == "exact" else "use fewer samples or draws, or batch=B"
+        raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
+    make = torch.empty if batch == 1 else torch.zeros
+    rows = make((k, p), dtype=net.dtype, device=net.device)
     uniform = _uniforms(n, draws, seed) if kind == "sampled" else None
-    rows: Tensor | None = None
     for start in range(0, n, TILE):
         stop = min(start + TILE, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
         drawn = None if uniform is None else uniform[start:stop]
-        tile = per_sample_gradients(
+        place = rows[start * m : stop * m] if batch == 1 else rows.new_empty(((stop - start) * m, p))
+        per_sample_gradients(
             net,
             data.inputs[start:stop],
             lambda logits, y=labels, u=drawn: _cotangents(kind, logits, y, u),  # type: ignore[misc]
             coordinates,
+            place.view(stop - start, m, p),
         )
-        per_sample = len(tile) // (stop - start)
-        if rows is None:
-            k = n * per_sample // batch
-            if k > MAX_ROWS:
-                advice = "use draws=s" if kind == "exact" else "use fewer samples or draws, or batch=B"
-                raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
-            rows = tile.new_zeros((k, tile.shape[1]))
-        if batch == 1:
-            rows[start * per_sample : stop * per_sample] = tile
-        else:
-            rows.index_add_(0, torch.arange(start, stop, device=tile.device) // batch, tile, alpha=1 / batch)
-    if rows is None:
-        raise WfbenchError("no calibration samples: a curvature needs at least 1")
+        if batch > 1:
+            rows.index_add_(0, torch.arange(start, stop, device=net.device) // batch, place, alpha=1 / batch)
     if not torch.isfinite(rows.sum()):
         raise WfbenchError("the per-sample gradients contain NaN or infinite values; check the weights and inputs")
-    count = n * draws / batch
-    return Gradients(rows, count, samples, time.perf_counter() - began)
+    return Gradients(rows, n * draws / batch, samples, time.perf_counter() - began)
 
 
 def per_sample_gradients(
@@ -179,27 +176,28 @@ def per_sample_gradients(
     x: Float[Tensor, "t *input"],
     cotangents: Callable[[Float[Tensor, "t c"]], Float[Tensor, "t m c"]],
     coordinates: dict[str, Tensor],
-) -> Float[Tensor, "k p"]:
-    """`JᵢᵀC` for every sample i and each of its m cotangents, sample-major: k = t·m rows, t ≤ 32.
+    out: Float[Tensor, "t m p"],
+) -> None:
+    """Write `JᵢᵀC` for every sample i and each of its m cotangents into `out`; t ≤ 32.
 
     Args:
         cotangents: from float64 logits `[t, c]` to the m vectors a sample that are pulled back.
         coordinates: the parameters to differentiate by, in column order.
     """
-    t = len(x)
+    t, m, _ = out.shape
     filled = torch.cat([x, x.new_zeros((TILE - t, *x.shape[1:]))]).to(net.device)
     sizes = {name: tensor.numel() for name, tensor in coordinates.items()}
     starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
     anchors: list[Tensor] = []
-    out: Tensor | None = None
-    current, filled_in = 0, set[tuple[int, str]]()
+    current, written = 0, set[tuple[int, str]]()
+
+    def slot(name: str) -> Tensor:
+        return out[:, current, starts[name] : starts[name] + sizes[name]]
 
     def store(name: str, gradient: Tensor) -> None:
-        assert out is not None
-        view = out[:, current, starts[name] : starts[name] + sizes[name]]
         part = gradient[:t].reshape(t, -1)
-        view.copy_(part) if (current, name) not in filled_in else view.add_(part)
-        filled_in.add((current, name))
+        slot(name).add_(part) if (current, name) in written else slot(name).copy_(part)
+        written.add((current, name))
 
     def record(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         names = {key: f"{name}.{key}".lstrip(".") for key in ("weight", "bias")}
@@ -225,14 +223,13 @@ def per_sample_gradients(
         logits = module(filled)
         if not anchors:
             raise WfbenchError("no prunable layer is called as a module in the forward pass")
-        pulled = cotangents(logits[:t].detach().double())
-        m = pulled.shape[1]
-        out = torch.zeros((t, m, sum(sizes.values())), dtype=net.dtype, device=net.device)
         padded = torch.zeros((m, *logits.shape), dtype=logits.dtype, device=logits.device)
-        padded[:, :t] = pulled.transpose(0, 1).to(logits.dtype)
+        padded[:, :t] = cotangents(logits[:t].detach().double()).transpose(0, 1).to(logits.dtype)
         for current in range(m):
             torch.autograd.grad([logits], anchors, [padded[current]], retain_graph=current < m - 1, allow_unused=True)
-    return out.flatten(0, 1)
+            for name in sizes:  # layers that the logits do not depend on
+                if (current, name) not in written:
+                    slot(name).zero_()
 
 
 def _layer_gradient(layer: nn.Module, key: str, name: str, a: Tensor, g: Tensor) -> Tensor:

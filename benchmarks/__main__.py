@@ -1,0 +1,199 @@
+"""`python -m benchmarks`: prints every figure with its floor; timings of rivals interleaved, medians of the repeats."""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from tabulate import tabulate
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from benchmarks.recursion import batched_recursion, recursion
+from wfbench.case import cpu_name
+from wfbench.curvature.inverse import WoodburyInverse
+from wfbench.curvature.rows import fisher_rows
+from wfbench.data import Labeled
+from wfbench.network import Network
+from wfbench.tasks.models import resnet20
+
+P, BLOCK, SMALL, DAMPING = 270_000, 2000, 50, 1e-5
+
+
+def interleaved(repeats: int, **actions: Callable[[], object]) -> dict[str, float]:
+    """Median seconds of each action, A B A B …, after one warm-up of each."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(repeats + 1):
+        for name, action in actions.items():
+            began = time.perf_counter()
+            action()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    return {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+
+
+def gemm_rate() -> float:
+    """The machine's float64 matrix product, FLOP/s."""
+    a = torch.randn(2000, 2000, dtype=torch.float64)
+    return 2 * 2000**3 / interleaved(3, gemm=lambda: a @ a)["gemm"]
+
+
+def table(title: str, rows: list[dict[str, object]]) -> None:
+    print(f"\n{title}\n{tabulate(rows, headers='keys', floatfmt='.3g')}", flush=True)
+
+
+def inverse_at_2000(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+    """Blocks of 2000: the inverse's diagonal, then a solve, against the recursion in float64 and float32."""
+    found = []
+    for k in ks:
+        rows, v = torch.randn(k, P) / k**0.5, torch.randn(P, dtype=torch.float64)
+        two = [rows[:, start : start + BLOCK].double() for start in (0, BLOCK)]
+
+        def textbook(dtype: torch.dtype, two: list[torch.Tensor] = two) -> None:
+            for one in two:
+                recursion(one.to(dtype), DAMPING)
+
+        times = interleaved(
+            repeats,
+            ours=lambda rows=rows: WoodburyInverse(rows, DAMPING, BLOCK).diagonal(),  # type: ignore[misc]
+            textbook64=lambda: textbook(torch.float64),
+            textbook32=lambda: textbook(torch.float32),
+            solve=lambda rows=rows, v=v: WoodburyInverse(rows, DAMPING, BLOCK).solve(v),  # type: ignore[misc]
+        )
+        blocks = P / BLOCK
+        flops = 3 * k * k * P + k**3 / 3 * blocks
+        found.append(
+            {
+                "k": k,
+                "ours s": times["ours"],
+                "float64 recursion s": times["textbook64"] * blocks / 2,
+                "ratio": times["textbook64"] * blocks / 2 / times["ours"],
+                "float32 recursion s": times["textbook32"] * blocks / 2,
+                "ratio ": times["textbook32"] * blocks / 2 / times["ours"],
+                "our solve s": times["solve"],
+                "floor GFLOP": flops / 1e9,
+                "floor GB": 4 * k * P / 1e9,
+                "floor s at GEMM rate": flops / rate,
+            }
+        )
+    table(
+        f"Inverse and its diagonal, blocks of {BLOCK}, p = {P}; recursion timed on 2 blocks, extrapolated to {P // BLOCK}; "
+        "a solve factorises anew, since nothing but the rows is kept",
+        found,
+    )
+
+
+def inverse_at_50(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+    """Diagonal, blocks of 50, against the recursion batched over all blocks."""
+    found = []
+    for k in ks:
+        rows = torch.randn(k, P) / k**0.5
+        times = interleaved(
+            repeats,
+            ours=lambda rows=rows: WoodburyInverse(rows, DAMPING, SMALL).diagonal(),  # type: ignore[misc]
+            batched=lambda rows=rows: batched_recursion(rows.double(), DAMPING, SMALL),  # type: ignore[misc]
+        )
+        flops = 2 * k * SMALL * P + 2 / 3 * SMALL**2 * P
+        found.append(
+            {
+                "k": k,
+                "ours s": times["ours"],
+                "batched recursion s": times["batched"],
+                "ratio": times["batched"] / times["ours"],
+                "floor GFLOP": flops / 1e9,
+                "floor GB": 4 * k * P / 1e9,
+                "floor s at GEMM rate": flops / rate,
+            }
+        )
+    table(f"Inverse, blocks of {SMALL}, p = {P}: diagonal, against a rank-one recursion batched over the blocks", found)
+
+
+def full_matrix(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+    """Diagonal, full matrix: how much of the machine's float64 GEMM rate, counting 3k²p."""
+    found = []
+    for k in ks:
+        rows = torch.randn(k, P) / k**0.5
+        a = torch.randn(2000, 2000, dtype=torch.float64)
+        times = interleaved(
+            repeats,
+            ours=lambda rows=rows: WoodburyInverse(rows, DAMPING).diagonal(),  # type: ignore[misc]
+            gemm=lambda a=a: a @ a,  # type: ignore[misc]
+        )
+        measured = 2 * 2000**3 / times["gemm"]
+        flops = 3 * k * k * P
+        found.append(
+            {
+                "k": k,
+                "ours s": times["ours"],
+                "GEMM GFLOP/s": measured / 1e9,
+                "ours GFLOP/s": flops / times["ours"] / 1e9,
+                "fraction": flops / times["ours"] / measured,
+                "floor GFLOP": flops / 1e9,
+                "floor GB": 2 * 4 * k * P / 1e9,
+                "floor s at GEMM rate": flops / measured,
+            }
+        )
+    table(f"Inverse, full matrix, p = {P}: fraction of the measured float64 GEMM rate, counting 3k²p", found)
+
+
+def per_sample(n: int, repeats: int) -> None:
+    """Per-sample gradients of ResNet-20 against a backward loop, one batched pass, and vmap."""
+    torch.manual_seed(0)
+    module = resnet20().eval()
+    net, x, y = Network(module), torch.randn(n, 1, 28, 28), torch.randint(0, 10, (n,))
+    parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
+
+    def loss(weights: dict[str, torch.Tensor], one: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(functional_call(module, weights, (one[None],)), label[None])
+
+    def plain() -> None:
+        module.zero_grad()
+        functional.cross_entropy(module(x), y).backward()  # type: ignore[no-untyped-call]
+
+    def loop() -> None:
+        for i in range(n):
+            module.zero_grad()
+            functional.cross_entropy(module(x[i : i + 1]), y[i : i + 1]).backward()  # type: ignore[no-untyped-call]
+
+    times = interleaved(
+        repeats,
+        ours=lambda: fisher_rows(net, Labeled(x, y)),
+        plain=plain,
+        loop=loop,
+        vmap=lambda: vmap(grad(loss), (None, 0, 0))(parameters, x, y),
+    )
+    macs = 30.8e6
+    found = [
+        {
+            "n": n,
+            "ours s": times["ours"],
+            "loop / ours": times["loop"] / times["ours"],
+            "ours / batched pass": times["ours"] / times["plain"],
+            "vmap / batched pass": times["vmap"] / times["plain"],
+            "floor GFLOP": 6 * macs * n / 1e9,
+            "floor GB": 4 * n * 270_608 / 1e9,
+        }
+    ]
+    table("Per-sample gradients, ResNet-20 on 28×28", found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each action (default 3)")
+    parser.add_argument("--only", choices=["2000", "50", "full", "gradients"], help="one part alone")
+    options = parser.parse_args()
+    rate = gemm_rate()
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, GEMM {rate / 1e9:.0f} GFLOP/s")
+    print("Floors: FLOPs of the algorithm in float64, bytes of the float32 rows read once a pass.")
+    if options.only in (None, "gradients"):
+        per_sample(256, options.repeats)
+    if options.only in (None, "50"):
+        inverse_at_50((64, 256), options.repeats, rate)
+    if options.only in (None, "2000"):
+        inverse_at_2000((64, 256, 1000), options.repeats, rate)
+    if options.only in (None, "full"):
+        full_matrix((64, 256, 1000), options.repeats, rate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The textbook: the inverse empirical Fisher by one rank-one update a row (Singh & Alistarh 2020, eq. 5)."""
+
+import torch
+from torch import Tensor
+
+
+def recursion(rows: Tensor, damping: float) -> Tensor:
+    """`(RᵀR + λI)⁻¹ [b, b]` by k Sherman-Morrison updates, in the dtype of `rows [k, b]`."""
+    inverse = torch.eye(rows.shape[1], dtype=rows.dtype) / damping
+    for row in rows:
+        pulled = inverse @ row
+        inverse.addr_(pulled, pulled, alpha=-1 / float(1 + row @ pulled))
+    return inverse
+
+
+def batched_recursion(rows: Tensor, damping: float, width: int) -> Tensor:
+    """The same for all diagonal blocks of one width at once: `[p / width, width, width]`."""
+    k, p = rows.shape
+    inverse = torch.eye(width, dtype=rows.dtype).repeat(p // width, 1, 1) / damping
+    for row in rows.reshape(k, p // width, width):
+        pulled = (inverse @ row[..., None])[..., 0]
+        scale = 1 + (row * pulled).sum(1)
+        inverse.baddbmm_(pulled[..., None], (pulled / scale[:, None])[:, None, :], alpha=-1)
+    return inverse
