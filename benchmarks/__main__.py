@@ -77,8 +77,8 @@ def inverse_at_2000(ks: tuple[int, ...], repeats: int, rate: float) -> None:
             }
         )
     table(
-        f"Inverse and its diagonal, blocks of {BLOCK}, p = {P}; recursion timed on 2 blocks, extrapolated to {P // BLOCK}; "
-        "a solve factorises anew, since nothing but the rows is kept",
+        f"Inverse and its diagonal, blocks of {BLOCK}, p = {P}; recursion timed on 2 blocks, extrapolated to "
+        f"{P // BLOCK}; a solve factorises anew, since nothing but the rows is kept",
         found,
     )
 

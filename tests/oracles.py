@@ -37,6 +37,13 @@ def exact_inverse(matrix: Tensor) -> Tensor:
         return torch.tensor((mpmath.matrix(matrix.tolist()) ** -1).tolist(), dtype=torch.float64)
 
 
+def exact_product(matrix: Tensor, v: Tensor, damping: float) -> Tensor:
+    """`(M + λI)⁻¹v` with 40 digits."""
+    with mpmath.workdps(40):
+        damped = mpmath.matrix(matrix.tolist()) + mpmath.mpf(damping) * mpmath.eye(len(v))
+        return torch.tensor([float(x) for x in mpmath.lu_solve(damped, mpmath.matrix(v.tolist()))], dtype=torch.float64)
+
+
 def recursion_inverse(rows: Tensor, damping: float, block: int | None) -> Tensor:
     """The paper's rank-one recursion, block by block, `[p, p]`."""
     return torch.block_diag(*[recursion(rows[:, where].double(), damping) for where in blocks_of(rows.shape[1], block)])

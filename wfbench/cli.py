@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="DIR",
-        help="where the checkpoint and registry.json go (default: checkpoints/ in the cache folder; wfbench/tasks/weights to ship it)",
+        help="folder of the checkpoint and its registry.json (default: checkpoints/ in the cache folder)",
     )
     tabling = command("tables", _tables, "Regenerate the tables of every record file.")
     tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")

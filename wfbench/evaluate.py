@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from wfbench.data import Dataset
 
-BATCH = 500
+BATCH = 50
 """Samples an evaluation batch; recorded, since a different batch may move the last bit of a logit."""
 
 

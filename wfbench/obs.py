@@ -18,16 +18,18 @@ def saliency(w: Float[Tensor, " p"], diagonal: Float[Tensor, " p"]) -> Float[Ten
 def independent_update(
     inverse: WoodburyInverse, diagonal: Float[Tensor, " p"], w: Float[Tensor, " p"], mask: Bool[Tensor, " p"]
 ) -> Float[Tensor, " p"]:
-    """The weights after the sum of the single-weight updates `−A⁻¹e_q w_q/[A⁻¹]_qq` over the removed q, then the mask."""
+    """The weights after the sum over removed q of the updates `−A⁻¹e_q w_q/[A⁻¹]_qq`, then the mask."""
     pulled = torch.where(mask, 0, w / diagonal)
     return torch.where(mask, w - inverse.solve(pulled), 0)
 
 
-def joint_update(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
-    """The weights after the exact set update `w_K += A_KK⁻¹A_KQ w_Q`, for the inverse's own `kept` K."""
-    if inverse.kept is None:
-        return w
-    return torch.where(inverse.kept, w + inverse.compensate(w), 0)
+def joint_update(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """The weights after the exact set update `w_K += A_KK⁻¹A_KQ w_Q`, for the inverse's own `kept` K.
+
+    Also returns `diag(A_KK⁻¹)`, which the same factorisation gives.
+    """
+    moved, diagonal = inverse.compensate_and_rescore(w)
+    return w + moved if inverse.kept is None else torch.where(inverse.kept, w + moved, 0), diagonal
 
 
 def set_saliency(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> float:

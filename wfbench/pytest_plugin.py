@@ -1,6 +1,6 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Session:
         self.failures: dict[str, str] = {}
         self.cases: dict[str, list[Case]] = {}
         self.broken: list[str] = []
-        self.bar: tqdm[None] | None = None
+        self.bar: tqdm[Any] | None = None
 
     def cases_of(self, suite: Suite) -> list[Case]:
         if suite.name not in self.cases:
@@ -156,7 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         _usage(partial(session.prepare, suite, cases))
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and terminal._tw._file.isatty() and config.get_verbosity() <= 0:
-        session.bar = tqdm[None](total=len(items), unit="case", file=terminal._tw._file, dynamic_ncols=True)
+        session.bar = tqdm[Any](total=len(items), unit="case", file=terminal._tw._file, dynamic_ncols=True)
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
@@ -170,7 +170,7 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
 
 
 @pytest.fixture
-def run_case(request: pytest.FixtureRequest) -> Iterator[Callable[[Case], None]]:
+def run_case(request: pytest.FixtureRequest) -> Callable[[Case], None]:
     """Run one case of the module's suite, or take its record from the store."""
     session = request.config.stash[KEY]
 
@@ -180,7 +180,7 @@ def run_case(request: pytest.FixtureRequest) -> Iterator[Callable[[Case], None]]
         except (BrokenRule, WfbenchError) as error:
             pytest.fail(f"{case.label()}: {error}", pytrace=False)
 
-    yield run
+    return run
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """What happens after pruning, with the same budget: nothing, or BatchNorm re-estimation."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from wfbench.network import Network
 from wfbench.pruner import TRACKS, D, Pruned, Track
 
 
-class Recovery:
+class Recovery(ABC):
     """A step from a pruned network to a better one. `licence` is what `apply` is handed."""
 
     name: ClassVar[str]

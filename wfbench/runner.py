@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class Dense:
     """A task's dense network on the device, with what never changes about it."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        self.module = case.task.dense(case.replicate).to(device).eval()
+        self.module = deepcopy(case.task.dense(case.replicate)).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
         self.network.shared = {}
@@ -57,6 +58,7 @@ class Runner:
         self._dense: dict[tuple[str, int], Dense] = {}
         self._shared_for: tuple[Any, ...] = ()
         self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
+        self._pruned: tuple[Target, Pruned, float] | None = None
         self._scores: dict[tuple[str, str], Scores] = {}
 
     def key(self, case: Case) -> str:
@@ -95,12 +97,11 @@ class Runner:
 
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
         fitted, seconds = self._fit(case, dense, data)
+        pruned, pruning = self._prune(case, fitted)
         began = time.perf_counter()
-        with _seeded(case), _guarded("prune"):
-            pruned = fitted.prune(case.target)
         with _seeded(case), _guarded("recovery"):
             recovered = case.recovery.apply(dense.network, pruned, _handed(case.recovery.licence, data))  # type: ignore[type-var]
-        seconds += time.perf_counter() - began
+        seconds += pruning + time.perf_counter() - began
         self._check_untouched(case, dense)
         for name, tensor in recovered.state.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -133,7 +134,7 @@ class Runner:
         which = (*share, case.budget, case.method)
         if self._fitted is not None and self._fitted[0] == which:
             return self._fitted[1], self._fitted[2]
-        self._fitted = None
+        self._fitted = self._pruned = None
         net.saved_seconds = 0.0
         began = time.perf_counter()
         with _seeded(case), _guarded("fit"):
@@ -141,6 +142,14 @@ class Runner:
         seconds = time.perf_counter() - began + net.saved_seconds
         self._fitted = (which, fitted, seconds)
         return fitted, seconds
+
+    def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
+        if self._pruned is None or self._pruned[0] != case.target:
+            began = time.perf_counter()
+            with _seeded(case), _guarded("prune"):
+                pruned = fitted.prune(case.target)
+            self._pruned = (case.target, pruned, time.perf_counter() - began)
+        return self._pruned[1], self._pruned[2]
 
     def _dense_of(self, case: Case) -> Dense:
         which = (case.task.name, case.replicate)
@@ -163,7 +172,7 @@ class Runner:
     def _check_untouched(self, case: Case, dense: Dense) -> None:
         if checkpoint_digest(dense.network._module) != dense.digest:
             self._dense.pop((case.task.name, case.replicate))
-            self._fitted = None
+            self._fitted = self._pruned = None
             raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
 
 

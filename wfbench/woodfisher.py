@@ -84,8 +84,8 @@ class FittedWoodFisher:
                 known = None if known is None else known - gram(self.gradients.rows[:, gone])
                 inverse = self.inverse(kept, known)
             if self.update == "joint":
-                w = joint_update(inverse, dense)
-            if not last:
+                w, diagonal = joint_update(inverse, dense)
+            elif not last:
                 diagonal = inverse.diagonal()
             mask = kept
         assert mask is not None

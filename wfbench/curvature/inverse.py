@@ -111,9 +111,15 @@ class WoodburyInverse:
         """
         if self.kept is None:
             return torch.zeros_like(w, dtype=torch.float64)
-        removed = torch.where(self.kept, 0, w.double())
-        moved = [part.compensate(removed[columns]) for columns, part in self._parts()]
-        return torch.where(self.kept, torch.cat(moved), 0)
+        return self.compensate_and_rescore(w)[0]
+
+    def compensate_and_rescore(self, w: Float[Tensor, " p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """`(compensate(w), diagonal())` from one factorisation: what a stage of removal needs."""
+        kept = torch.ones_like(w, dtype=torch.bool) if self.kept is None else self.kept
+        removed = torch.where(kept, 0, w.double())
+        found = [(part.compensate(removed[columns]), part.diagonal()) for columns, part in self._parts()]
+        moved, diagonal = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return torch.where(kept, moved, 0), diagonal
 
     def energy(self, w: Float[Tensor, " p"]) -> float:
         """`½ w_Qᵀ([A⁻¹]_QQ)⁻¹w_Q`: the predicted loss increase of removing all of Q at once, nats."""
@@ -274,7 +280,7 @@ def _cholesky(small: Float[Tensor, "*batch m m"], damping: float) -> Float[Tenso
 
 
 def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:
-    """What is left of v outside the row space, or 0 where that is only the rounding of k terms: λ⁻¹ would amplify it."""
+    """What is left of v outside the row space, or 0 where that is only the rounding of k terms (λ⁻¹ amplifies it)."""
     noise = k * torch.finfo(torch.float64).eps * v.norm(dim=-1, keepdim=True)
     return torch.where(rest.norm(dim=-1, keepdim=True) > noise, rest, 0)
 
