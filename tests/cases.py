@@ -1,6 +1,8 @@
 """Networks, tasks and corners that several tests go through."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -82,11 +84,15 @@ def blobs(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return centres[labels] + 0.7 * torch.randn(n, 4, generator=generator), labels
 
 
-def blob_network(norm: bool = True) -> nn.Module:
-    """A small classifier of the clouds, trained for a second."""
+def blob_network() -> nn.Module:
+    """A small trained classifier of the clouds, a new copy each time."""
+    return deepcopy(_trained())
+
+
+@cache
+def _trained() -> nn.Module:
     torch.manual_seed(0)
-    middle = [nn.BatchNorm1d(8)] if norm else []
-    module = nn.Sequential(nn.Linear(4, 8), *middle, nn.ReLU(), nn.Linear(8, 3))
+    module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     x, y = blobs(300, 0)
     optimizer = torch.optim.Adam(module.parameters(), 0.02)
     for _ in range(100):

@@ -1,0 +1,430 @@
+"""The rules of the benchmark, by number."""
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.cases import DEVICES, blob_network, blob_task, blobs, tiny_network
+from wfbench import (
+    Case,
+    Labeled,
+    Network,
+    Pruned,
+    Pruner,
+    Record,
+    ScorePruner,
+    Target,
+    Task,
+    Unlabeled,
+    WoodFisher,
+    WoodFisherUnlabeled,
+    run,
+)
+from wfbench.case import _closure, _source
+from wfbench.evaluate import evaluate
+from wfbench.network import Params
+from wfbench.plugins import discover, load, pruners_of
+from wfbench.pruner import ScoreFitted
+from wfbench.recovery import RECOVERIES
+from wfbench.runner import BrokenRule, Runner
+from wfbench.tasks import checkpoints, fashion
+
+REGISTRY = discover()
+METHODS = sorted(REGISTRY.pruners)
+TIMES = ("seconds",)
+
+
+def case_of(
+    method: str | Pruner,
+    *,
+    budget: int = 8,
+    seed: int = 0,
+    sparsity: float = 0.5,
+    recovery: str = "none",
+    task: Task | None = None,
+) -> Case:
+    pruner = REGISTRY.pruner(method) if isinstance(method, str) else method
+    target = Target(sparsity, scope=pruner.scope)
+    return Case(task or blob_task(), budget, seed, 0, target, pruner, RECOVERIES[recovery])
+
+
+def science(record: Record) -> dict[str, object]:
+    return {name: value for name, value in dataclasses.asdict(record).items() if name not in TIMES}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("recovery", sorted(RECOVERIES))
+@pytest.mark.parametrize("method", METHODS)
+def test_rule_1_the_same_case_twice_has_the_same_bits(method: str, recovery: str, device: str) -> None:
+    case = case_of(method, recovery=recovery)
+    first, second = run(case, device), run(case, device)
+    assert first.status == "ok"
+    assert science(first) == science(second)
+
+
+@pytest.mark.parametrize("method", ["magnitude", "woodfisher", "woodfisher-unlabeled"])
+def test_rule_2_methods_share_the_draw_and_budgets_nest(method: str) -> None:
+    seen: list[Tensor] = []
+    pruner = REGISTRY.pruner("woodfisher" if method == "magnitude" else method)
+
+    class Spy(type(pruner)):  # type: ignore[misc]
+        name: ClassVar[str] = "spy"
+
+        def fit(self, net: Network, data: Labeled | Unlabeled) -> object:
+            seen.append(data.inputs.clone())
+            return super().fit(net, data)
+
+    for budget in (4, 16):
+        assert run(case_of(Spy(), budget=budget, seed=2)).status == "ok"
+    assert torch.equal(seen[0], seen[1][:4])
+    x, _ = blobs(300, 0)
+    rows = {tuple(one.tolist()) for one in x}
+    assert all(tuple(one.tolist()) in rows for one in seen[1])
+
+
+@pytest.mark.parametrize("recovery", sorted(RECOVERIES))
+@pytest.mark.parametrize("method", METHODS)
+def test_rule_3_counts_are_what_the_licences_allow(method: str, recovery: str) -> None:
+    record = run(case_of(method, recovery=recovery, budget=8))
+    licences = {REGISTRY.pruner(method).licence, RECOVERIES[recovery].licence}
+    assert record.n_inputs == (8 if licences & {Labeled, Unlabeled} else 0)
+    assert record.n_labels == (8 if Labeled in licences else 0)
+    expected = "labeled" if Labeled in licences else "unlabeled" if Unlabeled in licences else "data-free"
+    assert record.track == expected
+
+
+@pytest.mark.parametrize("licence", [Labeled, Unlabeled, type(None)])
+def test_rule_3_a_method_is_handed_what_its_type_says(licence: type) -> None:
+    handed: list[object] = []
+
+    class Sees(ScorePruner[None]):
+        name: ClassVar[str] = "sees"
+
+        def scores(self, net: Network, data: None) -> Params:
+            handed.append(data)
+            return {name: weight.abs() for name, weight in net.weights.items()}
+
+    Sees.licence = licence
+    run(case_of(Sees(), budget=8))
+    (data,) = handed
+    assert type(data) is licence
+    if data is not None:
+        assert len(data.inputs) == 8  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if REGISTRY.pruner(name).track != "labeled"])
+def test_rule_3_labels_change_no_bit_without_a_labelled_licence(method: str) -> None:
+    """The dense network is the same; the training labels, and the order of classes, are not."""
+    x, y = blobs(300, 0)
+    module = blob_network()
+    tasks = [Task("blobs", module, train=(x, labels), test=blobs(203, 2)) for labels in (y, (y + 1) % 3, y.flip(0))]
+    records = [run(case_of(method, task=task)) for task in tasks]
+    assert len({(record.accuracy, record.loss) for record in records}) == 1
+
+
+def test_rule_4_evaluation_data_are_no_calibration_data() -> None:
+    for task in REGISTRY.tasks.values():
+        if task.name.startswith("fashion") and not fashion_is_here():
+            continue
+        fingerprints = []
+        for split in (task.train_set, task.validation_set, task.test_set):
+            samples = split.take(range(len(split))).inputs.flatten(1).numpy()
+            fingerprints.append({row.tobytes() for row in samples})
+        train, validation, test = fingerprints
+        # Fashion-MNIST itself repeats 1 training image in its test split
+        assert len(train & test) <= (1 if task.name.startswith("fashion") else 0), task.name
+        assert len(validation & test) <= 1
+
+
+def fashion_is_here() -> bool:
+    return fashion.raw_folder().exists() or fashion.DEBIAN.exists()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.31, 0.5, 0.77, 0.95])
+@pytest.mark.parametrize("method", METHODS)
+def test_rule_5_sparsity_is_counted_on_the_weights(method: str, sparsity: float) -> None:
+    pruner = REGISTRY.pruner(method)
+    net = Network(blob_network())
+    data = Labeled(*blobs(8, 1))
+    handed = {Labeled: data, Unlabeled: Unlabeled(data.inputs), type(None): None}[pruner.licence]
+    if sparsity == 0.95 and pruner.scope == "layer":
+        sparsity = 0.9  # 95 % of 24 weights is all but one
+    pruned = pruner.fit(net, handed).prune(Target(sparsity, scope=pruner.scope))
+    groups = [list(net.weights)] if pruner.scope == "global" else [[name] for name in net.weights]
+    for group in groups:
+        zeros = sum(int((pruned.state[name] == 0).sum()) for name in group)
+        weights = sum(net.weights[name].numel() for name in group)
+        assert abs(zeros - sparsity * weights) <= 1
+
+
+class TooSparse(ScorePruner[None]):
+    """Removes a quarter more than asked."""
+
+    name: ClassVar[str] = "too-sparse"
+
+    def fit(self, net: Network, data: None) -> object:
+        fitted = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()})
+
+        class More:
+            def prune(self, target: Target) -> Pruned:
+                return fitted.prune(Target(target.sparsity * 1.25))
+
+        return More()
+
+    def scores(self, net: Network, data: None) -> Params:
+        raise NotImplementedError
+
+
+class Zeroes(TooSparse):
+    """The mask keeps what the weights do not."""
+
+    name: ClassVar[str] = "zeroes"
+
+    def fit(self, net: Network, data: None) -> object:
+        fitted = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()})
+
+        class Lies:
+            def prune(self, target: Target) -> Pruned:
+                pruned = fitted.prune(target)
+                return Pruned({**pruned.state, "0.weight": torch.zeros_like(pruned.state["0.weight"])}, pruned.mask)
+
+        return Lies()
+
+
+@pytest.mark.parametrize("double", [TooSparse, Zeroes])
+def test_rule_5_a_missed_target_is_a_broken_rule(double: type[ScorePruner]) -> None:
+    with pytest.raises(BrokenRule, match=r"the target is sparsity 0\.5"):
+        run(case_of(double()))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50, 203, 500])
+def test_rule_6_metrics_equal_brute_force_with_a_partial_last_batch(batch: int) -> None:
+    task = blob_task()
+    module = task.dense()
+    x, y = blobs(203, 2)
+    right, loss = 0, 0.0
+    for one, label in zip(x, y, strict=True):
+        logits = module(one[None])[0].detach().double()
+        right += int(logits.argmax()) == int(label)
+        loss -= float(logits[label] - torch.logsumexp(logits, 0)) / 203
+    scores = evaluate(module, task.test_set, batch)
+    assert (scores.correct, scores.total) == (right, 203)
+    assert scores.accuracy == right / 203
+    assert scores.loss == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("replicate", [0, 1, 2])
+def test_rule_7_the_dense_row_reproduces_the_registered_accuracy(replicate: int) -> None:
+    task = REGISTRY.task("digits-cnn")
+    scores = evaluate(task.dense(replicate), task.test_set)
+    registered = checkpoints.registry()["digits-cnn"][replicate].accuracy
+    assert abs(scores.correct - registered * scores.total) <= 2
+    assert registered >= 0.97
+
+
+@pytest.mark.parametrize("name", ["fashion-mlpnet", "fashion-resnet20", "fashion-mobilenetv1"])
+def test_rule_7_on_fashion(name: str) -> None:
+    if not fashion_is_here():
+        pytest.skip("Fashion-MNIST is not here; run `wfbench fetch fashion-mlpnet`")
+    task = REGISTRY.task(name)
+    for replicate in range(task.replicates):
+        scores = evaluate(task.dense(replicate), task.test_set)
+        assert abs(scores.correct - task.accuracies[replicate] * scores.total) <= 2
+        assert task.accuracies[replicate] >= {"fashion-mlpnet": 0.86, "fashion-resnet20": 0.92}.get(name, 0.90)
+
+
+def test_rule_7_a_wrong_registered_accuracy_is_a_broken_rule() -> None:
+    task = dataclasses.replace(blob_task(), accuracies=(0.2,))
+    with pytest.raises(BrokenRule, match="registered"):
+        run(case_of("magnitude", task=task))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rule_8_sparsity_0_returns_the_dense_weights_bit_for_bit(method: str) -> None:
+    pruner = REGISTRY.pruner(method)
+    module = blob_network()
+    module[0].weight.data[0, 0] = -0.0
+    net, data = Network(module), Labeled(*blobs(8, 1))
+    handed = {Labeled: data, Unlabeled: Unlabeled(data.inputs), type(None): None}[pruner.licence]
+    pruned = pruner.fit(net, handed).prune(Target(0.0, scope=pruner.scope))
+    assert pruned.state.keys() == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert pruned.state[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+
+
+# Rule 9, the dense oracles: test_inverse.py, test_rows.py, test_obs.py, and for each baseline test_baselines.py
+
+
+def test_rule_10_the_order_of_cases_changes_no_science_field() -> None:
+    task = blob_task()
+    cases = [
+        case_of(method, budget=budget, seed=seed, sparsity=sparsity, recovery=recovery, task=task)
+        for method in ("magnitude", "random", "woodfisher", "woodfisher-full-joint", "woodfisher-unlabeled")
+        for budget in (4, 16)
+        for seed in (0, 1)
+        for sparsity in (0.4, 0.8)
+        for recovery in ("none", "batchnorm")
+    ]
+    sharing = Runner()
+    together = {case.label(): science(sharing.run(case)) for case in cases}
+    shuffled, other = list(cases), Runner()
+    random.Random(0).shuffle(shuffled)
+    mixed = {case.label(): science(other.run(case)) for case in shuffled}
+    assert mixed == together
+    for case in cases[::7]:
+        assert science(run(case)) == together[case.label()]
+
+
+def test_rule_10_the_evaluation_batch_moves_at_most_two_images() -> None:
+    task = REGISTRY.task("digits-cnn")
+    found = {evaluate(task.dense(), task.test_set, batch).correct for batch in (1, 32, 50, 397)}
+    assert max(found) - min(found) <= 2
+
+
+def test_rule_12_the_key_follows_code_configuration_data_and_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = case_of("woodfisher", task=blob_task())
+    key = Runner().key(base)
+    assert Runner().key(case_of("woodfisher", task=blob_task())) == key
+    x, y = blobs(300, 0)
+    nudged = nn.Sequential(*blob_network())
+    nudged[0].weight.data[0, 0] += 1e-6
+    test = blobs(203, 2)
+    others = {
+        "configuration": case_of(WoodFisher(damping=2e-5)),
+        "budget": case_of("woodfisher", budget=9),
+        "sparsity": case_of("woodfisher", sparsity=0.6),
+        "recovery": case_of("woodfisher", recovery="batchnorm"),
+        "method": case_of("woodfisher-full"),
+        "training data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x + 1e-3, y), test=test)),
+        "test data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x, y), test=(x, y))),
+        "checkpoint": case_of("woodfisher", task=Task("blobs", nudged, train=(x, y), test=test)),
+    }
+    keys = {name: Runner().key(case) for name, case in others.items()}
+    assert len({key, *keys.values()}) == len(keys) + 1
+    monkeypatch.setattr("wfbench.case.numerics", lambda: "0.0")
+    assert Runner().key(base) != key
+
+
+def test_rule_12_code_counts_and_comments_do_not(tmp_path: Path) -> None:
+    body = (
+        '"""Text."""\nfrom wfbench import ScorePruner\nFACTOR = 1\n'
+        "class Mine(ScorePruner[None]):\n    name = 'mine'\n    def scores(self, net, data):\n"
+        "        return {name: FACTOR * weight.abs() for name, weight in net.weights.items()}\n"
+    )
+    texts = (body, "# a comment\n" + body.replace("Text", "Other text"), body.replace("FACTOR = 1", "FACTOR = 2"))
+    keys = []
+    for number, text in enumerate(texts):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "mine.py").write_text(text)
+        (pruner,) = pruners_of(load(folder / "mine.py"))
+        keys.append(Runner().key(case_of(pruner)))
+    assert keys[0] == keys[1] != keys[2]
+    assert "wfbench.curvature.inverse" in _closure(frozenset(["wfbench.woodfisher"]))
+    assert _source("wfbench.obs") != _source("wfbench.sparsity")
+
+
+class Mutates(ScorePruner[None]):
+    """Works on the dense network itself."""
+
+    name: ClassVar[str] = "mutates"
+
+    def scores(self, net: Network, data: None) -> Params:
+        for weight in net.weights.values():
+            weight.mul_(2)
+        return {name: weight.abs() for name, weight in net.weights.items()}
+
+
+def test_a_changed_dense_network_is_a_broken_rule_and_does_not_outlive_it() -> None:
+    runner, task = Runner(), blob_task()
+    before = science(runner.run(case_of("magnitude", task=task)))
+    with pytest.raises(BrokenRule, match="changed the dense network"):
+        runner.run(case_of(Mutates(), task=task))
+    assert science(runner.run(case_of("magnitude", task=task))) == before
+
+
+def test_global_generators_are_seeded_for_the_method_and_restored() -> None:
+    drawn: list[tuple[float, float, float]] = []
+
+    class Draws(ScorePruner[None]):
+        name: ClassVar[str] = "draws"
+
+        def scores(self, net: Network, data: None) -> Params:
+            drawn.append((float(torch.rand(1)), random.random(), float(np.random.rand())))
+            return {name: weight.abs() for name, weight in net.weights.items()}
+
+    task = blob_task()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    expected = (float(torch.rand(1)), random.random(), float(np.random.rand()))
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    for seed in (0, 0, 1):
+        run(case_of(Draws(), seed=seed, task=task))
+    assert (float(torch.rand(1)), random.random(), float(np.random.rand())) == expected
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+class Explodes(ScorePruner[None]):
+    name: ClassVar[str] = "explodes"
+
+    def scores(self, net: Network, data: None) -> Params:
+        raise RuntimeError("no luck")
+
+
+def test_failures_are_records_with_a_reason() -> None:
+    record = run(case_of(Explodes()))
+    assert (record.status, record.reason) == ("failed", "fit: RuntimeError: no luck")
+    assert (record.accuracy, record.loss, record.seconds, record.n_inputs) == (None, None, None, 0)
+    assert "NaN" not in record.as_json()
+
+
+def test_nan_in_the_checkpoint_or_in_the_rows_is_a_failed_record() -> None:
+    module = blob_network()
+    module[0].weight.data[1, 1] = torch.nan
+    task = Task("broken", module, train=blobs(30, 0), test=blobs(30, 1))
+    record = run(case_of("magnitude", task=task))
+    assert record.status == "failed"
+    assert record.reason == "0.weight of the dense network contains NaN or infinite values"
+    x, y = blobs(30, 0)
+    task = Task("holes", blob_network(), train=(x * torch.nan, y), test=blobs(30, 1))
+    record = run(case_of("woodfisher", task=task))
+    assert record.status == "failed"
+    assert "per-sample gradients contain NaN" in str(record.reason)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_sample_is_enough_or_a_reason(method: str) -> None:
+    record = run(case_of(method, budget=1))
+    assert record.status == "ok" or record.reason
+    if record.status == "ok":
+        assert record.accuracy is not None
+
+
+def test_identical_samples_and_dead_channels() -> None:
+    x, y = blobs(1, 0)
+    module = blob_network()
+    module[0].weight.data[:4] = 0
+    module[0].bias.data[:4] = 0
+    task = Task("same", module, train=(x.expand(20, -1).clone(), y.expand(20).clone()), test=blobs(50, 1))
+    for method in METHODS:
+        record = run(case_of(method, budget=20, task=task))
+        assert record.status == "ok", (method, record.reason)
+        assert record.accuracy is not None
+
+
+def test_the_unlabelled_family_reads_inputs_alone() -> None:
+    net = Network(tiny_network())
+    data = Unlabeled(torch.randn(6, 2, dtype=torch.float64))
+    for fisher in ("sampled", "exact"):
+        WoodFisherUnlabeled(fisher=fisher).fit(net, data).prune(Target(0.5))
+    assert WoodFisherUnlabeled.licence is Unlabeled
+    assert WoodFisher.licence is Labeled
