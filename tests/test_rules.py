@@ -32,7 +32,7 @@ from wfbench.network import Params
 from wfbench.plugins import discover, load, pruners_of
 from wfbench.pruner import ScoreFitted
 from wfbench.recovery import RECOVERIES
-from wfbench.runner import BrokenRule, Runner
+from wfbench.runner import BrokenRule, Runner, _seeded
 from wfbench.tasks import checkpoints, fashion
 
 REGISTRY = discover()
@@ -137,9 +137,9 @@ def test_rule_4_evaluation_data_are_no_calibration_data() -> None:
             samples = split.take(range(len(split))).inputs.flatten(1).numpy()
             fingerprints.append({row.tobytes() for row in samples})
         train, validation, test = fingerprints
-        # Fashion-MNIST itself repeats 1 training image in its test split
-        assert len(train & test) <= (1 if task.name.startswith("fashion") else 0), task.name
-        assert len(validation & test) <= 1
+        assert not train & test, task.name
+        assert not validation & test, task.name
+        assert not train & validation, task.name
 
 
 def fashion_is_here() -> bool:
@@ -369,7 +369,12 @@ def test_global_generators_are_seeded_for_the_method_and_restored() -> None:
     np.random.seed(5)
     for seed in (0, 0, 1):
         run(case_of(Draws(), seed=seed, task=task))
-    assert (float(torch.rand(1)), random.random(), float(np.random.rand())) == expected
+    found = (float(torch.rand(1)), float(np.random.rand()))
+    assert found == (expected[0], expected[2])  # not Python's: the run-time type checks of these tests draw from it
+    random.seed(5)
+    with _seeded(case_of(Draws(), task=task)):
+        random.random()
+    assert random.random() == expected[1]
     assert drawn[0] == drawn[1] != drawn[2]
 
 

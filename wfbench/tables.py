@@ -21,7 +21,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """
     frame = pd.DataFrame(latest(records))
     if frame.empty:
-        return pd.DataFrame(columns=[*GROUP, "dense_accuracy", "accuracy", "half_width", "draws", "failed"])
+        return pd.DataFrame(columns=[*GROUP, "accuracy"])
     rows = []
     for cell, group in frame.groupby(GROUP, sort=True):
         good = group[group["status"] == "ok"].sort_values(["seed", "replicate"])
@@ -32,6 +32,7 @@ def summarise(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
                 "dense_accuracy": good["dense_accuracy"].astype(float).mean() if len(good) else np.nan,
                 "accuracy": accuracy.mean() if len(good) else np.nan,
                 "half_width": half_width(accuracy),
+                "magnitude_overlap": good["magnitude_overlap"].astype(float).mean() if len(good) else np.nan,
                 "draws": len(good),
                 "failed": len(group) - len(good),
             }
@@ -70,14 +71,19 @@ def _cell(row: Any) -> str:
     if not row.draws:
         return f"failed ({row.failed})"
     width = "" if np.isnan(row.half_width) else f" ± {100 * row.half_width:.1f}"
-    return f"{100 * row.accuracy:.1f}{width}{failed}"
+    same = " ≈" if row.magnitude_overlap > IN_EFFECT and not row.method.startswith("magnitude") else ""
+    return f"{100 * row.accuracy:.1f}{width}{same}{failed}"
 
 
 def _grid(table: pd.DataFrame, style: str) -> str:
     return tabulate(table.to_numpy().tolist(), headers=list(table.columns), tablefmt=style, disable_numparse=True)
 
 
-NOTE = "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval."
+IN_EFFECT = 0.98
+NOTE = (
+    "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval. "
+    "≈: magnitude in effect (the mask shares more than 98 % of its kept weights with global magnitude's)."
+)
 
 
 def markdown(suite: str, summary: pd.DataFrame) -> str:
@@ -107,7 +113,13 @@ def latex(suite: str, summary: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+}
 
 
 def _tex(text: object) -> str:

@@ -41,7 +41,7 @@ def fetch() -> Path:
             FashionMNIST(str(cache_folder()), download=True)
         except (RuntimeError, OSError) as error:
             raise WfbenchError(
-                f"Fashion-MNIST could not be downloaded ({error}); connect to the internet, install Debian's package "
+                f"Fashion-MNIST could not be downloaded ({' '.join(str(error).split())}); connect to the internet, install Debian's package "
                 f"dataset-fashion-mnist, or put its four decompressed idx files into {folder}"
             ) from error
     verify(folder)

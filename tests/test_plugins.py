@@ -1,0 +1,85 @@
+"""Discovery: a stranger's file is as good as ours, and a broken one stops nobody."""
+
+from pathlib import Path
+
+import pytest
+
+from wfbench import WfbenchError, WoodFisher
+from wfbench.plugins import discover
+
+GOOD = """
+from dataclasses import dataclass
+from wfbench import ScorePruner
+
+@dataclass(frozen=True)
+class Mine(ScorePruner[None]):
+    name = "mine"
+    power: int = 2
+
+    def scores(self, net, data):
+        return {name: weight.abs() ** self.power for name, weight in net.weights.items()}
+"""
+
+
+def test_what_ships_is_found() -> None:
+    registry = discover()
+    assert not registry.failures
+    assert {"magnitude", "magnitude-layer", "diag-fisher", "random", "woodfisher"} <= registry.pruners.keys()
+    assert list(registry.tasks) == ["digits-cnn", "fashion-mlpnet", "fashion-resnet20", "fashion-mobilenetv1"]
+    assert all(pruner.source for pruner in registry.pruners.values())
+    assert registry.pruner("woodfisher") == WoodFisher()
+
+
+def test_every_concrete_pruner_of_a_file_is_registered(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(GOOD)
+    assert discover([str(tmp_path / "mine.py")]).pruner("mine").track == "data-free"
+    assert "mine" in discover([str(tmp_path)]).pruners
+
+
+def test_the_constant_pruners_goes_first(tmp_path: Path) -> None:
+    text = GOOD.replace('name = "mine"', 'name: str = "mine"') + '\nPRUNERS = [Mine, Mine(name="mine-4", power=4)]\n'
+    (tmp_path / "several.py").write_text(text)
+    registry = discover([str(tmp_path)])
+    assert not registry.failures
+    assert registry.pruner("mine-4") != registry.pruner("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import nothing_of_that_name", "No module named"),
+        (GOOD.replace("ScorePruner[None]", "ScorePruner"), "does not say what data it may see"),
+        (GOOD.replace('"mine"', '"magnitude"'), 'method name "magnitude"'),
+        ("PRUNERS = [3]", "PRUNERS holds a int"),
+        ("1 +", "SyntaxError"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_the_others_run(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "good.py").write_text(GOOD.replace('"mine"', '"good"'))
+    registry = discover([str(tmp_path)])
+    assert "good" in registry.pruners
+    ((origin, found),) = registry.failures.items()
+    assert origin.endswith("broken.py")
+    assert reason in found
+
+
+def test_tasks_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(
+        "import torch\nfrom wfbench import Task\nx, y = torch.randn(9, 4), torch.arange(9) % 2\n"
+        "TASKS = [Task('tiny', torch.nn.Linear(4, 2), train=(x, y), test=(x, y))]\n"
+    )
+    registry = discover(task_paths=[str(tmp_path / "tasks.py")])
+    assert len(registry.task("tiny").train_set) == 9
+    (tmp_path / "none.py").write_text("x = 1")
+    assert "no constant TASKS" in next(iter(discover(task_paths=[str(tmp_path / "none.py")]).failures.values()))
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    registry = discover()
+    with pytest.raises(WfbenchError, match=r'unknown method "wodfisher"; there are: .*woodfisher'):
+        registry.pruner("wodfisher")
+    with pytest.raises(WfbenchError, match='unknown task "mnist"; there are: digits-cnn'):
+        registry.task("mnist")
+    with pytest.raises(WfbenchError, match="neither a Python file nor a folder"):
+        discover(["/nowhere/at/all.py"])

@@ -1,0 +1,73 @@
+"""Record files: whole lines, nothing lost, the last record of a case counting."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.test_rules import case_of
+from wfbench import Record, WfbenchError, run
+from wfbench.store import Store, latest, read
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    return run(case_of("magnitude"))
+
+
+def test_records_come_back_as_they_were_written(record: Record, tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "suite.jsonl")
+    assert store.find(record.key) is None
+    store.append(record)
+    again = Store(store.path)
+    assert again.find(record.key) == json.loads(record.as_json())
+    assert store.path.read_text() == record.as_json() + "\n"
+
+
+def test_the_contracts_fields_are_there(record: Record) -> None:
+    fields = (
+        *(
+            "suite",
+            "task",
+            "method",
+            "track",
+            "budget",
+            "seed",
+            "replicate",
+            "sparsity",
+            "achieved_sparsity",
+            "pattern",
+        ),
+        *("scope", "recovery", "n_inputs", "n_labels", "accuracy", "dense_accuracy", "loss", "status", "seconds"),
+    )
+    assert set(fields) <= json.loads(record.as_json()).keys()
+
+
+def test_a_line_cut_short_is_named_and_nothing_is_lost(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    line = record.as_json()
+    for tail in (line[:100], line):  # half a record, and a whole one whose newline is missing
+        path.write_text(f"{line}\n{tail}")
+        with pytest.raises(WfbenchError, match=r"suite.jsonl: line 2 is cut short.*sed -i '2d'"):
+            Store(path)
+        assert path.read_text() == f"{line}\n{tail}"
+
+
+def test_a_line_that_is_no_record_is_named(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    for wrong in ("", "[]", '{"task": "a"}', "text"):
+        path.write_text(f"{wrong}\n{record.as_json()}\n")
+        with pytest.raises(WfbenchError, match="line 1 is not a record"):
+            read(path)
+
+
+def test_the_last_record_of_a_case_counts(record: Record, tmp_path: Path) -> None:
+    store = Store(tmp_path / "suite.jsonl")
+    store.append(record)
+    newer = json.loads(record.as_json()) | {"key": "other", "accuracy": 0.5}
+    with store.path.open("a") as file:
+        file.write(json.dumps(newer) + "\n")
+    again = Store(store.path)
+    assert latest(again.records) == [newer]
+    assert again.find("other") == newer
+    assert again.find(record.key) is None

@@ -1,0 +1,217 @@
+"""Suites as a user runs them: exit codes, messages, resuming, tables."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--methods", "magnitude,woodfisher", "--budgets", "4,8", "--sparsities", "0.5,0.8", "--seeds", "2"]
+
+TASK = """
+import torch
+from wfbench import Task
+from tests.cases import blob_task
+TASKS = [blob_task("blobs")]
+"""
+METHODS = """
+from wfbench import ScorePruner
+
+class Fails(ScorePruner[None]):
+    name = "fails"
+    def scores(self, net, data):
+        raise ValueError("not today")
+
+class Cheats(ScorePruner[None]):
+    name = "cheats"
+    def scores(self, net, data):
+        for weight in net.weights.values():
+            weight.zero_()
+        return dict(net.weights)
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    (tmp_path / "my_tasks.py").write_text(TASK)
+    (tmp_path / "my_methods.py").write_text(METHODS)
+    return ["--task-path", str(tmp_path / "my_tasks.py"), "--baseline-path", str(tmp_path / "my_methods.py")]
+
+
+def suites(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pytest", "suites", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def refused(found: "subprocess.CompletedProcess[str]", message: str) -> None:
+    """Exit 4, the message, no traceback."""
+    everything = found.stdout + found.stderr
+    assert found.returncode == 4, everything
+    assert re.search(message, everything), everything
+    assert "Traceback" not in everything
+
+
+def test_no_marker_lists_the_markers() -> None:
+    found = suites()
+    refused(found, "say which suite to run")
+    assert "-m smoke" in found.stderr + found.stdout
+    assert "-m unstructured" in found.stderr + found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budgets", "0"], "budget 0 is not a number of samples"),
+        (["--budgets", "2000"], "more than the 1200 training samples of digits-cnn; give --budgets of at most 1200"),
+        (["--budgets", "many"], "--budgets many: give int values"),
+        (["--sparsities", "0.5,1.0"], r"sparsity 1\.0 is outside \[0, 1\)"),
+        (["--tasks", "mnist"], 'unknown task "mnist"; there are: digits-cnn'),
+        (["--methods", "wodfisher"], 'unknown method "wodfisher"; there are: .*woodfisher'),
+        (["--recoveries", "magic"], 'unknown recovery "magic"; there are: none, batchnorm'),
+        (["--seeds", "0"], "0 draws: give at least 1"),
+        (["--device", "tpu9"], 'device "tpu9" cannot be used here'),
+        (["--baseline-path", "/nowhere.py"], "neither a Python file nor a folder"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once(arguments: list[str], message: str, tmp_path: Path) -> None:
+    refused(suites("-m", "smoke", "--results", str(tmp_path), *arguments), message)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+BROKEN_TASKS = """
+import hashlib, torch
+from wfbench import Task, WfbenchError
+from wfbench.tasks.checkpoints import Checkpoint, FOLDER, load
+from wfbench.tasks.digits import digits
+from wfbench.tasks.models import digits_cnn
+from pathlib import Path
+
+def missing():
+    raise WfbenchError("the data of far-away are not here; run `wfbench fetch far-away`")
+
+whole = (FOLDER / "digits-cnn-0.safetensors").read_bytes()
+here = Path(__file__).parent
+(here / "tampered.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+(here / "short.safetensors").write_bytes(whole[:500])
+
+def checkpoint(name, sha256):
+    entry = Checkpoint(name, sha256, 0, 0.9, {}, "")
+    return lambda: load(digits_cnn, entry, here)
+
+split = dict(train=lambda: digits()["train"], test=lambda: digits()["test"])
+TASKS = [
+    Task("far-away", torch.nn.Linear(2, 2), train=missing, test=missing),
+    Task("tampered", checkpoint("tampered.safetensors", hashlib.sha256(whole).hexdigest()), **split),
+    Task("short", checkpoint("short.safetensors", hashlib.sha256(whole[:500]).hexdigest()), **split),
+    Task("gone", checkpoint("gone.safetensors", ""), **split),
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("far-away", "the data of far-away are not here; run `wfbench fetch far-away`"),
+        ("tampered", r"tampered.safetensors is damaged or was changed: its SHA-256 is .* reinstall wfbench"),
+        ("short", "short.safetensors does not fit its network"),
+        ("gone", "gone.safetensors is missing; reinstall wfbench"),
+    ],
+)
+def test_a_task_that_cannot_start_says_what_to_do(task: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN_TASKS)
+    path = str(tmp_path / "broken.py")
+    refused(suites("-m", "smoke", "--results", str(tmp_path), "--task-path", path, "--tasks", task), message)
+
+
+def test_run_reuse_extend_and_refuse_a_cut_file(files: list[str], tmp_path: Path) -> None:
+    """One story: a run, the same again, more draws, then a damaged record file."""
+    results = tmp_path / "out"
+    arguments = ["-m", "smoke", "--results", str(results), "--tasks", "blobs", *files, *QUICK]
+    first = suites(*arguments)
+    assert first.returncode == 0, first.stdout
+    assert "16 cases run, 0 reused" in first.stdout
+    assert "blobs, 8 samples" in first.stdout
+    records = (results / "smoke.jsonl").read_bytes()
+    written = {path.name: path.read_bytes() for path in (results / "tables").iterdir()}
+    assert set(written) == {"smoke.md", "smoke.csv", "smoke.tex"}
+
+    again = suites(*arguments)
+    assert again.returncode == 0
+    assert "0 cases run, 16 reused" in again.stdout
+    assert (results / "smoke.jsonl").read_bytes() == records
+    assert {path.name: path.read_bytes() for path in (results / "tables").iterdir()} == written
+
+    more = suites(*arguments[:-1], "3")
+    assert "8 cases run, 16 reused" in more.stdout
+    longer = (results / "smoke.jsonl").read_bytes()
+    assert longer.startswith(records)
+
+    (results / "smoke.jsonl").write_bytes(longer[:-40])
+    refused(suites(*arguments), r"smoke.jsonl: line 24 is cut short; the records before it are whole; remove it")
+    assert (results / "smoke.jsonl").read_bytes() == longer[:-40]
+
+
+def test_a_failing_method_is_a_record_and_a_cheating_one_an_error(files: list[str], tmp_path: Path) -> None:
+    common = ["-m", "smoke", "--results", str(tmp_path), "--tasks", "blobs", *files, "--budgets", "4", "--seeds", "2"]
+    common += ["--sparsities", "0.5"]
+    failing = suites(*common, "--methods", "magnitude,fails")
+    assert failing.returncode == 0, failing.stdout
+    assert "2 failed records" in failing.stdout
+    assert "fit: ValueError: not today" in failing.stdout
+    assert "failed (2)" in failing.stdout
+    records = [json.loads(line) for line in (tmp_path / "smoke.jsonl").read_text().splitlines()]
+    assert [record["status"] for record in records if record["method"] == "fails"] == ["failed", "failed"]
+    assert "2 failed records" in suites(*common, "--methods", "magnitude,fails").stdout
+    retried = suites(*common, "--methods", "magnitude,fails", "--retry-failed")
+    assert "2 cases run, 2 reused" in retried.stdout
+    cheating = suites(*common, "--methods", "cheats")
+    assert cheating.returncode == 1
+    assert "cheats changed the dense network" in cheating.stdout
+    assert '"cheats"' not in (tmp_path / "smoke.jsonl").read_text()
+
+
+def test_a_broken_plugin_is_named_and_the_others_run(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name")
+    found = suites(
+        "-m", "smoke", "--results", str(tmp_path), "--tasks", "blobs", *files, "--baseline-path",
+        str(tmp_path / "broken.py"), "--methods", "magnitude", "--budgets", "4", "--seeds", "1",
+    )  # fmt: skip
+    assert found.returncode == 0
+    assert re.search("broken.py was left out: ModuleNotFoundError", found.stdout)
+
+
+def test_a_killed_run_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "smoke.jsonl"
+    arguments = [
+        "-m", "smoke", "--results", str(tmp_path), "--methods", "magnitude,random,woodfisher", "--budgets", "16,64",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "pytest", "suites", *arguments]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while (not path.exists() or path.read_bytes().count(b"\n") < 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    before = path.read_bytes()
+    done = before.count(b"\n")
+    assert 5 <= done < 54
+    assert before.endswith(b"\n")
+    rest = suites(*arguments)
+    assert f"{54 - done} cases run, {done} reused" in rest.stdout
+    after = path.read_bytes()
+    assert after.startswith(before)
+    keys = [json.loads(line)["key"] for line in after.splitlines()]
+    assert len(keys) == len(set(keys)) == 54
+
+
+def test_help_shows_the_options() -> None:
+    found = suites("--help")
+    assert found.returncode == 0
+    for option in ("--results", "--budgets", "--baseline-path", "--retry-failed"):
+        assert option in found.stdout
