@@ -40,8 +40,9 @@ def fetch() -> Path:
         try:
             FashionMNIST(str(cache_folder()), download=True)
         except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())
             raise WfbenchError(
-                f"Fashion-MNIST could not be downloaded ({' '.join(str(error).split())}); connect to the internet, install Debian's package "
+                f"Fashion-MNIST could not be downloaded ({reason}); connect to the internet, install Debian's package "
                 f"dataset-fashion-mnist, or put its four decompressed idx files into {folder}"
             ) from error
     verify(folder)
