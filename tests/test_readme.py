@@ -1,0 +1,38 @@
+"""What the README tells people to do works as written."""
+
+import re
+from pathlib import Path
+
+from tests.test_rules import case_of
+from wfbench import run
+from wfbench.plugins import discover
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_blocks_are_a_method_and_a_task_that_run_together(tmp_path: Path) -> None:
+    method, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(method.splitlines()) <= 25
+    (tmp_path / "my_method.py").write_text(method)
+    (tmp_path / "my_task.py").write_text(task)
+    registry = discover([str(tmp_path / "my_method.py")], [str(tmp_path / "my_task.py")])
+    assert not registry.failures
+    ours = registry.task("two-clouds")
+    for name in ("gradient-times-weight", "woodfisher", "magnitude"):
+        record = run(case_of(registry.pruner(name), task=ours))
+        assert record.status == "ok"
+    assert record.dense_accuracy is not None
+    assert record.dense_accuracy > 0.75
+
+
+def test_the_commands_and_methods_named_exist() -> None:
+    environments = re.findall(r"tox run -e (\w+)", README)
+    tox = (ROOT / "tox.ini").read_text()
+    assert set(environments) == {"suites", "tests"}
+    assert all(f"[testenv:{name}]" in tox for name in (*environments, "lint", "tables", "bench"))
+    assert "pip install -q tox && tox run -e tests" in README
+    assert "pip install -q tox && tox run -e tests" in (ROOT / ".ci" / "run").read_text()
+    table = README.split("| method | what it is |")[1].split("##")[0]
+    named = {name for name in re.findall(r"`([a-z-]+)`", table) if not name.startswith("-")}
+    assert named <= discover().pruners.keys()
