@@ -80,8 +80,8 @@ class FittedWoodFisher:
             if self.update == "independent":
                 w = independent_update(inverse, diagonal, w, kept)
             if not last or self.update == "joint":
-                gone = (~kept if mask is None else mask & ~kept).nonzero()[:, 0]
-                known = None if known is None else known - gram(self.gradients.rows[:, gone])
+                gone = ~kept if mask is None else mask & ~kept
+                known = None if known is None else known - gram(self.gradients.rows, gone)
                 inverse = self.inverse(kept, known)
             if self.update == "joint":
                 w, diagonal = joint_update(inverse, dense)

@@ -30,10 +30,10 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
     tiles = -(-k // SAMPLES)
     out = rows.new_zeros((tiles, tiles, SAMPLES, SAMPLES), dtype=torch.float64)
     padded = rows.new_zeros((tiles * SAMPLES, min(COLUMNS, p)), dtype=torch.float64)
-    for start in range(0, p, COLUMNS):
-        columns = slice(start, min(start + COLUMNS, p))
-        chunk = padded[:, : columns.stop - start]
-        chunk[:k] = _wide(rows, columns, kept)
+    which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
+    for columns in which.split(COLUMNS):
+        chunk = padded[:, : len(columns)]
+        chunk[:k] = rows[:, columns]
         parts = chunk.reshape(tiles, SAMPLES, -1)
         for i in range(tiles):
             for j in range(i + 1):
@@ -98,11 +98,17 @@ class WoodburyInverse:
 
     def diagonal(self) -> Float[Tensor, " p"]:
         """`diag(A⁻¹)`, float64 [weight²/nats]."""
-        return torch.cat([part.diagonal() for _, part in self._parts()])
+        out = self._empty()
+        for columns, part in self._parts():
+            out[columns] = part.diagonal()
+        return out
 
     def solve(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """`A⁻¹v`, float64. Accurate also where v lies in the row space of R and λ is tiny."""
-        return torch.cat([part.solve(v[columns].double()) for columns, part in self._parts()])
+        out = self._empty()
+        for columns, part in self._parts():
+            out[columns] = part.solve(v[columns].double())
+        return out
 
     def compensate(self, w: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """`A_KK⁻¹ A_KQ w_Q` on the kept coordinates and 0 on the removed ones, float64.
@@ -117,8 +123,9 @@ class WoodburyInverse:
         """`(compensate(w), diagonal())` from one factorisation: what a stage of removal needs."""
         kept = torch.ones_like(w, dtype=torch.bool) if self.kept is None else self.kept
         removed = torch.where(kept, 0, w.double())
-        found = [(part.compensate(removed[columns]), part.diagonal()) for columns, part in self._parts()]
-        moved, diagonal = (torch.cat(parts) for parts in zip(*found, strict=True))
+        moved, diagonal = self._empty(), self._empty()
+        for columns, part in self._parts():
+            moved[columns], diagonal[columns] = part.compensate(removed[columns]), part.diagonal()
         return torch.where(kept, moved, 0), diagonal
 
     def energy(self, w: Float[Tensor, " p"]) -> float:
@@ -127,6 +134,10 @@ class WoodburyInverse:
             return 0.0
         removed = torch.where(self.kept, 0, w.double())
         return sum(part.energy(removed[columns]) for columns, part in self._parts())
+
+    def _empty(self) -> Float[Tensor, " p"]:
+        # filled piece by piece: a list of small results between large chunks would fragment the heap
+        return self.rows.new_empty(self.rows.shape[1], dtype=torch.float64)
 
     def _parts(self) -> Iterator[tuple[slice, "_Streamed | _Blocks"]]:
         if self._streamed is not None:
@@ -167,13 +178,19 @@ class _Streamed:
         return out
 
     def _transposed(self, u: Float[Tensor, " k"]) -> Float[Tensor, " p"]:
-        return torch.cat([u @ chunk for _, chunk in self._chunks()])
+        out = u.new_empty(self.rows.shape[1])
+        for columns, chunk in self._chunks():
+            out[columns] = u @ chunk
+        return out
 
     def _small(self, u: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         return torch.cholesky_solve(u[:, None], self.lower)[:, 0]
 
     def diagonal(self) -> Float[Tensor, " p"]:
-        return torch.cat([_dual_diagonal(self.lower, chunk, self.damping) for _, chunk in self._chunks()])
+        out = self.rows.new_empty(self.rows.shape[1], dtype=torch.float64)
+        for columns, chunk in self._chunks():
+            out[columns] = _dual_diagonal(self.lower, chunk, self.damping)
+        return out
 
     def solve(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         first = self._small(self._times(v))
