@@ -1,5 +1,8 @@
 """WoodburyInverse against a dense inverse, with 40 digits where float64 would not do, and against the recursion."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,3 +164,24 @@ def test_bad_input_is_named(rows: Tensor, damping: float, block: int | list[int]
 
 def test_blocks_of_covers_every_column_once() -> None:
     assert [where.stop - where.start for where in blocks_of(300, 128)] == [128, 128, 44]
+
+
+MEMORY = """
+import resource, sys, torch
+from wfbench import WoodburyInverse
+rows = torch.randn(512, 100_000)
+rows.sum(), torch.linalg.cholesky(torch.eye(9).double())
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+inverse = WoodburyInverse(rows, 1e-3, eval(sys.argv[1]))
+inverse.diagonal(), inverse.solve(torch.ones(100_000).double())
+print((peak() - before) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
+@pytest.mark.parametrize("block", [None, 2000])
+def test_memory_stays_within_the_rows_and_a_chunk(block: int | None) -> None:
+    """Rows of 195 MiB; float64 copies of rows and V would be 780 MiB. The bound is five chunks of 16 MiB."""
+    found = subprocess.run([sys.executable, "-c", MEMORY, repr(block)], capture_output=True, text=True, check=True)
+    assert float(found.stdout) < 80

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from wfbench import tables
+from wfbench import figures, tables
 
 
 def record(seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
@@ -68,7 +68,23 @@ def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Path) -> No
         (folder / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ordered))
         outputs.append([(path.name, path.read_bytes()) for path in tables.write_all(folder)])
     assert outputs[0] == outputs[1] == outputs[2]
-    assert [name for name, _ in outputs[0]] == ["s.md", "s.csv", "s.tex"]
+    assert [name for name, _ in outputs[0]] == ["s.md", "s.csv", "s.tex", "s.svg"]
+
+
+def test_the_figure_shows_every_method_and_sparsity() -> None:
+    records = [
+        record(seed, 0.6 + 0.1 * seed, method=method, budget=budget, sparsity=sparsity)
+        for seed in range(2)
+        for method in ("a", "bb")
+        for budget in (4, 16)
+        for sparsity in (0.5, 0.9)
+    ]
+    figure = figures.budgets(tables.summarise(records))
+    assert [axis.get_title() for axis in figure.axes] == ["50 % of weights removed", "90 % of weights removed"]
+    for axis in figure.axes:
+        lines = {container.get_label(): container[0].get_ydata().tolist() for container in axis.containers}
+        assert lines == {"a": pytest.approx([65, 65]), "bb": pytest.approx([65, 65])}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "bb"]
 
 
 def test_latex_has_booktabs_rules_and_escapes() -> None:

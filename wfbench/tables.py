@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 from tabulate import tabulate
 
+from wfbench import figures
 from wfbench.store import latest, read
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "recovery", "sparsity"]
@@ -58,7 +59,8 @@ def pivots(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
         )
         table = cells.pivot(index=["recovery", "method", "track"], columns="sparsity", values="text").fillna("")
         order = [f"{100 * s:g} %" for s in sorted(part["sparsity"].unique())]
-        table = table[order].sort_index(level=["recovery", "method"], sort_remaining=False).reset_index()
+        table = table[order].reset_index()
+        table = table.sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
         title = (
             f"{task}, {budget} samples (dense {100 * dense:.2f} %)" if dense == dense else f"{task}, {budget} samples"
         )
@@ -127,7 +129,7 @@ def _tex(text: object) -> str:
 
 
 def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
-    """Write `tables/<suite>.md`, `.csv` and `.tex` under `results`; the paths written."""
+    """Write `tables/<suite>.md`, `.csv`, `.tex` and `figures/<suite>.svg` under `results`; the paths written."""
     summary = summarise(records)
     texts = {
         "md": markdown(suite, summary),
@@ -141,7 +143,7 @@ def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[
         path = folder / f"{suite}.{suffix}"
         path.write_text(text, encoding="utf-8", newline="\n")
         written.append(path)
-    return written
+    return written + figures.write(results, suite, summary)
 
 
 def write_all(results: Path) -> list[Path]:
