@@ -1,11 +1,16 @@
 """Suites as a user runs them: exit codes, messages, resuming, tables."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -208,6 +213,23 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert after.startswith(before)
     keys = [json.loads(line)["key"] for line in after.splitlines()]
     assert len(keys) == len(set(keys)) == 54
+
+
+def test_a_terminal_shows_a_progress_bar(files: list[str], tmp_path: Path) -> None:
+    arguments = ["-m", "smoke", "--results", str(tmp_path), "--tasks", "blobs", *files, *QUICK]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    command = [sys.executable, "-m", "pytest", "suites", *arguments]
+    running = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows on Linux
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert running.wait(timeout=300) == 0, shown.decode()
+    assert "16/16" in shown.decode()
+    assert "case/s" in shown.decode()
 
 
 def test_help_shows_the_options() -> None:

@@ -59,7 +59,7 @@ class Session:
         self.failures: dict[str, str] = {}
         self.cases: dict[str, list[Case]] = {}
         self.broken: list[str] = []
-        self.bar: tqdm[Any] | None = None
+        self.bar: Any = None
 
     def cases_of(self, suite: Suite) -> list[Case]:
         if suite.name not in self.cases:
@@ -154,9 +154,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             by_suite.setdefault(item.module.SUITE.name, []).append(case)  # type: ignore[attr-defined]
     for suite, cases in by_suite.items():
         _usage(partial(session.prepare, suite, cases))
-    terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
-    if terminal is not None and terminal._tw._file.isatty() and config.get_verbosity() <= 0:
-        session.bar = tqdm[Any](total=len(items), unit="case", file=terminal._tw._file, dynamic_ncols=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """On a terminal, a bar instead of dots."""
+    terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and terminal._tw._file.isatty() and session.config.get_verbosity() <= 0:
+        bar = tqdm(total=session.testscollected, unit="case", file=terminal._tw._file, dynamic_ncols=True)
+        session.config.stash[KEY].bar = bar
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
@@ -164,7 +170,7 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
     session = config.stash.get(KEY, None)
     if session is None or session.bar is None or report.when != "call" or not report.passed:
         return None
-    session.bar.set_postfix(session.counts)
+    session.bar.set_postfix(session.counts, refresh=False)
     session.bar.update()
     return "passed", "", "PASSED"
 
