@@ -69,6 +69,10 @@ def test_no_marker_lists_the_markers() -> None:
     assert "-m unstructured" in found.stderr + found.stdout
 
 
+def test_an_unknown_marker_lists_the_markers() -> None:
+    refused(suites("-m", "smok"), r"there is no suite smok; the suites are:\s+-m smoke")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

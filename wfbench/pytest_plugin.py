@@ -1,5 +1,6 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -123,9 +124,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {about}")
     if config.getoption("--help", default=False) or config.getoption("--markers", default=False):
         return
-    if not config.getoption("-m"):
+    expression = config.getoption("-m")
+    unknown = set(re.findall(r"\w+", expression)) - {*MARKERS, "and", "or", "not"}
+    if not expression or unknown:
+        problem = f"there is no suite {', '.join(sorted(unknown))}" if unknown else "say which suite to run"
         listed = "\n".join(f"  -m {name:14} {about}" for name, about in MARKERS.items())
-        raise pytest.UsageError(f"say which suite to run:\n{listed}")
+        raise pytest.UsageError(f"{problem}; the suites are:\n{listed}")
     config.stash[KEY] = _usage(lambda: Session(config))
 
 
