@@ -9,8 +9,8 @@ from wfbench.suite import Suite
 
 SUITE = Suite(
     "unstructured",
-    budgets=(16, 64, 256),
-    sparsities=(0.6, 0.8, 0.9),
+    budgets=(10, 100, 1000),
+    sparsities=(0.6, 0.7, 0.8, 0.9, 0.95),
     recoveries=("none", "batchnorm"),
     seeds=3,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.cases import DAMPINGS, DEVICES
 from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, recursion_inverse
 from wfbench import WfbenchError, WoodburyInverse
-from wfbench.curvature.inverse import SAMPLES, gram
+from wfbench.curvature.gram import SAMPLES, gram
 
 
 def rows_of(kind: str, k: int, p: int, scale: float = 1.0) -> Tensor:

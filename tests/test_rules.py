@@ -300,7 +300,7 @@ def test_rule_12_the_key_follows_code_configuration_data_and_checkpoint(monkeypa
         "budget": case_of("woodfisher", budget=9),
         "sparsity": case_of("woodfisher", sparsity=0.6),
         "recovery": case_of("woodfisher", recovery="batchnorm"),
-        "method": case_of("woodfisher-full"),
+        "method": case_of("woodfisher-layer"),
         "training data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x + 1e-3, y), test=test)),
         "test data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x, y), test=(x, y))),
         "checkpoint": case_of("woodfisher", task=Task("blobs", nudged, train=(x, y), test=test)),

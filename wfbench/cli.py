@@ -173,6 +173,5 @@ def _doctor(options: argparse.Namespace) -> int:
 
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     scores = evaluate(task.dense(replicate).to(device), task.test_set)
-    if task.accuracies and abs(scores.correct - task.accuracies[replicate] * scores.total) > 2.0001:
-        raise WfbenchError(f"{scores.accuracy:.4f}, registered {task.accuracies[replicate]:.4f}")
+    task.check_registered(replicate, scores)
     return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total})"

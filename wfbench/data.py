@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -51,6 +52,20 @@ class MapStyle(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
+_SEALS: list[list[str]] = []
+
+
+@contextmanager
+def sealed() -> Iterator[list[str]]:
+    """Until it ends no `Dataset` can be read; yields the names of those that somebody asked for."""
+    asked: list[str] = []
+    _SEALS.append(asked)
+    try:
+        yield asked
+    finally:
+        _SEALS.remove(asked)
+
+
 class Dataset:
     """One split of a task: a pair of tensors or a map-style dataset, with an optional per-sample transform.
 
@@ -83,7 +98,14 @@ class Dataset:
         return len(self._source) if self._tensors is None else len(self._tensors[0])
 
     def take(self, indices: Sequence[int] | range) -> Labeled:
-        """The samples at `indices`, in that order, on the CPU."""
+        """The samples at `indices`, in that order, on the CPU.
+
+        Raises:
+            WfbenchError: a sample that is no (float tensor, class index) pair, or any read while a method runs.
+        """
+        if _SEALS:
+            _SEALS[-1].append(self.name)
+            raise WfbenchError(f"{self.name} is sealed while a method runs; use the samples that `fit` is handed")
         if self._tensors is not None and self._transform is None:
             where = torch.as_tensor(list(indices), dtype=torch.int64)
             inputs, labels = self._tensors[0][where], self._tensors[1][where]

@@ -102,6 +102,10 @@ class Network:
             self._module(x.to(self.device))
         return {weight: found[layer] for weight in self.weights if (layer := weight.rpartition(".")[0]) in found}
 
+    def layer_of(self, weight: str) -> nn.Module:
+        """The layer that owns a prunable weight."""
+        return self.layers[weight.rpartition(".")[0]]
+
     @contextmanager
     def hooked(self, hook: LayerHook) -> Iterator[nn.Module]:
         """The frozen network with `hook(name, layer, inputs, output)` on every prunable and norm layer.

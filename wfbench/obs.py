@@ -23,13 +23,21 @@ def independent_update(
     return torch.where(mask, w - inverse.solve(pulled), 0)
 
 
-def joint_update(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """The weights after the exact set update `w_K += A_KK⁻¹A_KQ w_Q`, for the inverse's own `kept` K.
+def joint_update(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """The weights after the exact set update `w_K += A_KK⁻¹A_KQ w_Q`, for the inverse's own `kept` K."""
+    return _moved(inverse, w, inverse.compensate(w))
 
-    Also returns `diag(A_KK⁻¹)`, which the same factorisation gives.
-    """
+
+def joint_update_and_rescore(
+    inverse: WoodburyInverse, w: Float[Tensor, " p"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """`joint_update` and `diag(A_KK⁻¹)`, from one factorisation."""
     moved, diagonal = inverse.compensate_and_rescore(w)
-    return w + moved if inverse.kept is None else torch.where(inverse.kept, w + moved, 0), diagonal
+    return _moved(inverse, w, moved), diagonal
+
+
+def _moved(inverse: WoodburyInverse, w: Float[Tensor, " p"], by: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    return w + by if inverse.kept is None else torch.where(inverse.kept, w + by, 0)
 
 
 def set_saliency(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> float:

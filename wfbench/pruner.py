@@ -91,6 +91,12 @@ class Pruner(ABC, Generic[D]):
     """Allocation over layers that the suites ask of the method."""
     source: ClassVar[str] = ""
     """Paper and equation."""
+    fidelity: ClassVar[str] = ""
+    """Against which published figure or code it was reproduced, or "not reproduced", with what differs."""
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured",)
+    """Names of the sparsity patterns it can reach."""
+    order_invariant: ClassVar[bool] = False
+    """Claims the same network, up to rounding, whatever the order of the samples."""
     licence: ClassVar[type]
 
     def __init_subclass__(cls, **keywords: Any) -> None:

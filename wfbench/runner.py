@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from wfbench.case import Case, Record, checkpoint_digest, environment, options, reuse_key
-from wfbench.data import Labeled, Unlabeled, draw
+from wfbench.data import Labeled, Unlabeled, draw, sealed
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import Scores, evaluate
 from wfbench.network import Network, flatten
@@ -70,7 +70,7 @@ class Runner:
         """The record of the case; failures of the method are records too.
 
         Raises:
-            BrokenRule: the method changed the dense network, or its sparsity is not the target's.
+            BrokenRule: the method changed the dense network, read a split, or its mask or sparsity is not what it says.
         """
         dense = self._dense_of(case)
         data = draw(case.task.train_set, case.budget, case.seed)
@@ -81,6 +81,10 @@ class Runner:
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
             reason = str(failure)
+        except BrokenRule:
+            self._forget(case)
+            raise
+        self._check_untouched(case, dense)
         handed = (case.method.licence, case.recovery.licence)
         return Record(
             suite=suite,
@@ -99,23 +103,26 @@ class Runner:
         fitted, seconds = self._fit(case, dense, data)
         pruned, pruning = self._prune(case, fitted)
         began = time.perf_counter()
-        with _seeded(case), _guarded("recovery"):
+        with _stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, _handed(case.recovery.licence, data))  # type: ignore[type-var]
         seconds += pruning + time.perf_counter() - began
-        self._check_untouched(case, dense)
         for name, tensor in recovered.state.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CaseFailed(f"{name} of the pruned network contains NaN or infinite values")
         if dense.scores is None:
             dense.scores = self._evaluate(case, dense.module, dense.digest)
-            _check_registered(case, dense.scores)
+            try:
+                case.task.check_registered(case.replicate, dense.scores)
+            except WfbenchError as error:
+                raise BrokenRule(str(error)) from error
+        achieved = _achieved(case, dense.network, recovered)
         module = dense.network.module()
         module.load_state_dict(recovered.state)
         scores = self._evaluate(case, module, checkpoint_digest(module))
         if not math.isfinite(scores.loss):
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
         return {
-            "achieved_sparsity": _achieved(case.target, dense.network, recovered),
+            "achieved_sparsity": achieved,
             "accuracy": scores.accuracy,
             "loss": scores.loss,
             "dense_accuracy": dense.scores.accuracy,
@@ -137,7 +144,7 @@ class Runner:
         self._fitted = self._pruned = None
         net.saved_seconds = 0.0
         began = time.perf_counter()
-        with _seeded(case), _guarded("fit"):
+        with _stage(case, "fit"):
             fitted: Fitted = case.method.fit(net, _handed(case.method.licence, data))
         seconds = time.perf_counter() - began + net.saved_seconds
         self._fitted = (which, fitted, seconds)
@@ -146,7 +153,7 @@ class Runner:
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
             began = time.perf_counter()
-            with _seeded(case), _guarded("prune"):
+            with _stage(case, "prune"):
                 pruned = fitted.prune(case.target)
             self._pruned = (case.target, pruned, time.perf_counter() - began)
         return self._pruned[1], self._pruned[2]
@@ -169,10 +176,14 @@ class Runner:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
 
+    def _forget(self, case: Case) -> None:
+        """Nothing that a rule-breaking method may have touched outlives it."""
+        self._dense.pop((case.task.name, case.replicate), None)
+        self._fitted = self._pruned = None
+
     def _check_untouched(self, case: Case, dense: Dense) -> None:
         if checkpoint_digest(dense.network._module) != dense.digest:
-            self._dense.pop((case.task.name, case.replicate))
-            self._fitted = self._pruned = None
+            self._forget(case)
             raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
 
 
@@ -189,12 +200,18 @@ def _handed(licence: type, data: Labeled) -> Labeled | Unlabeled | None:
 
 
 @contextmanager
-def _guarded(stage: str) -> Iterator[None]:
-    """Whatever a method raises is the reason of a failed record."""
-    try:
-        yield
-    except Exception as error:
-        raise CaseFailed(f"{stage}: {type(error).__name__}: {error}") from error
+def _stage(case: Case, stage: str) -> Iterator[None]:
+    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
+    failure: Exception | None = None
+    with _seeded(case), sealed() as asked:
+        try:
+            yield
+        except Exception as error:
+            failure = error
+    if asked:
+        raise BrokenRule(f"{case.method.name} read {asked[0]} in {stage}; a method uses only what it is handed")
+    if failure is not None:
+        raise CaseFailed(f"{stage}: {type(failure).__name__}: {failure}") from failure
 
 
 @contextmanager
@@ -214,17 +231,29 @@ def _seeded(case: Case) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def _achieved(target: Target, net: Network, pruned: Pruned) -> float:
-    """The sparsity counted on the weights, held against the target: to one weight, or one a layer."""
-    removed, weights = 0, 0
-    for name, dense in net.weights.items():
-        zero = (pruned.state[name] == 0) & ((dense != 0) | ~pruned.mask[name])
-        removed, weights = removed + int(zero.sum()), weights + dense.numel()
-        if target.scope == "layer" and abs(int(zero.sum()) - target.sparsity * dense.numel()) > 1:
-            raise BrokenRule(f"{name} has sparsity {float(zero.float().mean()):.6f}, the target is {target.sparsity}")
-    if target.scope == "global" and abs(removed - target.sparsity * weights) > 1:
-        raise BrokenRule(f"{removed} of {weights} weights are zero, the target is sparsity {target.sparsity}")
-    return removed / weights
+def _achieved(case: Case, net: Network, pruned: Pruned) -> float:
+    """The sparsity, counted on the weights; these and the mask meet the target to one weight, or one a layer."""
+    target, name = case.target, case.method.name
+    missing = (net.state().keys() - pruned.state.keys()) | (net.weights.keys() - pruned.mask.keys())
+    if missing:
+        raise BrokenRule(f"{name} returned no state or mask for {', '.join(sorted(missing))}")
+    counts: dict[str, dict[str, int]] = {"zero": {}, "outside the mask": {}}
+    for layer, dense in net.weights.items():
+        masked = ~pruned.mask[layer]
+        counts["zero"][layer] = int(((pruned.state[layer] == 0) & ((dense != 0) | masked)).sum())
+        counts["outside the mask"][layer] = int(masked.sum())
+    sizes = {layer: dense.numel() for layer, dense in net.weights.items()}
+    for what, found in counts.items():
+        groups = list(sizes) if target.scope == "layer" else []
+        parts = [([layer], f"of {layer}") for layer in groups] or [(list(sizes), "in all")]
+        for layers, where in parts:
+            removed, weights = sum(found[layer] for layer in layers), sum(sizes[layer] for layer in layers)
+            if abs(removed - target.sparsity * weights) > 1:
+                raise BrokenRule(
+                    f"{name}: {removed} of {weights} weights {where} are {what}; "
+                    f"the target is sparsity {target.sparsity}"
+                )
+    return sum(counts["zero"].values()) / sum(sizes.values())
 
 
 def _overlap(net: Network, pruned: Pruned) -> float:
@@ -233,13 +262,3 @@ def _overlap(net: Network, pruned: Pruned) -> float:
     sparsity = 1 - int(kept.sum()) / len(kept)
     magnitude = keep_largest({name: weight.abs() for name, weight in net.weights.items()}, Target(sparsity))
     return int((kept & flatten(magnitude)).sum()) / max(1, int(kept.sum()))
-
-
-def _check_registered(case: Case, scores: Scores) -> None:
-    """The dense network reproduces its registered accuracy to two images."""
-    registered = case.task.accuracies
-    if registered and abs(scores.correct - registered[case.replicate] * scores.total) > 2.0001:
-        raise BrokenRule(
-            f"{case.task.name}, checkpoint {case.replicate}: {scores.correct} of {scores.total} right, registered "
-            f"accuracy is {registered[case.replicate]}; do not trust this machine's numbers before that is explained"
-        )

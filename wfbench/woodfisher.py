@@ -7,12 +7,13 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from wfbench.curvature.inverse import WoodburyInverse, gram
+from wfbench.curvature.gram import gram
+from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network, flatten, unflatten
-from wfbench.obs import independent_update, joint_update, saliency
+from wfbench.obs import independent_update, joint_update, joint_update_and_rescore, saliency
 from wfbench.pruner import Fitted, Pruned, Pruner
 from wfbench.sparsity import Scope, Target, keep_largest
 
@@ -83,8 +84,10 @@ class FittedWoodFisher:
                 gone = ~kept if mask is None else mask & ~kept
                 known = None if known is None else known - gram(self.gradients.rows, gone)
                 inverse = self.inverse(kept, known)
-            if self.update == "joint":
-                w, diagonal = joint_update(inverse, dense)
+            if self.update == "joint" and last:
+                w = joint_update(inverse, dense)
+            elif self.update == "joint":
+                w, diagonal = joint_update_and_rescore(inverse, dense)
             elif not last:
                 diagonal = inverse.diagonal()
             mask = kept
@@ -132,6 +135,7 @@ class WoodFisher(_Options, Pruner[Labeled]):
 
     name: ClassVar[str] = "woodfisher"
     source: ClassVar[str] = "Singh & Alistarh 2020, eq. 2-5, 10-11"
+    fidelity: ClassVar[str] = "equal to the paper's recursion in float64; no published figure reproduced"
     fisher: Literal["empirical"] = "empirical"
     batch: int = 1
 
@@ -145,6 +149,7 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
 
     name: ClassVar[str] = "woodfisher-unlabeled"
     source: ClassVar[str] = "Singh & Alistarh 2020, eq. 1, with labels drawn from the model"
+    fidelity: ClassVar[str] = "equal to a dense float64 inverse; not a published configuration"
     fisher: Literal["sampled", "exact"] = "sampled"
     draws: int = 1
 
@@ -174,14 +179,6 @@ class WoodFisherJoint(WoodFisher):
 
     name: ClassVar[str] = "woodfisher-joint"
     update: Update = "joint"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WoodFisherFull(WoodFisher):
-    """The full matrix instead of blocks."""
-
-    name: ClassVar[str] = "woodfisher-full"
-    block_size: BlockSize = None
 
 
 @dataclass(frozen=True, kw_only=True)

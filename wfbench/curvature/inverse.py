@@ -10,53 +10,15 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.linalg import solve_triangular
 
+from wfbench.curvature.gram import COLUMNS, block_widths, gram
 from wfbench.errors import WfbenchError
 
-COLUMNS = 1024
-"""Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
-SAMPLES = 128
-"""Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
 CHUNK = 2**21
 """float64 numbers in one batch of blocks."""
-
-
-def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> Float[Tensor, "k k"]:
-    """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit."""
-    k, p = rows.shape
-    tiles = -(-k // SAMPLES)
-    out = rows.new_zeros((tiles, tiles, SAMPLES, SAMPLES), dtype=torch.float64)
-    padded = rows.new_zeros((tiles * SAMPLES, min(COLUMNS, p)), dtype=torch.float64)
-    which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
-    for columns in which.split(COLUMNS):
-        chunk = padded[:, : len(columns)]
-        chunk[:k] = rows[:, columns]
-        parts = chunk.reshape(tiles, SAMPLES, -1)
-        for i in range(tiles):
-            for j in range(i + 1):
-                out[i, j] += parts[i] @ parts[j].T
-    for i in range(tiles):
-        for j in range(i):
-            out[j, i] = out[i, j].T
-    return out.transpose(1, 2).reshape(tiles * SAMPLES, -1)[:k, :k].clone()
-
-
-def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
-    """The widths of the diagonal blocks: one of p, equal ones with a narrower last, or the given ones."""
-    if block_size is None:
-        return [p]
-    if isinstance(block_size, int):
-        if block_size < 1:
-            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, or None for the full matrix")
-        whole, rest = divmod(p, block_size)
-        return [block_size] * whole + [rest] * (rest > 0)
-    widths = list(block_size)
-    if min(widths, default=0) < 1 or sum(widths) != p:
-        raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
-    return widths
 
 
 class WoodburyInverse:
@@ -117,7 +79,10 @@ class WoodburyInverse:
         """
         if self.kept is None:
             return torch.zeros_like(w, dtype=torch.float64)
-        return self.compensate_and_rescore(w)[0]
+        removed, moved = torch.where(self.kept, 0, w.double()), self._empty()
+        for columns, part in self._parts():
+            moved[columns] = part.compensate(removed[columns])
+        return torch.where(self.kept, moved, 0)
 
     def compensate_and_rescore(self, w: Float[Tensor, " p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """`(compensate(w), diagonal())` from one factorisation: what a stage of removal needs."""
@@ -208,12 +173,16 @@ class _Streamed:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """A batch of diagonal blocks of one width, dual or primal by `min(k, width)`."""
+    """A batch of diagonal blocks of one width, dual or primal by `min(k, width)`.
 
-    rows: Float[Tensor, "blocks k width"]
-    unmasked: Float[Tensor, "blocks k width"]
+    The dual form holds only the columns `index` that are kept (a batch is as wide as its fullest block).
+    """
+
+    rows: Float[Tensor, "blocks k m"]
+    index: Int[Tensor, "blocks m"] | None
+    whole: Float[Tensor, "blocks k width"]
     damping: float
-    lower: Float[Tensor, "blocks m m"]
+    lower: Float[Tensor, "blocks s s"]
 
     @classmethod
     def of(
@@ -224,39 +193,51 @@ class _Blocks:
         damping: float,
         kept: Bool[Tensor, " p"] | None,
     ) -> "_Blocks":
-        def cut(mask: Bool[Tensor, " p"] | None) -> Float[Tensor, "blocks k width"]:
-            return _wide(rows, columns, mask).unflatten(1, (-1, width)).transpose(0, 1)
-
-        unmasked = cut(None)
-        wide = unmasked if kept is None else cut(kept)
-        small = wide @ wide.mT if rows.shape[0] <= width else wide.mT @ wide
-        return cls(wide, unmasked, damping, _cholesky(small, damping))
+        whole = rows[:, columns].double().unflatten(1, (-1, width)).transpose(0, 1)
+        dual, index, wide = rows.shape[0] <= width, None, whole
+        if kept is not None:
+            mask = kept[columns].reshape(-1, width)
+            if dual:
+                index = (~mask).byte().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
+                wide = whole.gather(2, index[:, None].expand(-1, rows.shape[0], -1))
+                mask = mask.gather(1, index)
+            wide = wide * mask[:, None]
+        small = wide @ wide.mT if dual else wide.mT @ wide
+        return cls(wide, index, whole, damping, _cholesky(small, damping))
 
     @property
     def _dual(self) -> bool:
-        return self.rows.shape[1] <= self.rows.shape[2]
+        return self.whole.shape[1] <= self.whole.shape[2]
 
-    def _small(self, u: Float[Tensor, "blocks m"]) -> Float[Tensor, "blocks m"]:
+    def _small(self, u: Float[Tensor, "blocks s"]) -> Float[Tensor, "blocks s"]:
         return torch.cholesky_solve(u[..., None], self.lower)[..., 0]
 
     def _times(self, v: Float[Tensor, "blocks width"]) -> Float[Tensor, "blocks k"]:
+        v = v if self.index is None else v.gather(1, self.index)
         return (self.rows @ v[..., None])[..., 0]
 
     def _transposed(self, u: Float[Tensor, "blocks k"]) -> Float[Tensor, "blocks width"]:
-        return (u[:, None, :] @ self.rows)[:, 0]
+        return self._spread((u[:, None, :] @ self.rows)[:, 0], 0.0)
+
+    def _spread(self, v: Float[Tensor, "blocks m"], elsewhere: float) -> Float[Tensor, "blocks width"]:
+        if self.index is None:
+            return v
+        out = torch.full_like(self.whole[:, 0], elsewhere)
+        return out.scatter_(1, self.index, v)
 
     def diagonal(self) -> Float[Tensor, " columns"]:
         if self._dual:
-            return _dual_diagonal(self.lower, self.rows, self.damping).flatten()
+            found = _dual_diagonal(self.lower, self.rows, self.damping)
+            return self._spread(found, 1 / self.damping).flatten()
         eye = torch.eye(self.lower.shape[-1], dtype=torch.float64, device=self.lower.device)
         return solve_triangular(self.lower, eye.expand_as(self.lower), upper=False).square().sum(-2).flatten()
 
     def solve(self, v: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
-        v = v.reshape(self.rows.shape[0], -1)
+        v = v.reshape(len(self.whole), -1)
         if self._dual:
             first = self._small(self._times(v))
             rest = v - self._transposed(first)
-            rest = _signal(rest - self._transposed(self._small(self._times(rest))), v, self.rows.shape[1])
+            rest = _signal(rest - self._transposed(self._small(self._times(rest))), v, self.whole.shape[1])
             out = self._transposed(self._small(first)) + rest / self.damping
         else:
             out = self._small(v)
@@ -264,7 +245,7 @@ class _Blocks:
         return out.flatten()
 
     def _removed_rows(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, "blocks k"]:
-        return (self.unmasked @ removed.reshape(self.rows.shape[0], -1, 1))[..., 0]
+        return (self.whole @ removed.reshape(len(self.whole), -1, 1))[..., 0]
 
     def compensate(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
         u = self._removed_rows(removed)

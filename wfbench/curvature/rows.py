@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wfbench.curvature.inverse import gram
+from wfbench.curvature.gram import gram
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wfbench.data import Dataset, MapStyle
 from wfbench.errors import WfbenchError
+from wfbench.evaluate import Scores
 
 Split: TypeAlias = tuple[Tensor, Tensor] | MapStyle | Callable[[], tuple[Tensor, Tensor] | MapStyle]
 Module: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -57,6 +58,21 @@ class Task:
         if not isinstance(made, nn.Module):
             raise WfbenchError(f"{self.name}: `module` gave a {type(made).__name__}, not a torch.nn.Module")
         return made
+
+    def check_registered(self, replicate: int, scores: Scores) -> None:
+        """The dense network reproduces its registered accuracy to two images.
+
+        Raises:
+            WfbenchError: it does not.
+        """
+        if not self.accuracies:
+            return
+        registered = self.accuracies[replicate]
+        if abs(scores.correct - registered * scores.total) > 2.0001:
+            raise WfbenchError(
+                f"{self.name}, checkpoint {replicate}: {scores.correct} of {scores.total} right, registered accuracy "
+                f"is {registered}; do not trust this machine's numbers before that is explained"
+            )
 
     @cached_property
     def train_set(self) -> Dataset:

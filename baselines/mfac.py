@@ -1,0 +1,16 @@
+"""M-FAC. Frantar, Kurtic & Alistarh 2021, "M-FAC: Efficient matrix-free approximations of second-order information"."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wfbench.woodfisher import BlockSize, WoodFisher
+
+
+@dataclass(frozen=True, kw_only=True)
+class MFAC(WoodFisher):
+    """WoodFisher with the full matrix: M-FAC computes the same inverse, matrix-free."""
+
+    name: ClassVar[str] = "mfac"
+    source: ClassVar[str] = "Frantar et al. 2021, section 3.1 (static algorithm), without blocks"
+    fidelity: ClassVar[str] = "equal to a dense float64 inverse; no published figure reproduced"
+    block_size: BlockSize = None

@@ -1,0 +1,17 @@
+"""oBERT. Kurtic et al. 2022, "The optimal BERT surgeon"."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wfbench.woodfisher import BlockSize, WoodFisher
+
+
+@dataclass(frozen=True, kw_only=True)
+class OBERT(WoodFisher):
+    """WoodFisher with blocks of 50 and λ = 1e-7."""
+
+    name: ClassVar[str] = "obert"
+    source: ClassVar[str] = "Kurtic et al. 2022, eq. 4-6, unstructured"
+    fidelity: ClassVar[str] = "equal to a dense float64 inverse of its blocks; no published figure reproduced"
+    damping: float = 1e-7
+    block_size: BlockSize = 50

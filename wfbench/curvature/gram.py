@@ -1,0 +1,49 @@
+"""Gram matrices in fixed tiles, and the widths of diagonal blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wfbench.errors import WfbenchError
+
+COLUMNS = 1024
+"""Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
+SAMPLES = 128
+"""Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
+
+
+def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> Float[Tensor, "k k"]:
+    """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit."""
+    k, p = rows.shape
+    tiles = -(-k // SAMPLES)
+    out = rows.new_zeros((tiles, tiles, SAMPLES, SAMPLES), dtype=torch.float64)
+    padded = rows.new_zeros((tiles * SAMPLES, min(COLUMNS, p)), dtype=torch.float64)
+    which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
+    for columns in which.split(COLUMNS):
+        chunk = padded[:, : len(columns)]
+        chunk[:k] = rows[:, columns]
+        parts = chunk.reshape(tiles, SAMPLES, -1)
+        for i in range(tiles):
+            for j in range(i + 1):
+                out[i, j] += parts[i] @ parts[j].T
+    for i in range(tiles):
+        for j in range(i):
+            out[j, i] = out[i, j].T
+    return out.transpose(1, 2).reshape(tiles * SAMPLES, -1)[:k, :k].clone()
+
+
+def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
+    """The widths of the diagonal blocks: one of p, equal ones with a narrower last, or the given ones."""
+    if block_size is None:
+        return [p]
+    if isinstance(block_size, int):
+        if block_size < 1:
+            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, or None for the full matrix")
+        whole, rest = divmod(p, block_size)
+        return [block_size] * whole + [rest] * (rest > 0)
+    widths = list(block_size)
+    if min(widths, default=0) < 1 or sum(widths) != p:
+        raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
+    return widths

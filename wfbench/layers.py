@@ -1,0 +1,108 @@
+"""A prunable layer as a linear map of its input patches: what layer-wise methods work on.
+
+A weight is a matrix of `out` rows (output channels) and `d` columns (one input patch); a grouped convolution is
+`groups` of them, each with patches of its own.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wfbench.errors import WfbenchError
+from wfbench.network import Network, Params
+
+SAMPLES = 32
+"""Samples whose patches are held at a time."""
+
+Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def as_matrices(layer: nn.Module, weight: Tensor) -> Float[Tensor, "g out d"]:
+    """A view of a weight as `groups` matrices, rows output channels, columns patch entries."""
+    return weight.reshape(getattr(layer, "groups", 1), -1, weight[0].numel())
+
+
+def patches(layer: nn.Module, x: Tensor) -> Float[Tensor, "g m d"]:
+    """The rows that the layer multiplies its weight with: one a sample and output position, for every group.
+
+    Raises:
+        WfbenchError: transposed convolutions, and padding other than zeros.
+    """
+    if isinstance(layer, nn.Linear):
+        return x.reshape(1, -1, x.shape[-1])
+    assert isinstance(layer, nn.modules.conv._ConvNd)
+    if layer.transposed or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        raise WfbenchError("transposed convolutions and padding other than zeros have no patches here")
+    channels = x.shape[1]
+    x = functional.pad(x, [side for width in reversed(layer.padding) for side in (width, width)])
+    for axis, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
+        x = x.unfold(2 + axis, (size - 1) * dilation + 1, stride)[..., ::dilation]
+    axes = len(layer.kernel_size)
+    x = x.unflatten(1, (layer.groups, channels // layer.groups))
+    places, window = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
+    return x.permute(1, 0, *places, 2, *window).reshape(layer.groups, -1, layer.weight[0].numel())
+
+
+def second_moments(
+    net: Network, x: Float[Tensor, "n *input"], weights: Params | None = None, only: str | None = None
+) -> dict[str, Float[Tensor, "g d d"]]:
+    """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
+
+    The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
+
+    Args:
+        weights: in place of the dense ones.
+        only: the one layer to look at, by its weight's name.
+    """
+    names = list(net.weights) if only is None else [only]
+    found = {name: _zeros(net, name) for name in names}
+    counts = dict.fromkeys(names, 0)
+
+    def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if (weight := f"{name}.weight".lstrip(".")) in found:
+            rows = patches(layer, inputs[0]).double()
+            found[weight] += rows.mT @ rows
+            counts[weight] += rows.shape[1]
+
+    with torch.no_grad(), net.hooked(keep):
+        for part in x.split(SAMPLES):
+            net.logits(weights or {}, part)
+    return {name: total / max(1, counts[name]) for name, total in found.items()}
+
+
+def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
+    """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
+
+    Args:
+        change: `(name, W [g out d], XᵀX/m [g d d])`, both float64, to the new matrices and their mask (True = kept).
+
+    Returns:
+        weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
+    """
+    weights: Params = dict(net.weights)
+    masks: Params = {}
+    for name in _call_order(net, x[:1]):
+        dense = net.weights[name]
+        moment = second_moments(net, x, weights, only=name)[name]
+        new, mask = change(name, as_matrices(net.layer_of(name), dense).double(), moment)
+        masks[name] = mask.reshape(dense.shape)
+        weights[name] = torch.where(masks[name], new.reshape(dense.shape), 0).to(dense.dtype)
+    return weights, {name: masks[name] for name in net.weights}
+
+
+def _call_order(net: Network, x: Tensor) -> list[str]:
+    order: dict[str, None] = {}
+    with torch.no_grad(), net.hooked(lambda name, *_: order.setdefault(f"{name}.weight".lstrip("."))) as module:
+        module(x.to(net.device))
+    called = [name for name in order if name in net.weights]
+    return called + [name for name in net.weights if name not in order]
+
+
+def _zeros(net: Network, name: str) -> Float[Tensor, "g d d"]:
+    layer, weight = net.layer_of(name), net.weights[name]
+    groups, d = getattr(layer, "groups", 1), weight[0].numel()
+    return torch.zeros((groups, d, d), dtype=torch.float64, device=weight.device)
