@@ -4,8 +4,8 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    *("errors", "cache", "data", "network", "layers", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
-    *("sparsity", "pruner", "woodfisher", "recovery", "evaluate", "train"),
+    *("errors", "cache", "data", "network", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
+    *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "evaluate", "train"),
     *("tasks.models", "tasks.task", "tasks.checkpoints", "tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "store", "plugins", "runner", "suite", "figures", "tables", "pytest_plugin", "cli", "__main__"),
 ]

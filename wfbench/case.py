@@ -161,7 +161,7 @@ def reuse_key(case: Case, module: nn.Module, checkpoint: str, device: torch.devi
     """SHA-256 over code, configuration, data, checkpoint and numerics version: equal keys, equal science fields."""
     classes = {type(part).__module__ for part in module.modules()}
     own = {name for name in classes if not name.startswith("torch.")}
-    roots = {type(case.method).__module__, type(case.recovery).__module__, harness.__name__} | own
+    roots = {harness.__name__} | _modules(case.method) | _modules(case.recovery) | own
     content = {
         "identity": case.identity(),
         "method": options(case.method),
@@ -173,6 +173,12 @@ def reuse_key(case: Case, module: nn.Module, checkpoint: str, device: torch.devi
         "numerics": [numerics(), device.type, BATCH],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _modules(component: object) -> set[str]:
+    """Where the class of a component is written, and those of the components it is made of."""
+    parts = [getattr(component, field.name) for field in fields(component)] if is_dataclass(component) else []
+    return {type(component).__module__}.union(*(_modules(part) for part in parts if is_dataclass(part)))
 
 
 def checkpoint_digest(module: nn.Module) -> str:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from wfbench import woodfisher
+from wfbench.controls import By, LayerMatched
 from wfbench.errors import WfbenchError
 from wfbench.pruner import Pruner
 from wfbench.tasks import digits, fashion
@@ -45,7 +46,13 @@ class Registry:
             self.tasks[task.name] = task
 
     def pruner(self, name: str) -> Pruner[Any]:
-        """The method of that name, or an error that lists the names there are."""
+        """The method of that name, or an error that lists the names there are.
+
+        `magnitude-as-METHOD` and `random-as-METHOD` are the controls of every METHOD.
+        """
+        for by in get_args(By):
+            if (of := name.removeprefix(f"{by}-as-")) != name:
+                return LayerMatched(self.pruner(of), by)
         if name not in self.pruners:
             raise WfbenchError(f'unknown method "{name}"; there are: {", ".join(sorted(self.pruners))}')
         return self.pruners[name]

@@ -64,7 +64,7 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
             raise WfbenchError(f"the scores of {name} contain NaN")
     if target.scope == "global":
         flat = flatten(scores)
-        return unflatten(_keep(flat, target.removed(len(flat))), scores)
+        return unflatten(keep_all_but(target.removed(len(flat)), flat), scores)
     masks = {}
     for name, tensor in scores.items():
         removed = target.removed(tensor.numel())
@@ -73,11 +73,12 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
                 f"sparsity {target.sparsity} keeps 0 of {tensor.numel()} weights in {name}; "
                 'lower it or use scope="global"'
             )
-        masks[name] = _keep(tensor.flatten(), removed).reshape(tensor.shape)
+        masks[name] = keep_all_but(removed, tensor)
     return masks
 
 
-def _keep(scores: Tensor, removed: int) -> Tensor:
-    kept = torch.ones_like(scores, dtype=torch.bool)
-    kept[torch.sort(scores, stable=True).indices[:removed]] = False
-    return kept
+def keep_all_but(removed: int, scores: Tensor) -> Tensor:
+    """The mask (True = kept) of one tensor that drops its `removed` lowest scores; ties keep the later coordinate."""
+    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
+    kept[torch.sort(scores.flatten(), stable=True).indices[:removed]] = False
+    return kept.reshape(scores.shape)

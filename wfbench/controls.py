@@ -1,0 +1,48 @@
+"""Controls: does a method's choice of weights matter, or only how many it takes from each layer?"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+
+from wfbench.network import Network
+from wfbench.pruner import Fitted, Pruned, Pruner
+from wfbench.sparsity import Target, keep_all_but
+
+By: TypeAlias = Literal["magnitude", "random"]
+
+
+@dataclass(frozen=True)
+class LayerMatched(Pruner[Any]):
+    """Magnitude or random pruning with the layer proportions of another method, which sees its data as ever.
+
+    Called `magnitude-as-METHOD` and `random-as-METHOD`. The kept weights stay the dense ones.
+    """
+
+    source: ClassVar[str] = "control"
+    fidelity: ClassVar[str] = "a control, not a published method"
+    method: Pruner[Any]
+    by: By
+
+    def __post_init__(self) -> None:
+        taken = {"name": f"{self.by}-as-{self.method.name}", "scope": self.method.scope, "licence": self.method.licence}
+        for name, value in taken.items():
+            object.__setattr__(self, name, value)
+
+    def fit(self, net: Network, data: Any) -> Fitted:
+        return _Matching(net, self.method.fit(net, data), self.by)
+
+
+@dataclass(frozen=True)
+class _Matching:
+    net: Network
+    fitted: Fitted
+    by: By
+
+    def prune(self, target: Target) -> Pruned:
+        masks = {}
+        for name, kept in self.fitted.prune(target).mask.items():
+            weight = self.net.weights[name]
+            scores = weight.abs() if self.by == "magnitude" else torch.rand(weight.shape).to(weight.device)
+            masks[name] = keep_all_but(int((~kept).sum()), scores)
+        return Pruned.of(self.net, self.net.weights, masks)
