@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params
+from wfbench.sparsity import Target
 
 SAMPLES = 32
 """Samples whose patches are held at a time."""
@@ -74,6 +75,20 @@ def second_moments(
     return {name: total / max(1, counts[name]) for name, total in found.items()}
 
 
+def damped(moment: Float[Tensor, "g d d"], share: float) -> Float[Tensor, "g d d"]:
+    """`H + αI` with α the given share of the group's mean diagonal; the identity for a group without any input."""
+    mean = moment.diagonal(dim1=1, dim2=2).mean(1)
+    alpha = torch.where(mean > 0, share * mean, 1.0)
+    eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    return moment + alpha[:, None, None] * eye
+
+
+def only_layer_scope(method: str, target: Target) -> None:
+    """Raise WfbenchError unless every layer is to reach the target by itself."""
+    if target.scope != "layer":
+        raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')
+
+
 def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
     """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
 
@@ -85,7 +100,7 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
     """
     weights: Params = dict(net.weights)
     masks: Params = {}
-    for name in _call_order(net, x[:1]):
+    for name in call_order(net, x[:1]):
         dense = net.weights[name]
         moment = second_moments(net, x, weights, only=name)[name]
         new, mask = change(name, as_matrices(net.layer_of(name), dense).double(), moment)
@@ -94,7 +109,8 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
     return weights, {name: masks[name] for name in net.weights}
 
 
-def _call_order(net: Network, x: Tensor) -> list[str]:
+def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
+    """Names of the prunable weights in the order of their layers' first calls; those never called come last."""
     order: dict[str, None] = {}
     with torch.no_grad(), net.hooked(lambda name, *_: order.setdefault(f"{name}.weight".lstrip("."))) as module:
         module(x.to(net.device))

@@ -18,7 +18,7 @@ from wfbench.case import Case, Record, checkpoint_digest, environment, options, 
 from wfbench.data import Labeled, Unlabeled, draw, sealed
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import Scores, evaluate
-from wfbench.network import Network, flatten
+from wfbench.network import Network, Params, flatten
 from wfbench.pruner import Fitted, Pruned
 from wfbench.sparsity import Target, keep_largest
 
@@ -77,14 +77,9 @@ class Runner:
         found: dict[str, Any] = {}
         reason = None
         try:
-            self._check_finite(dense.network, "dense")
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
             reason = str(failure)
-        except BrokenRule:
-            self._forget(case)
-            raise
-        self._check_untouched(case, dense)
         handed = (case.method.licence, case.recovery.licence)
         return Record(
             suite=suite,
@@ -99,16 +94,29 @@ class Runner:
             **found,
         )
 
+    def prune(self, case: Case) -> tuple[Pruned, float]:
+        """The pruned network before any recovery, and the seconds that fitting and pruning took.
+
+        Raises:
+            CaseFailed: the method has no result.
+            BrokenRule: as `run`.
+        """
+        dense = self._dense_of(case)
+        with self._watched(case, dense):
+            _check_finite(dense.network.state(), "dense")
+            fitted, fitting = self._fit(case, dense, draw(case.task.train_set, case.budget, case.seed))
+            pruned, pruning = self._prune(case, fitted)
+            _check_finite(pruned.state, "pruned")
+            _achieved(case, dense.network, pruned)
+        return pruned, fitting + pruning
+
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
-        fitted, seconds = self._fit(case, dense, data)
-        pruned, pruning = self._prune(case, fitted)
+        pruned, seconds = self.prune(case)
         began = time.perf_counter()
-        with _stage(case, "recovery"):
+        with self._watched(case, dense), _stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, _handed(case.recovery.licence, data))  # type: ignore[type-var]
-        seconds += pruning + time.perf_counter() - began
-        for name, tensor in recovered.state.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise CaseFailed(f"{name} of the pruned network contains NaN or infinite values")
+        seconds += time.perf_counter() - began
+        _check_finite(recovered.state, "pruned")
         if dense.scores is None:
             dense.scores = self._evaluate(case, dense.module, dense.digest)
             try:
@@ -170,21 +178,19 @@ class Runner:
             self._scores[which] = evaluate(module, case.task.test_set)
         return self._scores[which]
 
-    @staticmethod
-    def _check_finite(net: Network, what: str) -> None:
-        for name, tensor in net.state().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
-
-    def _forget(self, case: Case) -> None:
-        """Nothing that a rule-breaking method may have touched outlives it."""
-        self._dense.pop((case.task.name, case.replicate), None)
-        self._fitted = self._pruned = None
-
-    def _check_untouched(self, case: Case, dense: Dense) -> None:
-        if checkpoint_digest(dense.network._module) != dense.digest:
-            self._forget(case)
-            raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
+    @contextmanager
+    def _watched(self, case: Case, dense: Dense) -> Iterator[None]:
+        """Whatever happens, the dense network is as it was; nothing a rule-breaking method touched outlives it."""
+        try:
+            try:
+                yield
+            finally:
+                if checkpoint_digest(dense.network._module) != dense.digest:
+                    raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
+        except BrokenRule:
+            self._dense.pop((case.task.name, case.replicate), None)
+            self._fitted = self._pruned = None
+            raise
 
 
 def run(case: Case, device: str = "cpu") -> Record:
@@ -229,6 +235,12 @@ def _seeded(case: Case) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+def _check_finite(state: Params, what: str) -> None:
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
 
 
 def _achieved(case: Case, net: Network, pruned: Pruned) -> float:

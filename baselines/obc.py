@@ -1,0 +1,122 @@
+"""OBC / ExactOBS. Frantar & Alistarh 2022, "Optimal brain compression: a framework for accurate post-training
+quantization and pruning", algorithms 1 and 2.
+
+Fidelity: on ten weights equal to exhaustive greedy removal, update to the dense constrained least squares; no published
+figure reproduced. Data augmentation and the statistics correction of their experiments are left out.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.layers import as_matrices, damped, only_layer_scope, second_moments
+from wfbench.network import Params
+from wfbench.sparsity import Scope, keep_largest
+
+CHUNK = 2**21
+"""float64 numbers in the inverses that are downdated at a time: those of a few rows, so that they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class FittedOBC:
+    """Every layer's damped Hessian and the rank of each weight in the layer's merged order of removal."""
+
+    net: Network
+    hessians: dict[str, Tensor]
+    ranks: Params
+
+    def prune(self, target: Target) -> Pruned:
+        only_layer_scope("obc", target)
+        mask = keep_largest(self.ranks, target)
+        weights = {}
+        for name, weight in self.net.weights.items():
+            matrices = as_matrices(self.net.layer_of(name), weight).double()
+            kept = mask[name].reshape(matrices.shape)
+            groups = zip(matrices, kept, self.hessians[name], strict=True)
+            weights[name] = torch.stack([least_squares(*group) for group in groups]).reshape(weight.shape)
+        return Pruned.of(self.net, weights, mask)
+
+
+@dataclass(frozen=True)
+class OBC(Pruner[Unlabeled]):
+    """Exact greedy optimal brain surgeon on each output row's squared error; the rows' losses merged over a layer.
+
+    Args:
+        damping: added to the diagonal of `XXᵀ/m`, as a share of its mean.
+    """
+
+    name: ClassVar[str] = "obc"
+    scope: ClassVar[Scope] = "layer"
+    source: ClassVar[str] = "Frantar & Alistarh 2022, algorithms 1-2, eq. 3-4"
+    fidelity: ClassVar[str] = "equal to exhaustive greedy removal on ten weights; no published figure reproduced"
+    order_invariant: ClassVar[bool] = True
+    damping: float = 0.01
+
+    def fit(self, net: Network, data: Unlabeled) -> Fitted:
+        hessians = {name: damped(h, self.damping) for name, h in second_moments(net, data.inputs).items()}
+        ranks = {}
+        for name, weight in net.weights.items():
+            matrices = as_matrices(net.layer_of(name), weight).double()
+            traces = [trace(w, h) for w, h in zip(matrices, hessians[name], strict=True)]
+            order = torch.cat([found[0] for found in traces])
+            # a weight goes after those that its row loses before it: rows are merged by the running maximum
+            losses = torch.cat([found[1] for found in traces]).cummax(1).values
+            place = losses.flatten().argsort(stable=True).argsort().reshape(order.shape)
+            ranks[name] = torch.empty_like(place).scatter_(1, order, place).reshape(weight.shape).double()
+        return FittedOBC(net, hessians, ranks)
+
+
+def trace(
+    weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"]
+) -> tuple[Int[Tensor, "rows d"], Float[Tensor, "rows d"]]:
+    """For every row, the weights in the order of greedy removal, and what each removal adds to `½ δ H δᵀ`."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    size = max(1, CHUNK // hessian.numel())
+    parts = [_trace(part, inverse) for part in weights.split(size)]
+    return torch.cat([order for order, _ in parts]), torch.cat([losses for _, losses in parts])
+
+
+def _trace(weights: Float[Tensor, "rows d"], inverse: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
+    rows, d = weights.shape
+    every = torch.arange(rows, device=weights.device)
+    w, inverse = weights.clone(), inverse.expand(rows, d, d).clone()
+    left = torch.arange(d, device=weights.device).expand(rows, d).clone()
+    gone = torch.zeros_like(left, dtype=torch.bool)
+    order, losses = torch.empty_like(left), torch.empty_like(weights)
+    for step in range(d):
+        if d - step < 0.75 * left.shape[1]:  # drop the rows and columns of what is gone
+            stay = (~gone).nonzero()[:, 1].reshape(rows, -1)
+            left, w, gone = left.gather(1, stay), w.gather(1, stay), gone.gather(1, stay)
+            inverse = inverse.gather(1, stay[:, :, None].expand(-1, -1, inverse.shape[2]))
+            inverse = inverse.gather(2, stay[:, None, :].expand(-1, stay.shape[1], -1))
+        pivots = inverse.diagonal(dim1=1, dim2=2)
+        loss = (w.square() / (2 * pivots)).masked_fill(gone, torch.inf)
+        losses[:, step], q = loss.min(1)
+        order[:, step] = left[every, q]
+        column, pivot = inverse[every, q], pivots[every, q, None]
+        w -= column * (w[every, q, None] / pivot)
+        inverse.baddbmm_(column[:, :, None], (-column / pivot)[:, None, :])
+        gone[every, q] = True
+        w[every, q] = 0
+        inverse[every, q, q] = 1  # never a pivot again
+    return order, losses
+
+
+def least_squares(
+    weights: Float[Tensor, "rows d"], kept: Tensor, hessian: Float[Tensor, "d d"]
+) -> Float[Tensor, "rows d"]:
+    """The kept weights of every row that minimise `(w − ŵ) H (w − ŵ)ᵀ`; rows that lose nothing stay as they are."""
+    out = weights.clone()
+    size = max(1, CHUNK // hessian.numel())
+    for start in range(0, len(weights), size):
+        part, mask = weights[start : start + size], kept[start : start + size]
+        both = mask[:, :, None] & mask[:, None, :]
+        system = torch.where(both, hessian, 0) + torch.diag_embed((~mask).to(hessian.dtype))
+        wanted = torch.where(mask, part @ hessian, 0)
+        solved = torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
+        out[start : start + size] = torch.where(mask.all(1, keepdim=True), part, solved)
+    return out

@@ -1,0 +1,26 @@
+"""First-order Taylor pruning. Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
+inference", eq. 5-8, for single weights instead of feature maps.
+
+Fidelity: the formula, checked against a loop over samples; no published figure reproduced.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+from wfbench import Labeled, Network, ScorePruner, fisher_rows
+from wfbench.network import Params, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class Taylor(ScorePruner[Labeled]):
+    """Mean over samples of `|g w|`: the change of each sample's loss to first order, nats."""
+
+    name: ClassVar[str] = "taylor"
+    source: ClassVar[str] = "Molchanov et al. 2017, eq. 5-8"
+    fidelity: ClassVar[str] = "equal to the paper's formula for single weights; no published figure reproduced"
+    order_invariant: ClassVar[bool] = True
+
+    def scores(self, net: Network, data: Labeled) -> Params:
+        mean = fisher_rows(net, data).abs().double().sum(0) / sqrt(len(data))
+        return unflatten(flatten(net.weights).double().abs() * mean, net.weights)

@@ -1,0 +1,48 @@
+"""Wanda. Sun et al. 2023, "A simple and effective pruning approach for large language models", eq. 1 and algorithm 1.
+
+Fidelity: score and comparison group (an output row) as published, a filter being a row; no published figure reproduced.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.layers import one_by_one, only_layer_scope
+from wfbench.sparsity import Scope, keep_all_but
+
+
+@dataclass(frozen=True)
+class Wanda(Pruner[Unlabeled]):
+    """`|w_ij| ‖X_j‖₂`, compared within each output row, layer after layer; no update."""
+
+    name: ClassVar[str] = "wanda"
+    scope: ClassVar[Scope] = "layer"
+    source: ClassVar[str] = "Sun et al. 2023, eq. 1 and algorithm 1"
+    fidelity: ClassVar[str] = "equal to the paper's formula; no published figure reproduced"
+    order_invariant: ClassVar[bool] = True
+
+    def fit(self, net: Network, data: Unlabeled) -> Fitted:
+        return FittedWanda(net, data.inputs)
+
+
+@dataclass(frozen=True)
+class FittedWanda:
+    """Nothing is computed beforehand: each layer sees what the pruned ones before it give."""
+
+    net: Network
+    inputs: Tensor
+
+    def prune(self, target: Target) -> Pruned:
+        only_layer_scope("wanda", target)
+
+        def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+            norms = moment.diagonal(dim1=1, dim2=2).sqrt()
+            scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
+            each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
+            masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
+            return matrices, torch.stack(masks).reshape(matrices.shape)
+
+        return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change))
