@@ -17,6 +17,8 @@ class Magnitude(ScorePruner[None]):
 
     name: ClassVar[str] = "magnitude"
     source: ClassVar[str] = "Han et al. 2015, section 3"
+    fidelity: ClassVar[str] = "|w| by definition; no published figure reproduced"
+    order_invariant: ClassVar[bool] = True
 
     def scores(self, net: Network, data: None) -> Params:
         return {name: weight.abs() for name, weight in net.weights.items()}

@@ -15,6 +15,7 @@ class Random(ScorePruner[None]):
 
     name: ClassVar[str] = "random"
     source: ClassVar[str] = "control"
+    fidelity: ClassVar[str] = "a control, not a published method"
 
     def scores(self, net: Network, data: None) -> Params:
         return {name: torch.rand(weight.shape).to(weight.device) for name, weight in net.weights.items()}

@@ -1,10 +1,17 @@
 """Each baseline against its definition."""
 
+import itertools
+import sys
+
+import pytest
 import torch
+from torch import Tensor, nn
+from torch.autograd.functional import hessian
+from torch.func import functional_call
 
 from tests.cases import blob_network, blobs, tiny_network
-from tests.oracles import looped_rows
-from wfbench import Labeled, Network, Target, WoodFisher
+from tests.oracles import blocks_of, curvature, looped_rows
+from wfbench import Labeled, Network, Target, Unlabeled, WoodFisher, fisher_rows
 from wfbench.network import flatten
 from wfbench.plugins import discover
 
@@ -60,3 +67,215 @@ def test_random_masks_differ_from_call_to_call_and_not_from_seed_to_seed() -> No
     torch.manual_seed(0)
     assert torch.equal(first, mask_of("random", net, None, 0.5))
     assert not torch.equal(first, second)
+
+
+def blob_net(n: int = 7, seed: int = 1) -> tuple[Network, Labeled]:
+    x, y = blobs(n, seed)
+    return Network(blob_network().double()), Labeled(x.double(), y)
+
+
+def loss_gradients(net: Network, data: Labeled) -> Tensor:
+    """One backward pass a sample: `[n, p]` gradients of its loss."""
+    p = net.logits({}, data.inputs).softmax(1)
+    cotangents = (p - nn.functional.one_hot(data.labels, 3))[:, None]
+    return looped_rows(net.module(), list(net.weights), data.inputs, cotangents)
+
+
+def test_lamp_is_the_share_of_what_is_left_of_the_layer() -> None:
+    net = Network(blob_network())
+    for name, scores in REGISTRY.pruner("lamp").scores(net, None).items():
+        flat = net.weights[name].flatten().tolist()
+        for w, score in zip(flat, scores.flatten().tolist(), strict=True):
+            assert score == pytest.approx(w**2 / sum(v**2 for v in flat if abs(v) >= abs(w)))
+
+
+def test_lamp_of_a_dead_layer_is_zero() -> None:
+    module = blob_network()
+    module[0].weight.data.zero_()
+    assert not REGISTRY.pruner("lamp").scores(Network(module), None)["0.weight"].any()
+
+
+def test_taylor_and_snip_are_their_formulas() -> None:
+    net, data = blob_net()
+    g, w = loss_gradients(net, data), flatten(net.weights)
+    torch.testing.assert_close(flatten(REGISTRY.pruner("taylor").scores(net, data)), (g * w).abs().mean(0))
+    torch.testing.assert_close(flatten(REGISTRY.pruner("snip").scores(net, data)), (g.mean(0) * w).abs())
+
+
+@pytest.mark.parametrize("n", [7, 70])
+def test_obd_is_the_diagonal_of_the_dense_gauss_newton_matrix(n: int) -> None:
+    net, data = blob_net(n)
+    p = net.logits({}, data.inputs).softmax(1)
+    module, names = net.module(), list(net.weights)
+    ggn = torch.zeros(sum(w.numel() for w in net.weights.values()), dtype=torch.float64)
+    for x, probabilities in zip(data.inputs, p, strict=True):
+        jacobian = looped_rows(module, names, x[None], torch.eye(3, dtype=torch.float64)[None])
+        middle = torch.diag(probabilities) - torch.outer(probabilities, probabilities)
+        ggn += (jacobian.T @ middle @ jacobian).diagonal() / n
+    found = flatten(REGISTRY.pruner("obd").scores(net, Unlabeled(data.inputs)))
+    torch.testing.assert_close(found, 0.5 * flatten(net.weights) ** 2 * ggn)
+
+
+def test_obd_hessian_is_unbiased_for_the_dense_diagonal() -> None:
+    """300 estimates: each mean within 4.5 of its standard errors, so one false alarm in some thousand runs."""
+    net, data = blob_net()
+    module = net.module()
+
+    def loss(vector: Tensor) -> Tensor:
+        parts = dict(zip(net.weights, vector.split([32, 24]), strict=True))
+        weights = {name: part.reshape(net.weights[name].shape) for name, part in parts.items()}
+        return nn.functional.cross_entropy(functional_call(module, weights, (data.inputs,)), data.labels)
+
+    w = flatten(net.weights)
+    expected = 0.5 * w**2 * hessian(loss, w).diagonal()
+    pruner = type(REGISTRY.pruner("obd-hessian"))(probes=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = torch.stack([flatten(pruner.scores(net, data)) for _ in range(300)])
+    assert bool(((found.mean(0) - expected).abs() <= 4.5 * found.std(0) / 300**0.5 + 1e-12).all())
+
+
+@pytest.mark.parametrize(("name", "block", "damping"), [("mfac", None, 1e-5), ("obert", 50, 1e-7)])
+def test_mfac_and_obert_are_the_surgeon_on_dense_blocks(name: str, block: int | None, damping: float) -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Linear(4, 17), nn.Tanh(), nn.Linear(17, 3)).double())  # 68 and 51 weights
+    x, y = blobs(30, 2)
+    data = Labeled(x.double(), y)
+    widths = None if block is None else [50, 18, 50, 1]
+    inverse = torch.linalg.inv(curvature(fisher_rows(net, data), damping, widths))
+    assert widths is None or [part.stop - part.start for part in blocks_of(119, widths)] == widths
+    w = flatten(net.weights)
+    removed = (w**2 / (2 * inverse.diagonal())).argsort()[:71]
+    expected = w - inverse[:, removed] @ (w[removed] / inverse.diagonal()[removed])
+    expected[removed] = 0
+    pruned = REGISTRY.pruner(name).fit(net, data).prune(Target(0.6))
+    found = flatten({key: pruned.state[key] for key in net.weights})
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+CHITA = sys.modules[type(REGISTRY.pruner("chita")).__module__]
+
+
+def regression(seed: int, *, k: int = 5, p: int = 8) -> object:
+    torch.manual_seed(seed)
+    rows = torch.randn(k, p).double()
+    dense = torch.randn(p).double()
+    return CHITA.Regression(rows, rows @ dense + 0.1 * torch.randn(len(rows)).double(), dense, 0.05)
+
+
+def eight_weights(dense: Tensor) -> Network:
+    module = nn.Linear(4, 2, bias=False).double()
+    module.weight.data = dense.reshape(2, 4)
+    return Network(module)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_chita_solves_its_support_exactly_and_lands_between_magnitude_and_the_best_support(seed: int) -> None:
+    problem = regression(seed)
+    every = torch.tensor([[bit in kept for bit in range(8)] for kept in itertools.combinations(range(8), 4)])
+
+    def ridge(kept: Tensor) -> Tensor:
+        part = problem.rows[:, kept]
+        system = part.T @ part + problem.damping * torch.eye(int(kept.sum())).double()
+        solution = torch.zeros(8, dtype=torch.float64)
+        right = part.T @ problem.wanted + problem.damping * problem.dense[kept]
+        solution[kept] = torch.linalg.solve(system, right)
+        return solution
+
+    for kept in every[::9]:
+        torch.testing.assert_close(problem.solve_on(kept), ridge(kept))
+    best = min(problem.value(ridge(kept)) for kept in every)
+    pruned = CHITA.FittedCHITA(eight_weights(problem.dense), problem, 100).prune(Target(0.5))
+    weights, mask = pruned.state["weight"].flatten(), pruned.mask["weight"].flatten()
+    torch.testing.assert_close(weights, ridge(mask))
+    largest = problem.dense.abs() >= problem.dense.abs().sort().values[4]
+    assert (
+        float(values.min()) - 1e-12 <= problem.value(weights) <= problem.value(torch.where(largest, problem.dense, 0))
+    )
+
+
+def test_chita_leaves_magnitudes_support_where_the_large_weights_do_nothing() -> None:
+    rows = torch.tensor([[0, 0, 3.0, 1], [0, 0, 1, 2], [0, 0, 0, 1]], dtype=torch.float64)
+    dense = torch.tensor([5, -4, 1, 1.2], dtype=torch.float64)
+    module = nn.Linear(4, 1, bias=False).double()
+    module.weight.data = dense[None]
+    problem = CHITA.Regression(rows, rows @ dense, dense, 1e-3)
+    pruned = CHITA.FittedCHITA(Network(module), problem, 100).prune(Target(0.5))
+    assert pruned.mask["weight"].tolist() == [[False, False, True, True]]
+
+
+def test_chitas_objective_is_the_quadratic_model_of_the_loss() -> None:
+    net, data = blob_net()
+    g = loss_gradients(net, data)
+    delta = 0.1 * torch.randn(56, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for first_order in (False, True):
+        fitted = type(REGISTRY.pruner("chita"))(first_order=first_order, damping=0.3).fit(net, data)
+        start = fitted.problem.dense
+        change = fitted.problem.value(start + delta) - fitted.problem.value(start)
+        model = 0.5 * (g @ delta).square().mean() + 0.15 * delta.square().sum()
+        model = model + g.mean(0) @ delta if first_order else model
+        assert change == pytest.approx(float(model))
+
+
+SNOWS = sys.modules[type(REGISTRY.pruner("snows")).__module__]
+
+
+def test_snows_on_one_linear_layer_is_least_squares_on_its_mask() -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Linear(6, 3)).double())
+    x = torch.randn(40, 6, dtype=torch.float64)
+    pruner = type(REGISTRY.pruner("snows"))(horizon=1, newton=3, products=30, damping=0.0)
+    pruned = pruner.fit(net, Unlabeled(x)).prune(Target(0.5))
+    dense, mask = net.weights["0.weight"], pruned.mask["0.weight"]
+    assert torch.equal(mask, dense.abs() >= dense.abs().flatten().sort().values[9])
+    for row in range(3):
+        expected = torch.linalg.lstsq(x[:, mask[row]], (x @ dense[row])[:, None]).solution[:, 0]
+        torch.testing.assert_close(pruned.state["0.weight"][row][mask[row]], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_snows_conjugate_gradients_solve_and_stop_at_negative_curvature() -> None:
+    torch.manual_seed(0)
+    root = torch.randn(5, 5, dtype=torch.float64)
+    matrix, right = root @ root.T + torch.eye(5).double(), torch.randn(5, dtype=torch.float64)
+    found = SNOWS.conjugate_gradients(lambda v: matrix @ v, right, 20, 0.0)
+    torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-4, atol=1e-6)
+    assert torch.equal(SNOWS.conjugate_gradients(lambda v: -v, right, 20, 0.0), right)
+
+
+@pytest.mark.parametrize("sparsity", [0.4, 0.8])
+def test_snows_brings_the_features_of_a_deep_network_back(sparsity: float) -> None:
+    net, data = blob_net(30)
+    pruned = REGISTRY.pruner("snows").fit(net, Unlabeled(data.inputs)).prune(Target(sparsity))
+    assert torch.equal(
+        flatten({key: pruned.mask[key] for key in net.weights}), mask_of("magnitude", net, None, sparsity)
+    )
+    masked = {key: torch.where(pruned.mask[key], weight, 0) for key, weight in net.weights.items()}
+    dense = net.logits({}, data.inputs)
+    before = (net.logits(masked, data.inputs) - dense).norm()
+    after = (net.logits({key: pruned.state[key] for key in net.weights}, data.inputs) - dense).norm()
+    assert float(after) < 0.9 * float(before)
+
+
+@pytest.mark.parametrize("by", ["magnitude", "random"])
+@pytest.mark.parametrize("of", ["lobs-global", "woodfisher-unlabeled-joint", "magnitude-layer"])
+def test_controls_take_from_each_layer_what_the_method_takes(by: str, of: str) -> None:
+    net, data = blob_net(20)
+    pruner, control = REGISTRY.pruner(of), REGISTRY.pruner(f"{by}-as-{of}")
+    assert (control.licence, control.scope, control.track) == (pruner.licence, pruner.scope, pruner.track)
+    handed = None if pruner.track == "data-free" else Unlabeled(data.inputs)
+    target = Target(0.6, scope=pruner.scope)
+    method, matched = pruner.fit(net, handed).prune(target), control.fit(net, handed).prune(target)
+    for name, weight in net.weights.items():
+        kept = matched.mask[name]
+        assert int(kept.sum()) == int(method.mask[name].sum())
+        assert torch.equal(matched.state[name], torch.where(kept, weight, 0))
+        if by == "magnitude" and 0 < int(kept.sum()) < kept.numel():
+            assert weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
+def test_every_method_says_where_it_comes_from_and_how_faithful_it_is() -> None:
+    for name, pruner in REGISTRY.pruners.items():
+        assert pruner.source, name
+        assert pruner.patterns == ("unstructured",)
+        if type(pruner).__module__ != "wfbench.woodfisher":
+            assert pruner.fidelity, name

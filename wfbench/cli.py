@@ -1,4 +1,4 @@
-"""`wfbench`: list, fetch, train, tables, doctor."""
+"""`wfbench`: list, check, fetch, train, tables, doctor."""
 
 import argparse
 import json
@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+from tqdm import tqdm
 
-from wfbench import tables
+from wfbench import checks, tables
 from wfbench.cache import cache_folder
 from wfbench.case import environment
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import evaluate
-from wfbench.plugins import Registry, discover
+from wfbench.plugins import Registry, discover, pruners_in
 from wfbench.store import latest, read
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.recipes import RECIPES
@@ -50,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("list", _list, "List methods and tasks.")
     _plugin_paths(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
+    checking = command("check", _check, "Run the conformance kit on methods: what every plugin must keep.")
+    checking.add_argument(
+        "targets", nargs="+", metavar="TARGET", help="a method's name, or a file or folder of methods"
+    )
+    checking.add_argument("--json", action="store_true", help="print JSON")
+    _plugin_paths(checking)
     fetching = command("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
     fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
     training = command("train", _train, "Train the dense checkpoint of a task by its recorded recipe.")
@@ -89,9 +96,10 @@ def _list(options: argparse.Namespace) -> int:
         {
             "name": name,
             "licence": pruner.track,
-            "patterns": ["unstructured"],
+            "patterns": list(pruner.patterns),
             "scope": pruner.scope,
             "source": pruner.source,
+            "fidelity": pruner.fidelity,
             "about": (type(pruner).__doc__ or "").strip().splitlines()[0],
         }
         for name, pruner in sorted(registry.pruners.items())
@@ -107,6 +115,27 @@ def _list(options: argparse.Namespace) -> int:
         for origin, reason in registry.failures.items():
             print(f"\nleft out: {origin}: {reason}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    registry = _registry(options)
+    outcomes: list[checks.Outcome] = []
+    for target in options.targets:
+        if Path(target).exists():
+            pruners, failures = pruners_in(target)
+            outcomes += [checks.Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
+        else:
+            pruners = [registry.pruner(target)]
+        for pruner in tqdm(pruners, desc=target, unit="method", leave=False, disable=None):
+            outcomes += checks.check(pruner)
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if options.json:
+        print(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    else:
+        print(tabulate([asdict(outcome) for outcome in outcomes], headers="keys", maxcolwidths=[None, None, None, 80]))
+        methods = len({outcome.method for outcome in outcomes})
+        print(f"\n{methods} methods, {len(outcomes)} checks, {failed} failed")
+    return 1 if failed else 0
 
 
 def _fetch(options: argparse.Namespace) -> int:

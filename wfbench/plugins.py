@@ -90,6 +90,14 @@ def _guarded(registry: Registry, origin: str, add: Any) -> None:
         registry.failures[origin] = f"{type(error).__name__}: {error}"
 
 
+def pruners_in(path: str) -> tuple[list[Pruner[Any]], dict[str, str]]:
+    """The methods of a file or folder, whatever names are taken elsewhere, and the files that failed, with reasons."""
+    registry = Registry()
+    for file in python_files([path]):
+        _guarded(registry, str(file), lambda file=file: registry.add_pruners(pruners_of(load(file)), str(file)))
+    return list(registry.pruners.values()), registry.failures
+
+
 def python_files(paths: Iterable[str]) -> list[Path]:
     """The files named, and those directly inside the folders named, sorted; names with `_` first are left out."""
     found: list[Path] = []
