@@ -21,13 +21,21 @@ def test_list_names_methods_and_tasks(capsys: pytest.CaptureFixture[str]) -> Non
     assert methods["woodfisher-unlabeled"]["licence"] == "unlabeled"
     assert methods["magnitude"]["licence"] == "data-free"
     assert methods["magnitude-layer"]["scope"] == "layer"
+    baselines = "magnitude magnitude-layer lamp random lobs lobs-global kfac kfac-sampled kfac-exact diag-fisher obd"
+    later = "obd-hessian obc sparsegpt wanda chita snows taylor snip mfac obert"
+    assert {*baselines.split(), *later.split()} <= methods.keys()
+    for entry in methods.values():
+        assert entry["patterns"] == ["unstructured"]
+        assert entry["licence"] in ("labeled", "unlabeled", "data-free")
+        assert entry["source"]
+        assert entry["fidelity"]
     assert next(task["name"] for task in found["tasks"]) == "digits-cnn"
     assert main(["list"]) == 0
     assert "woodfisher" in capsys.readouterr().out
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("list", "fetch", "train", "tables", "doctor"):
+    for command in ("list", "check", "fetch", "train", "tables", "doctor"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -1,10 +1,13 @@
 """What the README tells people to do works as written."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.test_rules import case_of
 from wfbench import run
+from wfbench.checks import check
 from wfbench.plugins import discover
 
 ROOT = Path(__file__).parent.parent
@@ -18,12 +21,28 @@ def test_the_blocks_are_a_method_and_a_task_that_run_together(tmp_path: Path) ->
     (tmp_path / "my_task.py").write_text(task)
     registry = discover([str(tmp_path / "my_method.py")], [str(tmp_path / "my_task.py")])
     assert not registry.failures
+    assert not [outcome for outcome in check(registry.pruner("gradient-times-weight")) if outcome.status == "failed"]
     ours = registry.task("two-clouds")
     for name in ("gradient-times-weight", "woodfisher", "magnitude"):
         record = run(case_of(registry.pruner(name), task=ours))
         assert record.status == "ok"
     assert record.dense_accuracy is not None
     assert record.dense_accuracy > 0.75
+
+
+def test_the_blocks_join_a_suite_with_the_built_in_methods_and_stand_in_its_table(tmp_path: Path) -> None:
+    method, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "my_method.py").write_text(method)
+    (tmp_path / "my_task.py").write_text(task)
+    command = [sys.executable, "-m", "pytest", "suites", "-q", "-m", "unstructured", "--results", str(tmp_path / "out")]
+    paths = ["--baseline-path", str(tmp_path / "my_method.py"), "--task-path", str(tmp_path / "my_task.py")]
+    grid = ["--tasks", "two-clouds", "--budgets", "10", "--sparsities", "0.5", "--recoveries", "none", "--seeds", "1"]
+    done = subprocess.run([*command, *paths, *grid], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "out" / "tables" / "unstructured.md").read_text()
+    assert "## two-clouds, 10 samples" in table
+    for name in ("gradient-times-weight", *discover().pruners):
+        assert f"| {name} " in table
 
 
 def test_the_commands_and_methods_named_exist() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -11,46 +12,76 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 STYLES = (("o", "-"), ("s", "--"), ("^", ":"))
 
 
+NAMED = 8
+ALWAYS = ("magnitude", "woodfisher")
+GREY = "#BBBBBB"
+
+
 def budgets(summary: pd.DataFrame, recovery: str = "none") -> Figure:
-    """Accuracy against data budget: a row a task, a column a sparsity, a line a method, bars the 95 % intervals."""
+    """Accuracy against data budget: a row a task, a column a sparsity, a line a method, bars the 95 % intervals.
+
+    The eight methods with the best mean accuracy, magnitude and woodfisher have a name; the others are grey.
+    """
     shown = summary[(summary["recovery"] == recovery) & summary["accuracy"].notna()]
     tasks, sparsities = sorted(shown["task"].unique()), sorted(shown["sparsity"].unique())
-    methods = sorted(shown["method"].unique())
-    figure = Figure(figsize=(3.2 * len(sparsities) + 2.2, 2.4 * len(tasks) + 0.6), layout="constrained")
+    looks = _looks(shown)
+    figure = Figure(figsize=(2.6 * len(sparsities) + 2.2, 2.4 * len(tasks) + 0.6), layout="constrained")
     axes = figure.subplots(len(tasks), len(sparsities), sharex=True, sharey="row", squeeze=False)
     for row, task in enumerate(tasks):
         for column, sparsity in enumerate(sparsities):
             axis, cell = axes[row, column], shown[(shown["task"] == task) & (shown["sparsity"] == sparsity)]
-            for number, method in enumerate(methods):
-                line = cell[cell["method"] == method].sort_values("budget")
-                marker, style = STYLES[number // len(COLOURS) % len(STYLES)]
-                axis.errorbar(
-                    line["budget"] * 1.03 ** (number - len(methods) / 2),
-                    100 * line["accuracy"],
-                    100 * line["half_width"].fillna(0),
-                    color=COLOURS[number % len(COLOURS)],
-                    marker=marker,
-                    linestyle=style,
-                    markersize=3,
-                    linewidth=1,
-                    elinewidth=0.6,
-                    ecolor=(*to_rgb(COLOURS[number % len(COLOURS)]), 0.35),
-                    label=method,
-                )
+            if row == 0:
+                axis.set_title(f"{100 * sparsity:g} % of weights removed", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(f"{task}\naccuracy, %", fontsize=9)
+            if cell.empty:
+                axis.set_axis_off()
+                continue
+            for number, (method, look) in enumerate(looks.items()):
+                _line(axis, cell[cell["method"] == method], 1.03 ** (number - len(looks) / 2), method, look)
             axis.axhline(100 * cell["dense_accuracy"].mean(), color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
             axis.set(xscale="log", ylim=(0, 100), xticks=sorted(shown["budget"].unique()))
             axis.set_xticklabels([f"{budget:g}" for budget in sorted(shown["budget"].unique())])
             axis.minorticks_off()
-            if row == 0:
-                axis.set_title(f"{100 * sparsity:g} % of weights removed", fontsize=9)
+            axis.tick_params(labelsize=8, labelbottom=True)
             if row == len(tasks) - 1:
                 axis.set_xlabel("calibration samples", fontsize=9)
-            if column == 0:
-                axis.set_ylabel(f"{task}\naccuracy, %", fontsize=9)
-            axis.tick_params(labelsize=8)
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _looks(shown: pd.DataFrame) -> dict[str, tuple[str, str, str] | None]:
+    """Colour, marker and line of each method, best mean accuracy first; None for those that stay grey, drawn first."""
+    means = shown.groupby("method")["accuracy"].mean().sort_values(ascending=False, kind="stable")
+    named = [name for place, name in enumerate(means.index) if place < NAMED or name in ALWAYS]
+    styles = {
+        name: (COLOURS[number % len(COLOURS)], *STYLES[number // len(COLOURS) % len(STYLES)])
+        for number, name in enumerate(named)
+    }
+    return dict.fromkeys(sorted(set(means.index) - set(named))) | styles
+
+
+def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple[str, str, str] | None) -> None:
+    line = line.sort_values("budget")
+    budget, accuracy = line["budget"], 100 * line["accuracy"]
+    if look is None:
+        axis.plot(budget, accuracy, color=GREY, linewidth=0.6, label="others")
+        return
+    colour, marker, style = look
+    axis.errorbar(
+        budget * shift,
+        accuracy,
+        100 * line["half_width"].fillna(0),
+        color=colour,
+        marker=marker,
+        linestyle=style,
+        markersize=3,
+        linewidth=1.2,
+        elinewidth=0.6,
+        ecolor=(*to_rgb(colour), 0.35),
+        label=method,
+    )
 
 
 def write(results: Path, suite: str, summary: pd.DataFrame) -> list[Path]:
