@@ -7,8 +7,8 @@ ORDER = [
     *("errors", "cache", "data", "network", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
     *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "evaluate", "train"),
     *("tasks.models", "tasks.task", "tasks.checkpoints", "tasks.digits", "tasks.fashion", "tasks.recipes"),
-    *("case", "store", "plugins", "runner", "trial", "checks", "suite", "figures", "tables"),
-    *("pytest_plugin", "cli", "__main__"),
+    *("case", "store", "plugins", "runner", "trial", "checks", "suite"),
+    *("stats", "summary", "tables", "figures", "pages", "pytest_plugin", "cli", "__main__"),
 ]
 
 

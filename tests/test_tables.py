@@ -1,15 +1,17 @@
 """Tables against numbers worked out by hand; the same bytes from the same records (rule 16)."""
 
+import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
 import pytest
-from scipy import stats
 
-from wfbench import figures, tables
+from wfbench import figures, load_results, pages, summary
+from wfbench.cli import main
 
 
 def record(seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
@@ -21,54 +23,189 @@ def record(seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def cells(records: list[dict[str, Any]]) -> pd.DataFrame:
+    return summary.cells(summary.frame_of(records))
+
+
+def text_of(records: list[dict[str, Any]], page: str = "") -> str:
+    return pages.render("s", records)[f"tables/s{page}.md"].decode()
+
+
 def test_mean_and_student_interval() -> None:
-    (row,) = tables.summarise([record(0, 0.6), record(1, 0.7), record(2, 0.8)]).to_dict("records")
+    (row,) = cells([record(0, 0.6), record(1, 0.7), record(2, 0.8)]).to_dict("records")
     assert row["accuracy"] == pytest.approx(0.7)
     assert row["half_width"] == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)  # t, two degrees of freedom
     assert (row["draws"], row["failed"]) == (3, 0)
 
 
-def test_half_width_equals_scipys_interval() -> None:
-    values = np.array([0.2, 0.5, 0.55, 0.9])
-    low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
-    assert tables.half_width(values) == pytest.approx((high - low) / 2)
-    assert math.isnan(tables.half_width(values[:1]))
-
-
-def test_failures_are_shown_and_do_not_count_in_the_mean() -> None:
+def test_rule_13_failures_are_shown_and_do_not_count_in_the_mean() -> None:
     records = [record(0, 0.6), record(1, None), record(0, None, method="n"), record(0, 0.5, method="one")]
-    summary = tables.summarise(records).set_index("method")
-    assert summary.loc["m", "accuracy"] == pytest.approx(0.6)
-    assert summary.loc["m", "failed"] == 1
-    text = tables.markdown("s", tables.summarise(records))
+    found = cells(records).set_index("method")
+    assert found.loc["m", "accuracy"] == pytest.approx(0.6)
+    assert found.loc["m", "failed"] == 1
+    text = text_of(records)
     assert "60.0 (1 failed)" in text
     assert "failed (1)" in text
     assert "| 50.0 " in text
+    reasons = text_of([record(0, None, reason="fit: it broke"), record(1, None, reason="fit: it broke")], "-failures")
+    assert "fit: it broke" in reasons
+    assert "| 2 " in reasons
 
 
 def test_masks_that_are_magnitudes_are_marked() -> None:
-    records = [record(seed, 0.6, magnitude_overlap=0.985) for seed in range(2)]
-    assert "60.0 ± 0.0 ≈" in tables.markdown("s", tables.summarise(records))
-    records = [record(seed, 0.6, magnitude_overlap=1.0, method="magnitude") for seed in range(2)]
-    assert "≈ |" not in tables.markdown("s", tables.summarise(records))
+    assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(2)])
+    assert "≈ |" not in text_of([record(seed, 0.6, magnitude_overlap=1.0, method="magnitude") for seed in range(2)])
 
 
-def test_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
-    records = [
-        record(seed, 0.1 * seed + 0.05 * len(method), method=method, sparsity=sparsity, budget=budget)
-        for seed in range(3)
-        for method in ("a", "bb")
+def many(methods: tuple[str, ...] = ("magnitude", "bb", "ccc"), draws: int = 3) -> list[dict[str, Any]]:
+    return [
+        record(
+            seed,
+            None if (method, seed, budget) == ("ccc", 1, 4) else 0.3 + 0.02 * seed + 0.05 * len(method) + 0.02 * budget,
+            method=method, sparsity=sparsity, budget=budget, task=task, recovery=recovery,
+            environment={"torch": "2.15.0", "machine": "a machine", "threads": 1},
+        )
+        for task in ("t", "u")
+        for seed in range(draws)
+        for method in methods
         for sparsity in (0.5, 0.9)
         for budget in (4, 16)
-    ]
+        for recovery in ("none", "batchnorm")
+    ]  # fmt: skip
+
+
+def test_rule_16_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Path) -> None:
+    records = many()
     outputs = []
     for number, ordered in enumerate((records, records[::-1], records)):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ordered))
-        outputs.append([(path.name, path.read_bytes()) for path in tables.write_all(folder)])
+        outputs.append([(path.name, path.read_bytes()) for path in pages.write_all(folder)])
     assert outputs[0] == outputs[1] == outputs[2]
-    assert [name for name, _ in outputs[0]] == ["s.md", "s.csv", "s.tex", "s.svg"]
+    names = {"", "-budgets", "-recoveries", "-overall", "-samples", "-failures"}
+    assert {name for name, _ in outputs[0]} == {
+        *(f"s{page}.{suffix}" for page in names for suffix in ("md", "tex")), "s.csv", "s.svg",
+    }  # fmt: skip
+
+
+def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in many()))
+    command = ["tables", "--results", str(tmp_path)]
+    assert main(command) == 0
+    assert main([*command, "--check"]) == 0
+    for path in sorted((tmp_path / "tables").iterdir()) + sorted((tmp_path / "figures").iterdir()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + b"?" + content[-1:])
+        assert path.read_bytes() != content, path
+        capsys.readouterr()
+        assert main([*command, "--check"]) == 1
+        assert f"{path.name} is not what the records give" in capsys.readouterr().out
+        path.write_bytes(content)
+    (tmp_path / "tables" / "old.md").write_text("old")
+    (tmp_path / "tables" / "s.csv").unlink()
+    assert main([*command, "--check"]) == 1
+    shown = capsys.readouterr().out
+    assert "tables/old.md comes from no record file" in shown
+    assert "tables/s.csv is missing" in shown
+
+
+def test_pivots_by_budget_and_recovery_hold_the_same_cells() -> None:
+    records = many()
+    budgets = text_of(records, "-budgets")
+    assert "## t, 50 % removed (dense 90.00 %)" in budgets
+    assert "| 4 samples" in budgets
+    (line,) = {line for line in budgets.splitlines() if line.startswith("| bb") and "none" in line}
+    assert [cell.strip() for cell in line.split("|")[4:6]] == ["50.0 ± 5.0", "74.0 ± 5.0"]
+    recoveries = text_of(records, "-recoveries")
+    assert "## t, 4 samples, 50 % removed" in recoveries
+    (line,) = {line for line in recoveries.splitlines() if line.startswith("| bb") and "50.0" in line}
+    assert [cell.strip() for cell in line.split("|")[2:4]] == ["50.0 ± 5.0", "50.0 ± 5.0"]
+
+
+def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_reach() -> None:
+    overall = summary.overall(summary.frame_of(many()))
+    cell = overall[(overall["budget"] == 4) & (overall["recovery"] == "none") & (overall["sparsity"] == 0.5)]
+    ranks = dict(zip(cell["method"], cell["rank"], strict=True))
+    # four blocks without a failure: magnitude, ccc, bb; two where ccc failed: magnitude, bb, ccc
+    assert ranks == pytest.approx({"magnitude": 1, "bb": (4 * 3 + 2 * 2) / 6, "ccc": (4 * 2 + 2 * 3) / 6})
+    assert cell[cell["method"] == "ccc"]["failed"].item() == 2
+    text = text_of(many(), "-overall")
+    assert "out of reach (6 pairs)" in text
+    assert "6 blocks (task × draw) of 2 tasks (t, u)" in text
+    assert "out of reach" not in text_of(many(draws=6), "-overall")
+
+
+def test_differences_are_paired_by_task_and_draw() -> None:
+    found = summary.differences(summary.frame_of(many()))
+    row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
+    assert row["difference"] == pytest.approx(-0.35)
+    assert (row["pairs"], row["p"]) == (6, pytest.approx(2 / 64))
+    assert row["low"] == pytest.approx(row["high"])
+
+
+def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense() -> None:
+    found = summary.efficiency(summary.frame_of(many())).set_index(["task", "sparsity", "recovery", "method", "level"])
+    base = found.loc[("t", 0.5, "none", "magnitude", "magnitude + batchnorm")]
+    assert base["level_accuracy"] == pytest.approx(0.3 + 0.02 + 0.45 + 0.32)
+    assert base["samples"] == pytest.approx(16)
+    assert found.loc[("t", 0.5, "none", "bb", "magnitude + batchnorm")]["samples"] == float("inf")
+    assert "&gt; 16" in text_of(many(), "-samples")
+
+
+def test_structured_cases_show_what_the_shrunk_network_costs() -> None:
+    shrunk = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "latency": 0.0021, "pattern": "filter"}
+    text = text_of([record(seed, 0.6, **shrunk) for seed in range(2)], "-structured")
+    (line,) = {line for line in text.splitlines() if "60.0" in line}
+    shown = [cell.strip() for cell in line.strip("|").split("|")]
+    assert shown == ["none", "m", "global", "0.5", "60.0", "50 %", "33.3 %", "2.10"]
+
+
+def test_results_load_as_a_frame_and_as_parquet(tmp_path: Path) -> None:
+    lines = [record(0, 0.5), record(1, 0.7), record(0, 0.6)]  # the third takes the first one's place
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps({**one, "options": {"a": 1}}) + "\n" for one in lines))
+    frame = load_results(tmp_path)
+    assert frame["accuracy"].tolist() == [0.6, 0.7]
+    assert main(["tables", "--results", str(tmp_path), "--parquet", str(tmp_path / "all.parquet")]) == 0
+    again = pd.read_parquet(tmp_path / "all.parquet")
+    assert again["accuracy"].tolist() == [0.6, 0.7]
+    assert json.loads(again["options"][0]) == {"a": 1}
+    assert load_results(tmp_path / "nothing").empty
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "a\"b'c",
+    "x|y*z_`w`[l](u)",
+    "\\input{/etc/passwd}%&$#",
+    "\u202egnp.exe",
+    "שלום",
+    "=1+1",
+    "a\nb\x1b[31m",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_harmless_in_every_format(name: str) -> None:
+    records = [{**one, "method": name if one["method"] == "bb" else one["method"]} for one in many()]
+    files = {path: content.decode() for path, content in pages.render("s", records).items()}
+    for path, text in files.items():
+        assert "\u202e" not in text
+        assert "\x1b" not in text
+        if path.endswith((".md", ".svg")):
+            assert "<script" not in text
+        if path.endswith(".md"):
+            for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+                assert len({re.sub(r"\\.", "", line).count("|") for line in table.splitlines()}) == 1
+        if path.endswith(".tex"):
+            assert "\\input" not in text
+            assert not re.search(r"(?<!\\)[%&$#_]\W*passwd", text)
+    rows = pd.read_csv(io.StringIO(files["tables/s.csv"]))
+    assert len(rows) == 48
+    assert not rows["method"].str.startswith(("=", "+", "-", "@")).any()
+    assert "\x1b" not in pages.plain(summary.frame_of(records))
 
 
 def test_the_figure_shows_every_method_and_sparsity() -> None:
@@ -79,7 +216,7 @@ def test_the_figure_shows_every_method_and_sparsity() -> None:
         for budget in (4, 16)
         for sparsity in (0.5, 0.9)
     ]
-    figure = figures.budgets(tables.summarise(records))
+    figure = figures.budgets(cells(records))
     assert [axis.get_title() for axis in figure.axes] == ["50 % of weights removed", "90 % of weights removed"]
     for axis in figure.axes:
         lines = {container.get_label(): container[0].get_ydata().tolist() for container in axis.containers}
@@ -87,12 +224,36 @@ def test_the_figure_shows_every_method_and_sparsity() -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "bb"]
 
 
+def test_the_figure_names_the_best_and_the_references_and_greys_the_rest() -> None:
+    names = [f"m{number:02}" for number in range(14)] + ["magnitude", "woodfisher"]
+    records = [record(seed, 0.9 - 0.05 * place, method=name) for place, name in enumerate(names) for seed in range(2)]
+    shown = [text.get_text() for text in figures.budgets(cells(records)).legends[0].get_texts()]
+    assert shown == ["others", *names[:8], "magnitude", "woodfisher"]
+
+
+def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in many()))
+    pages.write_all(tmp_path)
+    path = tmp_path / "figures" / "s.svg"
+    path.write_bytes(path.read_bytes().replace(figures.CREATOR.encode(), b"wfbench, matplotlib 0.1"))
+    assert pages.stale(tmp_path) == []
+
+
 def test_latex_has_booktabs_rules_and_escapes() -> None:
-    text = tables.latex("s", tables.summarise([record(0, 0.6, method="a_b&c"), record(1, 0.7, method="a_b&c")]))
+    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(2)]
+    text = pages.render("s", records)["tables/s.tex"].decode()
     for part in ("\\toprule", "\\midrule", "\\bottomrule", "a\\_b\\&c", "$\\pm$", "50 \\%"):
         assert part in text
     assert "\\hline" not in text
 
 
+def test_the_page_says_what_it_was_made_with() -> None:
+    text = text_of(many())
+    assert "144 cases; torch 2.15.0;" in text
+    assert "machine a machine; threads 1" in text
+    assert text_of(many()[:-1]) != text
+
+
 def test_no_records_is_an_empty_table_and_not_a_crash() -> None:
-    assert tables.plain(tables.summarise([])) == "no records"
+    assert pages.plain(summary.frame_of([])) == "no records"
+    assert "No records." in text_of([])

@@ -9,6 +9,7 @@ from wfbench.network import Network
 from wfbench.pruner import Fitted, Pruned, Pruner, ScorePruner
 from wfbench.runner import run
 from wfbench.sparsity import Target, Unstructured
+from wfbench.summary import load_results
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
 
@@ -32,5 +33,6 @@ __all__ = [
     "WoodburyInverse",
     "draw",
     "fisher_rows",
+    "load_results",
     "run",
 ]

@@ -12,13 +12,14 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from wfbench import checks, tables
+from wfbench import checks, pages
 from wfbench.cache import cache_folder
 from wfbench.case import environment
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import evaluate
 from wfbench.plugins import Registry, discover, pruners_in
 from wfbench.store import latest, read
+from wfbench.summary import write_parquet
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.recipes import RECIPES
 from wfbench.tasks.task import Task
@@ -70,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         help="folder of the checkpoint and its registry.json (default: checkpoints/ in the cache folder)",
     )
     tabling = command("tables", _tables, "Regenerate the tables of every record file.")
+    tabling.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a table or figure is not what the records give"
+    )
+    tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
     tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     doctor = command("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
@@ -161,9 +166,15 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    written = tables.write_all(options.results)
+    if options.check:
+        found = pages.stale(options.results)
+        print("\n".join([*found, "run `wfbench tables`"]) if found else "tables and figures are what the records give")
+        return 1 if found else 0
+    written = pages.write_all(options.results)
     if not written:
         raise WfbenchError(f"no record files (*.jsonl) in {options.results}; run a suite first, or give --results")
+    if options.parquet:
+        written.append(write_parquet(options.results, options.parquet))
     for path in written:
         print(path)
     return 0

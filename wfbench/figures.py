@@ -1,6 +1,6 @@
 """Records to pictures: deterministic SVG, colours that colour-blind readers can tell apart (Okabe & Ito 2008)."""
 
-from pathlib import Path
+from io import BytesIO
 
 import matplotlib
 import pandas as pd
@@ -8,10 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from wfbench.tables import harmless
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = (("o", "-"), ("s", "--"), ("^", ":"))
 
 
+CREATOR = f"wfbench, matplotlib {matplotlib.__version__}"
 NAMED = 8
 ALWAYS = ("magnitude", "woodfisher")
 GREY = "#BBBBBB"
@@ -33,7 +36,7 @@ def budgets(summary: pd.DataFrame, recovery: str = "none") -> Figure:
             if row == 0:
                 axis.set_title(f"{100 * sparsity:g} % of weights removed", fontsize=9)
             if column == 0:
-                axis.set_ylabel(f"{task}\naccuracy, %", fontsize=9)
+                axis.set_ylabel(f"{harmless(task)}\naccuracy, %", fontsize=9)
             if cell.empty:
                 axis.set_axis_off()
                 continue
@@ -80,16 +83,20 @@ def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple
         linewidth=1.2,
         elinewidth=0.6,
         ecolor=(*to_rgb(colour), 0.35),
-        label=method,
+        label=harmless(method),
     )
 
 
-def write(results: Path, suite: str, summary: pd.DataFrame) -> list[Path]:
-    """Write `figures/<suite>.svg`, the same bytes from the same summary; nothing where nothing succeeded."""
-    if summary.empty or not ((summary["recovery"] == "none") & summary["accuracy"].notna()).any():
-        return []
-    path = results / "figures" / f"{suite}.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def render(suite: str, cells: pd.DataFrame) -> dict[str, bytes]:
+    """`figures/<suite>.svg`, the same bytes from the same cells; nothing where nothing succeeded."""
+    if cells.empty or not ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
+        return {}
+    file = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "wfbench", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
-        budgets(summary).savefig(path, metadata={"Date": None, "Creator": "wfbench"})
-    return [path]
+        budgets(cells).savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
+    return {f"figures/{suite}.svg": file.getvalue()}
+
+
+def from_another_matplotlib(name: str, content: bytes) -> bool:
+    """Whether a picture was drawn by another version than this one, whose bytes need not be the same."""
+    return name.endswith(".svg") and b"wfbench, matplotlib" in content and CREATOR.encode() not in content

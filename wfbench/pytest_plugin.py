@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from wfbench import tables
+from wfbench import pages, summary
 from wfbench.case import Case
 from wfbench.errors import WfbenchError
 from wfbench.plugins import Registry, discover
@@ -204,9 +204,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for suite, store in session.stores.items():
         if not store.records:
             continue
-        written = tables.write(session.results, suite, store.records)
+        written = pages.write(session.results, suite, store.records)
         terminalreporter.section(f"wfbench {suite}")
-        terminalreporter.write_line(tables.plain(tables.summarise(store.records)))
+        terminalreporter.write_line(pages.plain(summary.frame_of(store.records)))
         counts = session.counts
         terminalreporter.write_line(
             f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"

@@ -1,71 +1,43 @@
-"""Records to tables: Markdown, CSV and LaTeX, the same bytes from the same records."""
+"""Records to tables: titles, cells of text and notes, which `pages` writes as Markdown, LaTeX and CSV."""
 
-from collections.abc import Iterable
-from pathlib import Path
+import hashlib
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from tabulate import tabulate
 
-from wfbench import figures
-from wfbench.store import latest, read
+from wfbench import summary
 
-GROUP = ["task", "budget", "method", "track", "scope", "pattern", "recovery", "sparsity"]
-
-
-def summarise(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; empty for one draw), counts.
-
-    The mean is over the draws that succeeded; `failed` counts the others.
-    """
-    frame = pd.DataFrame(latest(records))
-    if frame.empty:
-        return pd.DataFrame(columns=[*GROUP, "accuracy"])
-    rows = []
-    for cell, group in frame.groupby(GROUP, sort=True):
-        good = group[group["status"] == "ok"].sort_values(["seed", "replicate"])
-        accuracy = good["accuracy"].to_numpy(dtype=float)
-        rows.append(
-            {
-                **dict(zip(GROUP, cell, strict=True)),
-                "dense_accuracy": good["dense_accuracy"].astype(float).mean() if len(good) else np.nan,
-                "accuracy": accuracy.mean() if len(good) else np.nan,
-                "half_width": half_width(accuracy),
-                "magnitude_overlap": good["magnitude_overlap"].astype(float).mean() if len(good) else np.nan,
-                "draws": len(good),
-                "failed": len(group) - len(good),
-            }
-        )
-    return pd.DataFrame(rows)
+IN_EFFECT = 0.98
+NOTE = (
+    "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval. "
+    "≈: magnitude in effect (the mask shares more than 98 % of its kept weights with global magnitude's)."
+)
 
 
-def half_width(values: np.ndarray) -> float:
-    """Half of the 95 % Student-t interval of the mean; NaN for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+@dataclass(frozen=True)
+class Table:
+    """A title, cells of text, and what a reader must know about them."""
+
+    title: str
+    rows: pd.DataFrame
+    note: str = ""
 
 
-def pivots(summary: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """One table a task and budget: methods down, sparsities across, accuracy in per cent `mean ± half-width`."""
-    found = {}
-    for (task, budget), part in summary.groupby(["task", "budget"], sort=True):
-        dense = part["dense_accuracy"].mean()
-        cells = part.assign(
-            text=[_cell(row) for row in part.itertuples()], sparsity=[f"{100 * s:g} %" for s in part["sparsity"]]
-        )
-        table = cells.pivot(index=["recovery", "method", "track"], columns="sparsity", values="text").fillna("")
-        order = [f"{100 * s:g} %" for s in sorted(part["sparsity"].unique())]
-        table = table[order].reset_index()
-        table = table.sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
-        title = (
-            f"{task}, {budget} samples (dense {100 * dense:.2f} %)" if dense == dense else f"{task}, {budget} samples"
-        )
-        found[title] = table[["method", "track", "recovery", *order]]
-    return found
+def harmless(text: object) -> str:
+    """Text without control and direction characters, which are shown by their code points instead."""
+    return "".join(
+        f"\\u{ord(char):04x}" if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char
+        for char in str(text)
+    )
+
+
+def percent(value: Any) -> str:
+    """A fraction as a sparsity is written."""
+    return f"{100 * value:g} %"
 
 
 def _cell(row: Any) -> str:
@@ -77,75 +49,181 @@ def _cell(row: Any) -> str:
     return f"{100 * row.accuracy:.1f}{width}{same}{failed}"
 
 
-def _grid(table: pd.DataFrame, style: str) -> str:
-    return tabulate(table.to_numpy().tolist(), headers=list(table.columns), tablefmt=style, disable_numparse=True)
+def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.DataFrame:
+    """Methods down (best recovery last in the alphabet, `none` first), `across` across."""
+    cells = part.assign(text=[_cell(row) for row in part.itertuples()])
+    table = cells.pivot(index=["recovery", "method", "track", "scope"], columns=across, values="text").fillna("")
+    order = sorted(part[across].unique())
+    table = table[order].rename(columns=label).reset_index()
+    table = table.sort_values(["recovery", "method", "scope"], key=lambda column: column.replace("none", ""))
+    repeated = table.duplicated(["recovery", "method"], keep=False)
+    table["method"] = table["method"].where(~repeated, table["method"] + " (" + table["scope"] + ")")
+    return table[["method", "track", "recovery", *(label(value) for value in order)]]
 
 
-IN_EFFECT = 0.98
-NOTE = (
-    "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval. "
-    "≈: magnitude in effect (the mask shares more than 98 % of its kept weights with global magnitude's)."
-)
+def _dense(part: pd.DataFrame) -> str:
+    dense = part["dense_accuracy"].mean()
+    return f" (dense {100 * dense:.2f} %)" if dense == dense else ""
 
 
-def markdown(suite: str, summary: pd.DataFrame) -> str:
-    """The suite's tables as Markdown."""
-    parts = [f"# {suite}\n", f"{NOTE}\n"]
-    for title, table in pivots(summary).items():
-        escaped = table.map(lambda text: str(text).replace("|", "\\|"))
-        parts += [f"## {title}\n", _grid(escaped, "pipe") + "\n"]
-    return "\n".join(parts)
+def by_sparsity(cells: pd.DataFrame) -> list[Table]:
+    """One table a task and budget: methods down, sparsities across."""
+    return [
+        Table(f"{task}, {budget} samples{_dense(part)}", _pivot(part, "sparsity", percent))
+        for (task, budget), part in cells.groupby(["task", "budget"], sort=True)
+    ]
 
 
-def plain(summary: pd.DataFrame) -> str:
-    """The suite's tables for a terminal."""
-    parts = [f"{title}\n{_grid(table, 'simple')}\n" for title, table in pivots(summary).items()]
-    return "\n".join([*parts, NOTE]) if parts else "no records"
+def by_budget(cells: pd.DataFrame) -> list[Table]:
+    """One table a task and sparsity: methods down, budgets across."""
+    return [
+        Table(f"{task}, {percent(sparsity)} removed{_dense(part)}", _pivot(part, "budget", lambda n: f"{n} samples"))
+        for (task, sparsity), part in cells.groupby(["task", "sparsity"], sort=True)
+    ]
 
 
-def latex(suite: str, summary: pd.DataFrame) -> str:
-    """The suite's tables as LaTeX (booktabs)."""
-    parts = [f"% {suite}. {NOTE}".replace("%", "\\%").replace("\\%", "%", 1)]
-    for title, table in pivots(summary).items():
-        body = _grid(table.rename(columns=_tex).map(_tex), "latex_raw")
-        lines = [line for line in body.splitlines() if line.strip()]
-        rules = iter(["\\toprule", "\\midrule", "\\bottomrule"])
-        body = "\n".join(next(rules) if line.strip() == "\\hline" else line for line in lines)
-        parts.append(f"\\begin{{table}}\n\\caption{{{_tex(title)}}}\n{body}\n\\end{{table}}")
-    return "\n\n".join(parts) + "\n"
+def by_recovery(cells: pd.DataFrame) -> list[Table]:
+    """One table a task, budget and sparsity: who earned the accuracy, mask and update (down) or recovery (across)?"""
+    found = []
+    for (task, budget, sparsity), part in cells.groupby(["task", "budget", "sparsity"], sort=True):
+        if part["recovery"].nunique() < 2:
+            continue
+        rows = part.assign(text=[_cell(row) for row in part.itertuples()], order=part["accuracy"])
+        table = rows.pivot_table(index=["method", "scope"], columns="recovery", values="text", aggfunc="first")
+        columns = sorted(table.columns, key=lambda name: "" if name == "none" else name)
+        table = table[columns].fillna("").reset_index()
+        found.append(Table(f"{task}, {budget} samples, {percent(sparsity)} removed", table[["method", *columns]]))
+    return found
 
 
-ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-}
+def across_tasks(frame: pd.DataFrame) -> list[Table]:
+    """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
+    overall, differences = summary.overall(frame), summary.differences(frame)
+    found = []
+    for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
+        budget, recovery, sparsity = block
+        rows = part.set_index("method")
+        against = _of_block(differences, block).set_index("method") if len(differences) else differences
+        lines = []
+        for method, row in rows.sort_values(["rank", "accuracy"], ascending=[True, False], kind="stable").iterrows():
+            paired = against.loc[str(method)] if method in against.index else None
+            lines.append(
+                {
+                    "method": method,
+                    "track": row["track"],
+                    "mean": _with_ends(row["accuracy"], row["low"], row["high"]),
+                    "IQM": f"{100 * row['iqm']:.1f}",
+                    "mean rank": f"{row['rank']:.2f}",
+                    "minus magnitude": "" if paired is None else _with_ends(*paired[["difference", "low", "high"]]),
+                    "Holm p": "" if paired is None else _p(paired),
+                    "failed": str(row["failed"]) if row["failed"] else "",
+                }
+            )
+        first = part.iloc[0]
+        names = sorted(_of_block(frame, block)["task"].unique())
+        note = (
+            f"{first['blocks']} blocks (task × draw) of {first['tasks']} tasks ({', '.join(names)}); Friedman "
+            f"p = {first['friedman_p']:.2g}; mean ranks differ at 5 % where {first['critical_difference']:.2f} apart "
+            "(Nemenyi; blocks of one task are not independent, so this is on the bold side)."
+        )
+        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}"
+        found.append(Table(title, pd.DataFrame(lines), note))
+    return found
 
 
-def _tex(text: object) -> str:
-    return "".join(ESCAPES.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in str(text))
+def _of_block(frame: pd.DataFrame, block: Any) -> pd.DataFrame:
+    for name, value in zip(summary.BLOCK, block, strict=True):
+        frame = frame[frame[name] == value]
+    return frame
 
 
-def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
-    """Write `tables/<suite>.md`, `.csv`, `.tex` and `figures/<suite>.svg` under `results`; the paths written."""
-    summary = summarise(records)
-    texts = {
-        "md": markdown(suite, summary),
-        "csv": summary.to_csv(index=False, float_format="%.6f", lineterminator="\n"),
-        "tex": latex(suite, summary),
+def _with_ends(value: float, low: float, high: float) -> str:
+    ends = "" if np.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return "" if np.isnan(value) else f"{100 * value:.1f}{ends}"
+
+
+def _p(row: Any) -> str:
+    return f"{row['holm_p']:.3f}" if row["reachable"] else f"out of reach ({row['pairs']} pairs)"
+
+
+def samples_needed(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and level: how many samples each method needs, by sparsity."""
+    needed = summary.efficiency(frame)
+    found = []
+    for (task, level), part in needed.groupby(["task", "level"], sort=True) if len(needed) else []:
+        cells = part.assign(text=[_needed(row) for row in part.itertuples()])
+        table = cells.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
+        order = sorted(part["sparsity"].unique())
+        table = table[order].rename(columns=percent).reset_index()
+        table = table.sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
+        levels = ", ".join(
+            f"{100 * value:.1f} at {percent(sparsity)}"
+            for sparsity, value in part.groupby("sparsity")["level_accuracy"].first().items()
+        )
+        note = (
+            f"Level, % accuracy: {levels}. Interval by bootstrap over draws; ≤ and > are the ends of the budgets run."
+        )
+        found.append(
+            Table(f"{task}: samples to reach {level}", table[["method", "recovery", *map(percent, order)]], note)
+        )
+    return found
+
+
+def _needed(row: Any) -> str:
+    def one(value: float) -> str:
+        if value == 0:
+            return f"≤ {row.smallest:g}"
+        return f"> {row.largest:g}" if np.isinf(value) else f"{value:.0f}"
+
+    same = one(row.low) == one(row.samples) == one(row.high)
+    return one(row.samples) if same else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
+
+
+def structured(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and budget of structured cases: accuracy, parameters, MACs and latency of the shrunk network."""
+    if "macs" not in frame:
+        return []
+    found = []
+    for (task, budget), part in frame[frame["macs"].notna()].groupby(["task", "budget"], sort=True):
+        keys = ["recovery", "method", "scope", "sparsity"]
+        means = (
+            part.groupby(keys, sort=True)[["accuracy", "params", "dense_params", "macs", "dense_macs", "latency"]]
+            .mean()
+            .reset_index()
+        )
+        rows = [
+            {
+                **{key: row[key] for key in keys},
+                "accuracy": f"{100 * row['accuracy']:.1f}",
+                "parameters": percent(round(row["params"] / row["dense_params"], 3)),
+                "MACs": percent(round(row["macs"] / row["dense_macs"], 3)),
+                "latency, ms": f"{1000 * row['latency']:.2f}",
+            }
+            for _, row in means.iterrows()
+        ]
+        found.append(Table(f"{task}, {budget} samples", pd.DataFrame(rows)))
+    return found
+
+
+def provenance(frame: pd.DataFrame) -> str:
+    """What the numbers were made with, as the records tell it."""
+    if frame.empty or "environment" not in frame:
+        return "No records."
+    seen = {
+        name: sorted({str(found[name]) for found in frame["environment"] if isinstance(found, dict) and name in found})
+        for name in ("torch", "device", "machine", "threads", "evaluation_batch")
     }
-    folder = results / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, text in texts.items():
-        path = folder / f"{suite}.{suffix}"
-        path.write_text(text, encoding="utf-8", newline="\n")
-        written.append(path)
-    return written + figures.write(results, suite, summary)
+    versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
+    extra = [
+        f"{name} {', '.join(sorted({str(value)[:12] for value in frame[name].dropna()}))}"
+        for name in ("commit", "data", "checkpoint")
+        if name in frame
+    ]
+    keys = hashlib.sha256("".join(sorted(frame["key"])).encode()).hexdigest()
+    return "; ".join([f"{len(frame)} cases", versions, *extra, f"reuse keys {keys[:12]}"]) + "."
 
 
-def write_all(results: Path) -> list[Path]:
-    """Regenerate the tables of every record file in `results`."""
-    return [path for file in sorted(results.glob("*.jsonl")) for path in write(results, file.stem, read(file))]
+def failed(frame: pd.DataFrame) -> list[Table]:
+    """One table of what failed, where, how often and why."""
+    found = summary.failures(frame)
+    return [Table("Failed cases", found.astype(str))] if len(found) else []

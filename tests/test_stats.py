@@ -1,0 +1,203 @@
+"""Statistics against scipy, brute force and simulation."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from benchmarks.coverage import covered
+from wfbench import stats
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_the_student_interval_is_scipys(n: int) -> None:
+    values = RANDOM.normal(size=n)
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = stats.student(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert found.estimate == pytest.approx(values.mean())
+
+
+def test_one_value_has_no_interval_and_none_has_nothing() -> None:
+    one = stats.student(np.array([0.5]))
+    assert one.estimate == 0.5
+    assert np.isnan([one.low, one.high]).all()
+    assert np.isnan(stats.student(np.array([])).estimate)
+
+
+@pytest.mark.parametrize("n", [4, 8, 12])
+def test_the_interquartile_mean_leaves_a_quarter_out_on_each_side(n: int) -> None:
+    values = RANDOM.normal(size=n)
+    assert stats.iqm(values) == pytest.approx(np.sort(values)[n // 4 : n - n // 4].mean())
+
+
+def test_the_hierarchical_bootstrap_of_one_task_is_scipys_percentile_bootstrap() -> None:
+    values = RANDOM.normal(size=30)
+    expected = scipy_stats.bootstrap(
+        (values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    found = stats.hierarchical(values[None])
+    spread = expected.high - expected.low
+    assert found.low == pytest.approx(expected.low, abs=0.05 * spread)
+    assert found.high == pytest.approx(expected.high, abs=0.05 * spread)
+
+
+def test_the_hierarchical_bootstrap_is_every_resample_there_is() -> None:
+    """Two tasks of two draws: 4 pairs of tasks x 16 pairs of draws, enumerated."""
+    values = np.array([[0.1, 0.3], [0.6, 0.7]])
+    means = [
+        np.mean([values[task][list(draws)].mean() for task, draws in zip(tasks, picks, strict=True)])
+        for tasks in itertools.product(range(2), repeat=2)
+        for picks in itertools.product(itertools.product(range(2), repeat=2), repeat=2)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    found = stats.hierarchical(values)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.011)
+
+
+def test_missing_draws_are_left_out_and_missing_tasks_count_for_nothing() -> None:
+    values = np.array([[0.4, np.nan, 0.6], [np.nan, np.nan, np.nan], [0.9, 0.9, 0.9]])
+    found = stats.hierarchical(values)
+    assert found.estimate == pytest.approx(0.7)
+    assert 0.4 <= found.low <= 0.7 <= found.high <= 0.9
+    assert np.isnan(stats.hierarchical(np.full((2, 2), np.nan)).estimate)
+    assert np.isnan(stats.hierarchical(np.array([[0.5, np.nan]])).low)
+
+
+@pytest.mark.parametrize("n", [3, 6, 10])
+def test_paired_differences_use_wilcoxons_exact_distribution(n: int) -> None:
+    first, second = RANDOM.normal(1, 1, n), RANDOM.normal(0, 1, n)
+    difference = first - second
+    statistic = min(
+        scipy_stats.rankdata(abs(difference))[difference > 0].sum(),
+        scipy_stats.rankdata(abs(difference))[difference < 0].sum(),
+    )
+    places = np.arange(1, n + 1)
+    every = [places[np.array(signs)].sum() for signs in itertools.product([False, True], repeat=n)]
+    expected = min(1, 2 * np.mean(np.array(every) <= statistic))
+    found = stats.paired(first, second)
+    assert found.p == pytest.approx(expected)
+    assert found.interval == stats.student(difference)
+    assert found.least_p == pytest.approx(2 / 2**n)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-4, 4), min_size=1, max_size=7))
+def test_the_signed_rank_test_counts_every_assignment_of_signs_with_ties_too(difference: list[int]) -> None:
+    nonzero = np.array([value for value in difference if value], dtype=float)
+    ranks = scipy_stats.rankdata(abs(nonzero))
+    statistic = min(ranks[nonzero > 0].sum(), ranks[nonzero < 0].sum())
+    every = [ranks[np.array(signs, dtype=bool)].sum() for signs in itertools.product([0, 1], repeat=len(nonzero))]
+    expected = min(1, 2 * np.mean(np.array(every) <= statistic + 1e-9))
+    assert stats.signed_rank_p(np.array(difference, dtype=float)) == pytest.approx(expected)
+
+
+def test_the_signed_rank_test_is_scipys_exact_one_without_ties() -> None:
+    for n in (4, 12, 25):
+        difference = RANDOM.normal(0.4, 1, n)
+        expected = scipy_stats.wilcoxon(difference, method="exact").pvalue
+        assert stats.signed_rank_p(difference) == pytest.approx(expected)
+
+
+def test_equal_and_missing_pairs() -> None:
+    same = stats.paired(np.ones(4), np.ones(4))
+    assert (same.p, same.interval.estimate) == (1.0, 0.0)
+    some = stats.paired(np.array([1.0, np.nan, 3]), np.array([0.0, 0.0, np.nan]))
+    assert (some.pairs, some.least_p) == (1, 1.0)
+
+
+def test_rule_14_ten_pairs_for_twenty_comparisons_and_no_fewer() -> None:
+    assert stats.reachable(10, 20)
+    assert not stats.reachable(9, 20)
+    assert not stats.reachable(5, 1)
+    best = stats.paired(np.arange(1.0, 11), np.zeros(10)).p
+    assert stats.holm(np.array([best] + [1.0] * 19))[0] <= 0.05
+    best = stats.paired(np.arange(1.0, 10), np.zeros(9)).p
+    assert stats.holm(np.array([best] + [1.0] * 19))[0] > 0.05
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_its_definition(p: list[float]) -> None:
+    order = sorted(range(len(p)), key=lambda i: p[i])
+    expected, running = {}, 0.0
+    for place, index in enumerate(order):
+        running = max(running, min(1, (len(p) - place) * p[index]))
+        expected[index] = running
+    assert stats.holm(np.array(p)).tolist() == pytest.approx([expected[i] for i in range(len(p))])
+
+
+def test_rule_13_a_failed_case_scores_chance_and_ties_for_last() -> None:
+    scores = np.array([[0.9, np.nan, 0.05, 0.5], [np.nan, np.nan, 0.2, 0.1]])
+    assert stats.ranks(scores, 0.1).tolist() == [[1, 3.5, 3.5, 2], [3, 3, 1, 3]]
+
+
+@settings(max_examples=50)
+@given(st.integers(2, 6), st.integers(2, 8), st.integers(0, 1000))
+def test_ranks_of_a_block_add_up(blocks: int, methods: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).integers(0, 4, (blocks, methods)) / 4
+    assert stats.ranks(scores, 0.0).sum(1).tolist() == pytest.approx([methods * (methods + 1) / 2] * blocks)
+
+
+def test_the_critical_difference_is_demsars_table() -> None:
+    """Demšar 2006, table 5(a): q = 1.960 for 2 methods, 2.569 for 4, 3.164 for 10; his example: 1.25 for 4 on 14."""
+    for methods, q in ((2, 1.960), (4, 2.569), (10, 3.164)):
+        expected = q * (methods * (methods + 1) / 6) ** 0.5
+        assert stats.critical_difference(methods, 1) == pytest.approx(expected, rel=1e-3)
+    assert stats.critical_difference(4, 14) == pytest.approx(1.25, abs=0.01)
+
+
+def test_friedman_is_scipys_where_nothing_fails() -> None:
+    scores = RANDOM.uniform(0.2, 1, (12, 4))
+    assert stats.friedman(scores, 0.1) == pytest.approx(scipy_stats.friedmanchisquare(*scores.T).pvalue)
+    assert stats.friedman(np.full((3, 4), np.nan), 0.1) == 1.0
+
+
+def test_a_profile_counts_the_cases_that_reach_each_threshold() -> None:
+    found = stats.profile(np.array([0.2, 0.5, np.nan, 0.9]), np.array([0.0, 0.5, 0.95]))
+    assert found.tolist() == [0.75, 0.5, 0.0]
+
+
+def test_samples_needed_lies_between_budgets_on_a_logarithmic_scale() -> None:
+    budgets, rising = np.array([100.0, 10, 1000]), np.array([[0.6, 0.4, 0.8]] * 4)
+    found = stats.samples_needed(budgets, rising, 0.7)
+    assert found.samples == pytest.approx(10**2.5)
+    assert (found.low, found.high) == pytest.approx((found.samples, found.samples))
+    assert stats.samples_needed(budgets, rising, 0.3).samples == 0
+    assert stats.samples_needed(budgets, rising, 0.9).samples == float("inf")
+    assert stats.samples_needed(budgets, rising, 0.6).samples == pytest.approx(100)
+
+
+def test_samples_needed_has_the_spread_of_its_draws() -> None:
+    budgets = np.array([10.0, 100])
+    accuracies = np.array([[0.5, 0.9], [0.5, 0.7], [0.6, 0.8]])
+    found = stats.samples_needed(budgets, accuracies, 0.75)
+    assert found.low < found.samples < found.high == float("inf")
+
+
+def test_variance_components_are_those_of_the_simulation() -> None:
+    random = np.random.default_rng(3)
+    tasks, draws, repeats = 400, 6, 5
+    values = (
+        random.normal(0, 3, (tasks, 1, 1))
+        + random.normal(0, 2, (tasks, draws, 1))
+        + random.normal(0, 1, (tasks, draws, repeats))
+    )
+    found = stats.variance_components(values)
+    assert (found.task, found.draw, found.method) == pytest.approx((9, 4, 1), rel=0.15)
+    once = stats.variance_components(values[:, :, :1])
+    assert np.isnan(once.method)
+    assert once.draw == pytest.approx(5, rel=0.15)
+    assert np.isnan(stats.variance_components(values[:1]).task)
+
+
+@pytest.mark.parametrize("draws", [3, 5, 10])
+def test_coverage_in_simulation(draws: int) -> None:
+    """95 % for normal draws (binomial error of 300 trials: ±4); what else is narrower, and stays above 75 %."""
+    assert 0.91 <= covered(draws, "student", trials=300) <= 0.99
+    assert 0.75 <= covered(draws, "skewed", trials=300) <= 0.99
+    assert 0.75 <= covered(draws, "hierarchical", trials=300) <= 0.99

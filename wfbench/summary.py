@@ -1,0 +1,210 @@
+"""Records to summaries: one frame a question, numbers only; tables and the report give them their looks."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wfbench import stats
+from wfbench.store import latest, read
+
+GROUP = ["task", "budget", "method", "track", "scope", "pattern", "recovery", "sparsity"]
+BLOCK = ["budget", "recovery", "sparsity"]
+REFERENCE = "magnitude"
+SHARE_OF_DENSE = 0.95
+
+
+def load_results(results: Path | str = "results") -> pd.DataFrame:
+    """Every case of every record file of a folder, one row each, the last record of a case counting.
+
+    Columns are the records' fields (`options` and `environment` hold dictionaries).
+    """
+    files = sorted(Path(results).glob("*.jsonl"))
+    return frame_of(record for file in files for record in latest(read(file)))
+
+
+def write_parquet(results: Path, path: Path) -> Path:
+    """`load_results` as a Parquet file; dictionaries become JSON text."""
+    frame = load_results(results)
+    for name in ("options", "environment"):
+        if name in frame:
+            frame[name] = [json.dumps(found, sort_keys=True) for found in frame[name]]
+    frame.to_parquet(path, index=False)
+    return path
+
+
+def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The last record of every case as a row, in an order that does not depend on that of the records."""
+    frame = pd.DataFrame(latest(records))
+    if frame.empty:
+        return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
+    for name in ("accuracy", "dense_accuracy", "magnitude_overlap", "seconds"):
+        frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
+    return frame.sort_values([*GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
+
+
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN for one draw), counts.
+
+    The mean is over the draws that succeeded; `failed` counts the others.
+    """
+    if frame.empty:
+        return pd.DataFrame(columns=[*GROUP, "accuracy"])
+    rows = []
+    for cell, group in frame.groupby(GROUP, sort=True):
+        good = group[group["status"] == "ok"]
+        interval = stats.student(good["accuracy"].to_numpy(dtype=float))
+        rows.append(
+            {
+                **dict(zip(GROUP, cell, strict=True)),
+                "dense_accuracy": good["dense_accuracy"].mean(),
+                "accuracy": interval.estimate,
+                "half_width": interval.high - interval.estimate,
+                "magnitude_overlap": good["magnitude_overlap"].mean(),
+                "seconds": good["seconds"].mean(),
+                "draws": len(good),
+                "failed": len(group) - len(good),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _pivots(frame: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """For every budget, recovery and sparsity: accuracies, a row for each (task, seed), a column a method.
+
+    Rows are those that every method has a record for; NaN is a failed one.
+    """
+    for block, group in frame.groupby(BLOCK, sort=True):
+        counted = group.assign(there=1).pivot_table(
+            index=["task", "seed"], columns="method", values="there", aggfunc="sum"
+        )
+        wide = group.pivot_table(index=["task", "seed"], columns="method", values="accuracy", dropna=False)
+        complete = counted.index[counted.notna().all(axis=1)]
+        wide = wide.reindex(index=complete, columns=counted.columns)
+        if len(wide):
+            yield block, wide
+
+
+def overall(frame: pd.DataFrame) -> pd.DataFrame:
+    """Over tasks: mean accuracy with the hierarchical bootstrap's interval, mean rank and the critical difference.
+
+    On complete blocks (task × draw). A failed case scores chance in the ranks, where the record tells chance, else
+    nothing; means are over the successes.
+    """
+    rows = []
+    chance = float(frame["chance"].max()) if "chance" in frame else 0.0
+    tracks: dict[str, set[str]] = {}
+    for method, track in zip(frame["method"], frame["track"], strict=True):
+        tracks.setdefault(method, set()).add(track)
+    for block, wide in _pivots(frame):
+        places = stats.ranks(wide.to_numpy(), chance).mean(0)
+        difference = stats.critical_difference(wide.shape[1], len(wide)) if wide.shape[1] > 1 else float("nan")
+        friedman = stats.friedman(wide.to_numpy(), chance)
+        for method, rank in zip(wide.columns, places, strict=True):
+            by_task = wide[method].unstack("seed").to_numpy(dtype=float)
+            interval = stats.hierarchical(by_task)
+            good = wide[method].dropna().to_numpy(dtype=float)
+            rows.append(
+                {
+                    **dict(zip(BLOCK, block, strict=True)),
+                    "method": method,
+                    "track": "/".join(sorted(tracks[method])),
+                    "accuracy": interval.estimate,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "iqm": stats.iqm(good) if len(good) else float("nan"),
+                    "rank": rank,
+                    "critical_difference": difference,
+                    "friedman_p": friedman,
+                    "tasks": wide.index.get_level_values("task").nunique(),
+                    "blocks": len(wide),
+                    "failed": int(wide[method].isna().sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Every method minus the reference, paired by task and draw: mean, interval, Wilcoxon's p, adjusted by Holm.
+
+    `reachable` is False where so few pairs could not be significant among so many comparisons, whatever they were.
+    """
+    rows: list[dict[str, Any]] = []
+    for block, wide in _pivots(frame):
+        if reference not in wide:
+            continue
+        others = [method for method in wide.columns if method != reference]
+        found = [stats.paired(wide[m].to_numpy(dtype=float), wide[reference].to_numpy(dtype=float)) for m in others]
+        adjusted = stats.holm(np.array([one.p for one in found]))
+        for method, one, p in zip(others, found, adjusted, strict=True):
+            rows.append(
+                {
+                    **dict(zip(BLOCK, block, strict=True)),
+                    "method": method,
+                    "reference": reference,
+                    "difference": one.interval.estimate,
+                    "low": one.interval.low,
+                    "high": one.interval.high,
+                    "pairs": one.pairs,
+                    "p": one.p,
+                    "holm_p": p,
+                    "reachable": stats.reachable(one.pairs, len(others)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many samples a method needs to reach magnitude with BatchNorm re-estimation, and 95 % of the dense accuracy.
+
+    For each task, sparsity and recovery, over draws that have every budget. Magnitude's level is its mean over
+    all draws at the largest budget.
+    """
+    rows = []
+    for (task, sparsity), part in frame.groupby(["task", "sparsity"], sort=True) if len(frame) else []:
+        base = part[(part["method"] == REFERENCE) & (part["recovery"] == "batchnorm")]
+        base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
+        levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
+        for (method, recovery), group in part.groupby(["method", "recovery"], sort=True):
+            wide = group.pivot_table(index="seed", columns="budget", values="accuracy").dropna()
+            if len(wide) < 1 or wide.shape[1] < 2:
+                continue
+            for name, level in levels.items():
+                if not np.isfinite(level):
+                    continue
+                needed = stats.samples_needed(wide.columns.to_numpy(dtype=float), wide.to_numpy(), float(level))
+                found = {"samples": needed.samples, "low": needed.low, "high": needed.high}
+                limits = {"smallest": wide.columns.min(), "largest": wide.columns.max(), "draws": len(wide)}
+                where = {"task": task, "sparsity": sparsity, "recovery": recovery, "method": method}
+                rows.append({**where, "level": name, "level_accuracy": level, **found, **limits})
+    return pd.DataFrame(rows)
+
+
+def components(frame: pd.DataFrame) -> pd.DataFrame:
+    """For every budget, recovery and sparsity: standard deviations between tasks and between draws, mean over methods.
+
+    A draw is run once, so its part holds the method's own randomness too.
+    """
+    rows = []
+    for block, wide in _pivots(frame):
+        found = []
+        for method in wide.columns:
+            values = wide[method].unstack("seed").dropna(axis=1).to_numpy(dtype=float)
+            if values.shape[0] > 1 and values.shape[1] > 1:
+                found.append(stats.variance_components(values[:, :, None]))
+        if found:
+            task, draw = np.mean([one.task for one in found]), np.mean([one.draw for one in found])
+            rows.append({**dict(zip(BLOCK, block, strict=True)), "task_sd": task**0.5, "draw_sd": draw**0.5})
+    return pd.DataFrame(rows)
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """What failed, where, how often, and why."""
+    if frame.empty or "reason" not in frame:
+        return pd.DataFrame(columns=["task", "method", "budget", "recovery", "reason", "cases"])
+    failed = frame[frame["status"] == "failed"].fillna({"reason": "no reason given"})
+    grouped = failed.groupby(["task", "method", "budget", "recovery", "reason"], sort=True)
+    return grouped.size().reset_index(name="cases")
