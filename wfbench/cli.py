@@ -1,4 +1,4 @@
-"""`wfbench`: list, check, fetch, train, tables, doctor."""
+"""`wfbench`: list, check, fetch, train, tables, compare, doctor."""
 
 import argparse
 import json
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wfbench import checks, pages
 from wfbench.cache import cache_folder
 from wfbench.case import environment
+from wfbench.compare import compare
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import evaluate
 from wfbench.plugins import Registry, discover, pruners_in
@@ -76,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
     tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    comparing = command(
+        "compare", _compare, "Compare two result folders, paired by case; exit 1 if the second is significantly worse."
+    )
+    comparing.add_argument("a", type=Path, metavar="A", help="results folder")
+    comparing.add_argument("b", type=Path, metavar="B", help="results folder")
+    comparing.add_argument("--all", action="store_true", help="show what did not change, too")
+    comparing.add_argument("--json", action="store_true", help="print JSON")
     doctor = command("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     doctor.add_argument("--device", default="cpu", help="default: cpu")
@@ -178,6 +186,24 @@ def _tables(options: argparse.Namespace) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    found = compare(options.a, options.b)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    changes = found.changes if options.all else found.changes[found.changes["p"] < 1]
+    if options.json:
+        print(changes.to_json(orient="records", indent=1))
+    else:
+        shown = changes.assign(**{name: 100 * changes[name] for name in ("difference", "low", "high")})
+        text = (
+            tabulate(shown.map(pages.harmless).to_dict("records"), headers="keys", floatfmt=".3f") if len(shown) else ""
+        )
+        alone = f"{found.only_in_a} only in A, {found.only_in_b} only in B"
+        print(text, f"{found.pairs} cases in both, {found.identical} of them with the same accuracy; {alone}", sep="\n")
+        print("differences are B minus A, in points of accuracy; a failed case scores 0")
+    return 1 if len(found.worse) else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
