@@ -35,7 +35,7 @@ def test_list_names_methods_and_tasks(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("list", "check", "fetch", "train", "tables", "compare", "doctor"):
+    for command in ("list", "check", "fetch", "train", "tables", "report", "compare", "doctor"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -8,7 +8,7 @@ ORDER = [
     *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "evaluate", "train"),
     *("tasks.models", "tasks.task", "tasks.checkpoints", "tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "store", "plugins", "runner", "trial", "checks", "suite"),
-    *("stats", "summary", "tables", "figures", "pages", "compare", "pytest_plugin", "cli", "__main__"),
+    *("stats", "summary", "tables", "figures", "pages", "report", "compare", "pytest_plugin", "cli", "__main__"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""`wfbench`: list, check, fetch, train, tables, compare, doctor."""
+"""`wfbench`: list, check, fetch, train, tables, report, compare, doctor."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from wfbench import checks, pages
+from wfbench import checks, pages, report
 from wfbench.cache import cache_folder
 from wfbench.case import environment
 from wfbench.compare import compare
@@ -21,6 +21,7 @@ from wfbench.evaluate import evaluate
 from wfbench.plugins import Registry, discover, pruners_in
 from wfbench.store import latest, read
 from wfbench.summary import write_parquet
+from wfbench.tables import harmless
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.recipes import RECIPES
 from wfbench.tasks.task import Task
@@ -77,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
     tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    reporting = command("report", _report, "Write report/index.html: every case in one page that opens from disk.")
+    reporting.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     comparing = command(
         "compare", _compare, "Compare two result folders, paired by case; exit 1 if the second is significantly worse."
     )
@@ -188,6 +191,11 @@ def _tables(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(options: argparse.Namespace) -> int:
+    print(report.write(options.results))
+    return 0
+
+
 def _compare(options: argparse.Namespace) -> int:
     found = compare(options.a, options.b)
     for warning in found.warnings:
@@ -197,9 +205,8 @@ def _compare(options: argparse.Namespace) -> int:
         print(changes.to_json(orient="records", indent=1))
     else:
         shown = changes.assign(**{name: 100 * changes[name] for name in ("difference", "low", "high")})
-        text = (
-            tabulate(shown.map(pages.harmless).to_dict("records"), headers="keys", floatfmt=".3f") if len(shown) else ""
-        )
+        cells = shown.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else harmless(cell))
+        text = tabulate(cells.to_dict("records"), headers="keys", disable_numparse=True) if len(cells) else ""
         alone = f"{found.only_in_a} only in A, {found.only_in_b} only in B"
         print(text, f"{found.pairs} cases in both, {found.identical} of them with the same accuracy; {alone}", sep="\n")
         print("differences are B minus A, in points of accuracy; a failed case scores 0")

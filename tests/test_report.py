@@ -1,0 +1,159 @@
+"""The report in a real browser: it opens from disk, answers, and runs nothing that a record says."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_tables import HOSTILE, many
+from wfbench import WfbenchError, load_results, report
+from wfbench.cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+browser_test = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install it: apt-get install chromium")
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+
+
+def written(folder: Path, records: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    return report.write(folder)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield started
+        started.close()
+
+
+class Opened:
+    """A page with what it complained of and what it asked the network for."""
+
+    def __init__(self, browser: Any, path: Path, size: str = "desktop", fragment: str = "", **options: Any) -> None:
+        width, height = SIZES[size]
+        self.page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
+        self.trouble: list[str] = []
+        self.page.on("console", lambda message: self.trouble.append(message.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("request", lambda request: request.url.startswith("file:") or self.trouble.append(request.url))
+        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message) or dialog.dismiss())
+        self.page.goto(f"{path.as_uri()}{fragment}")
+        self.page.wait_for_selector("body[data-ready=yes]")
+
+    def column(self, number: int) -> list[str]:
+        cells = self.page.locator(f"#board tbody tr > :nth-child({number})")
+        return [text.strip() for text in cells.all_inner_texts()]
+
+
+@browser_test
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_loads_quietly_from_disk_at_every_size(browser: Any, tmp_path: Path, size: str, scheme: str) -> None:
+    opened = Opened(browser, written(tmp_path, many()), size, color_scheme=scheme)
+    assert opened.trouble == []
+    assert opened.column(2) == ["magnitude", "ccc", "bb"]
+    assert opened.column(3)[0].startswith("97.0 [")
+    assert opened.page.locator("#by-sparsity svg polyline").count() == 3
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+@browser_test
+def test_it_sorts_filters_opens_a_record_and_restores_a_permalink(browser: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, many())
+    opened = Opened(browser, path)
+    page = opened.page
+    page.get_by_role("button", name="method", exact=True).click()
+    assert opened.column(2) == ["bb", "ccc", "magnitude"]
+    assert page.locator("#board th[aria-sort=ascending]").inner_text().startswith("method")
+    page.get_by_role("combobox", name="budget").select_option("4")
+    page.get_by_role("combobox", name="recovery").select_option("none")
+    assert page.locator("#about").inner_text() == "36 cases of 3 methods: budget 4, recovery none."
+    assert opened.column(3)[0].startswith("50.0")
+    page.get_by_role("button", name="ccc", exact=True).click()
+    assert page.locator("#which").inner_text() == "ccc: 12 cases in this view."
+    page.locator("#list button").first.click()
+    fields = dict(row.split("\t", 1) for row in page.locator("#fields").inner_text().splitlines() if "\t" in row)
+    assert (fields["method"], fields["budget"], fields["sparsity"]) == ("ccc", "4", "0.5")
+    page.get_by_role("button", name="Close").click()
+    link = page.locator("#permalink").get_attribute("href")
+    again = Opened(browser, path, "phone", link)
+    assert again.page.locator("#about").inner_text() == "36 cases of 3 methods: budget 4, recovery none."
+    assert again.column(2) == ["bb", "ccc", "magnitude"]
+    assert again.page.locator("#which").inner_text() == "ccc: 12 cases in this view."
+    page.get_by_role("button", name="Show everything").click()
+    assert page.locator("#about").inner_text() == "144 cases of 3 methods."
+    assert opened.trouble == again.trouble == []
+
+
+@browser_test
+def test_it_works_from_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    page = Opened(browser, written(tmp_path, many())).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the leaderboard"
+    page.keyboard.press("Enter")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('th, [role=region]') !== null")
+    page.get_by_role("button", name="accuracy, %").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#board th[aria-sort=ascending]").inner_text().startswith("accuracy")
+    for table in page.locator("table").all():
+        named = table.evaluate("node => node.closest('[aria-label], [aria-labelledby]') !== null")
+        assert named
+
+
+@browser_test
+def test_failures_and_numbers_are_those_of_the_records(browser: Any, tmp_path: Path) -> None:
+    records = [{**one, "reason": "fit: it broke"} if one["status"] == "failed" else one for one in many()]
+    path = written(tmp_path, records)
+    page = Opened(browser, path).page
+    text = page.locator("#failed").inner_text()
+    assert text.count("fit: it broke") == 2
+    frame = load_results(tmp_path)
+    means = frame[frame["status"] == "ok"].groupby(["method", "task", "seed"])["accuracy"].mean()
+    expected = means.groupby(["method", "task"]).mean().groupby("method").mean()
+    shown = dict(zip(Opened(browser, path).column(2), Opened(browser, path).column(3), strict=True))
+    for method, accuracy in expected.items():
+        assert shown[method].split()[0] == f"{100 * accuracy:.1f}"
+    matrix = page.locator("#matrix tbody tr").first.locator("td").all_inner_texts()
+    assert matrix[0] == ""
+
+
+@browser_test
+@pytest.mark.parametrize("name", [*HOSTILE, '"><img src=x onerror=alert(1)>', "</script><script>alert(1)</script>"])
+def test_hostile_names_are_text(browser: Any, tmp_path: Path, name: str) -> None:
+    records = [{**one, "method": name, "reason": name, "task": name} for one in many(("magnitude",), 2)]
+    opened = Opened(browser, written(tmp_path, records))
+    assert opened.trouble == []
+    assert opened.page.locator("#board bdi").first.text_content() == name
+    assert opened.page.locator("img").count() == 0
+    opened.page.get_by_role("combobox", name="task").select_option(index=1)
+    opened.page.locator("#board button.open").first.click()
+    opened.page.locator("#list button").first.click()
+    assert opened.trouble == []
+
+
+def test_the_same_records_give_the_same_bytes_and_no_record_can_end_the_data(tmp_path: Path) -> None:
+    records = [{**one, "method": "</script>"} for one in many(("magnitude",))]
+    first = written(tmp_path / "a", records).read_bytes()
+    assert written(tmp_path / "b", records[::-1]).read_bytes() == first
+    assert first.count(b"</script>") == 2
+    assert b"http" not in first.replace(b"http://www.w3.org/2000/svg", b"").replace(b"http-equiv", b"")
+
+
+def test_the_command_writes_the_page_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written(tmp_path / "a", many())
+    assert main(["report", "--results", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.strip().endswith("report/index.html")
+    with pytest.raises(WfbenchError, match="no records"):
+        report.write(tmp_path / "nowhere")
