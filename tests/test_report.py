@@ -1,5 +1,7 @@
 """The report in a real browser: it opens from disk, answers, and runs nothing that a record says."""
 
+import base64
+import gzip
 import json
 import shutil
 from collections.abc import Iterator
@@ -149,6 +151,30 @@ def test_the_same_records_give_the_same_bytes_and_no_record_can_end_the_data(tmp
     assert written(tmp_path / "b", records[::-1]).read_bytes() == first
     assert first.count(b"</script>") == 2
     assert b"http" not in first.replace(b"http://www.w3.org/2000/svg", b"").replace(b"http-equiv", b"")
+
+
+def test_check_catches_one_edited_character_and_not_another_compression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, many())
+    command = ["report", "--results", str(tmp_path), "--check"]
+    assert main(command) == 0
+    content = path.read_bytes()
+    before, data, after = report._unpacked(content)
+    loose = base64.b64encode(gzip.compress(data, 1))
+    path.write_bytes(before + report.MARK + loose + b"</script>" + after)
+    assert main(command) == 0
+    for changed in (
+        content.replace(b"Leaderboard", b"Leaderbored", 1),
+        before + report.MARK + base64.b64encode(gzip.compress(data.replace(b"0.9", b"0.8", 1))) + b"</script>" + after,
+        content[:-40],
+        content.replace(report.MARK, report.MARK + b"?"),
+    ):
+        path.write_bytes(changed)
+        assert main(command) == 1
+    path.unlink()
+    assert main(command) == 1
+    assert "is missing; run `wfbench report`" in capsys.readouterr().out
 
 
 def test_the_command_writes_the_page_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
     tabling.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     reporting = command("report", _report, "Write report/index.html: every case in one page that opens from disk.")
+    reporting.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if it is not what the records give"
+    )
     reporting.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     comparing = command(
         "compare", _compare, "Compare two result folders, paired by case; exit 1 if the second is significantly worse."
@@ -192,6 +195,10 @@ def _tables(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    if options.check:
+        problem = report.stale(options.results)
+        print(f"{problem}; run `wfbench report`" if problem else "the report is what the records give")
+        return 1 if problem else 0
     print(report.write(options.results))
     return 0
 

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import math
+import zlib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from wfbench.tables import provenance
 CODED = ("suite", "task", "method", "track", "pattern", "scope", "budget", "sparsity", "recovery", "status")
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
 DIGITS = 5
+MARK = b'<script id="data" type="application/octet-stream">'
 
 
 def write(results: Path) -> Path:
@@ -32,6 +34,25 @@ def write(results: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(page(frame))
     return path
+
+
+def stale(results: Path) -> str | None:
+    """What is wrong with `report/index.html`, if it is not what the records give; compression may differ."""
+    path = results / "report" / "index.html"
+    if not path.exists():
+        return f"{path} is missing"
+    found, expected = (_unpacked(content) for content in (path.read_bytes(), page(load_results(results))))
+    return None if found == expected else f"{path} is not what the records give"
+
+
+def _unpacked(content: bytes) -> tuple[bytes, ...]:
+    """The page around the data, and the data."""
+    before, _, rest = content.partition(MARK)
+    data, _, after = rest.partition(b"</script>")
+    try:
+        return before, gzip.decompress(base64.b64decode(data, validate=True)), after
+    except (ValueError, OSError, EOFError, zlib.error):
+        return (content,)
 
 
 def page(frame: pd.DataFrame) -> bytes:
