@@ -22,7 +22,7 @@ def records(count: int = RECORDS) -> list[dict[str, Any]]:
         "abcd", (10, 100, 1000), range(5), methods, (0.6, 0.7, 0.8, 0.9, 0.95), ("none", "batchnorm")
     )
     found = []
-    for number, (task, budget, seed, method, sparsity, recovery) in enumerate(itertools.islice(grid, count)):
+    for task, budget, seed, method, sparsity, recovery in itertools.islice(grid, count):
         accuracy = generator.random()
         found.append(
             {

@@ -83,3 +83,30 @@ def test_unknown_names_list_the_known_ones() -> None:
         registry.task("mnist")
     with pytest.raises(WfbenchError, match="neither a Python file nor a folder"):
         discover(["/nowhere/at/all.py"])
+
+
+def test_installed_packages_register_through_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text(
+        GOOD + "\nimport torch\nfrom wfbench import Task\nx, y = torch.randn(9, 4), torch.arange(9) % 2\n"
+        "TINY = Task('stranger-task', torch.nn.Linear(4, 2), train=(x, y), test=(x, y))\n"
+    )
+    info = tmp_path / "stranger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[wfbench.pruners]\nmine = stranger:Mine\ngone = stranger:Gone\n[wfbench.tasks]\ntiny = stranger:TINY\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = discover()
+    assert registry.pruner("mine").track == "data-free"
+    assert len(registry.task("stranger-task").train_set) == 9
+    ((origin, reason),) = registry.failures.items()
+    assert (origin, "AttributeError" in reason) == ("stranger:Gone", True)
+    assert "woodfisher" in registry.pruners
+
+
+def test_controls_are_made_for_any_method_and_for_no_other() -> None:
+    registry = discover()
+    assert registry.pruner("random-as-obc").name == "random-as-obc"
+    with pytest.raises(WfbenchError, match='unknown method "obx"'):
+        registry.pruner("magnitude-as-obx")
