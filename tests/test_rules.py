@@ -31,13 +31,19 @@ from wfbench.evaluate import evaluate
 from wfbench.network import Params
 from wfbench.plugins import discover, load, pruners_of
 from wfbench.pruner import ScoreFitted
-from wfbench.recovery import RECOVERIES
+from wfbench.recoveries import RECOVERIES
 from wfbench.runner import BrokenRule, Runner, _seeded
 from wfbench.tasks import checkpoints, fashion
 
 REGISTRY = discover()
 METHODS = sorted(REGISTRY.pruners)
 TIMES = ("seconds",)
+PAIRS = [(method, recovery) for method in METHODS for recovery in ("none", "batchnorm")] + [
+    (method, recovery)
+    for method in ("magnitude", "woodfisher", "woodfisher-unlabeled")
+    for recovery in RECOVERIES
+    if recovery not in ("none", "batchnorm") and not recovery.endswith("2000")
+]
 
 
 def case_of(
@@ -59,8 +65,7 @@ def science(record: Record) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("recovery", sorted(RECOVERIES))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "recovery"), PAIRS)
 def test_rule_1_the_same_case_twice_has_the_same_bits(method: str, recovery: str, device: str) -> None:
     case = case_of(method, recovery=recovery)
     first, second = run(case, device), run(case, device)
@@ -88,8 +93,7 @@ def test_rule_2_methods_share_the_draw_and_budgets_nest(method: str) -> None:
     assert all(tuple(one.tolist()) in rows for one in seen[1])
 
 
-@pytest.mark.parametrize("recovery", sorted(RECOVERIES))
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "recovery"), PAIRS)
 def test_rule_3_counts_are_what_the_licences_allow(method: str, recovery: str) -> None:
     record = run(case_of(method, recovery=recovery, budget=8))
     licences = {REGISTRY.pruner(method).licence, RECOVERIES[recovery].licence}

@@ -13,6 +13,7 @@ from wfbench import pages, summary
 from wfbench.case import Case
 from wfbench.errors import WfbenchError
 from wfbench.plugins import Registry, discover
+from wfbench.recoveries import RECOVERIES
 from wfbench.runner import BrokenRule, Runner
 from wfbench.store import Store
 from wfbench.suite import Suite
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--methods", metavar="A,B", help="methods to run (see `wfbench list`)")
     group.addoption("--budgets", metavar="N,N", help="numbers of calibration samples, at least 1")
     group.addoption("--sparsities", metavar="S,S", help="fractions of weights to remove, in [0, 1)")
-    group.addoption("--recoveries", metavar="A,B", help="what follows the pruning: none, batchnorm")
+    group.addoption("--recoveries", metavar="A,B", help=f"what follows the pruning: {', '.join(RECOVERIES)}")
     group.addoption("--seeds", metavar="N", help="draws 0 to N-1")
     group.addoption("--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods")
     group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")

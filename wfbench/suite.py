@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from wfbench.case import Case
 from wfbench.errors import WfbenchError
 from wfbench.plugins import Registry
-from wfbench.recovery import RECOVERIES, Recovery
+from wfbench.recoveries import RECOVERIES
+from wfbench.recovery import Recovery
 from wfbench.sparsity import Target
 
 
