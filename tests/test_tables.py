@@ -85,7 +85,7 @@ def test_rule_16_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Pat
     assert outputs[0] == outputs[1] == outputs[2]
     names = {"", "-budgets", "-recoveries", "-overall", "-samples", "-failures"}
     assert {name for name, _ in outputs[0]} == {
-        *(f"s{page}.{suffix}" for page in names for suffix in ("md", "tex")), "s.csv", "s.svg",
+        *(f"s{page}.{suffix}" for page in names for suffix in ("md", "tex")), "s.csv", "s.svg", "s-profiles.svg",
     }  # fmt: skip
 
 
@@ -231,11 +231,21 @@ def test_the_figure_names_the_best_and_the_references_and_greys_the_rest() -> No
     assert shown == ["others", *names[:8], "magnitude", "woodfisher"]
 
 
+def test_profiles_show_the_share_of_cases_that_keep_a_share_of_the_dense_accuracy() -> None:
+    accuracies = (0.9, 0.45, None)
+    records = [record(seed, accuracies[seed], recovery=recovery) for seed in range(3) for recovery in ("none", "x")]
+    figure = figures.profiles(summary.frame_of(records))
+    assert len(figure.axes) == 2
+    (line,) = figure.axes[0].lines
+    kept = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert (kept[0], kept[50], kept[51], kept[100]) == pytest.approx((200 / 3, 200 / 3, 100 / 3, 100 / 3))
+
+
 def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None:
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in many()))
     pages.write_all(tmp_path)
-    path = tmp_path / "figures" / "s.svg"
-    path.write_bytes(path.read_bytes().replace(figures.CREATOR.encode(), b"wfbench, matplotlib 0.1"))
+    for path in (tmp_path / "figures").iterdir():
+        path.write_bytes(path.read_bytes().replace(figures.CREATOR.encode(), b"wfbench, matplotlib 0.1"))
     assert pages.stale(tmp_path) == []
 
 

@@ -1,13 +1,16 @@
 """Records to pictures: deterministic SVG, colours that colour-blind readers can tell apart (Okabe & Ito 2008)."""
 
 from io import BytesIO
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from wfbench import stats
 from wfbench.tables import harmless
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -49,8 +52,7 @@ def budgets(summary: pd.DataFrame, recovery: str = "none") -> Figure:
             axis.tick_params(labelsize=8, labelbottom=True)
             if row == len(tasks) - 1:
                 axis.set_xlabel("calibration samples", fontsize=9)
-    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    _legend(figure, axes)
     return figure
 
 
@@ -87,14 +89,65 @@ def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple
     )
 
 
-def render(suite: str, cells: pd.DataFrame) -> dict[str, bytes]:
-    """`figures/<suite>.svg`, the same bytes from the same cells; nothing where nothing succeeded."""
-    if cells.empty or not ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
+def profiles(frame: pd.DataFrame) -> Figure:
+    """Share of cases (task, draw, sparsity) that keep at least a share of the dense accuracy: a panel a budget, recovery.
+
+    Performance profiles of Agarwal et al. 2021, section 4.2; a failed case keeps nothing.
+    """
+    frame = frame.assign(share=frame["accuracy"] / frame["dense_accuracy"])
+    budgets, recoveries = sorted(frame["budget"].unique()), sorted(frame["recovery"].unique(), key=_none_first)
+    looks = _looks(frame[frame["accuracy"].notna()])
+    figure = Figure(figsize=(2.8 * len(budgets) + 2.2, 2.4 * len(recoveries) + 0.6), layout="constrained")
+    axes = figure.subplots(len(recoveries), len(budgets), sharex=True, sharey=True, squeeze=False)
+    thresholds = np.linspace(0, 1, 101)
+    for row, recovery in enumerate(recoveries):
+        for column, budget in enumerate(budgets):
+            axis = axes[row, column]
+            cell = frame[(frame["budget"] == budget) & (frame["recovery"] == recovery)]
+            for method, look in looks.items():
+                shares = cell[cell["method"] == method]["share"].to_numpy(dtype=float)
+                if not len(shares):
+                    continue
+                colour, _, style = look or (GREY, "", "-")
+                line = {"color": colour, "linestyle": style, "linewidth": 1.2 if look else 0.6}
+                kept = stats.profile(shares, thresholds)
+                axis.plot(100 * thresholds, 100 * kept, label=harmless(method) if look else "others", **line)
+            axis.set(xlim=(0, 100), ylim=(0, 101))
+            axis.tick_params(labelsize=8)
+            if row == 0:
+                axis.set_title(f"{budget} samples", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(f"recovery {harmless(recovery)}\nshare of cases, %", fontsize=9)
+            if row == len(recoveries) - 1:
+                axis.set_xlabel("of the dense accuracy, %", fontsize=9)
+    _legend(figure, axes)
+    return figure
+
+
+def _none_first(name: str) -> str:
+    return "" if name == "none" else name
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+
+
+def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, bytes]:
+    """The suite's pictures, the same bytes from the same records; none where nothing succeeded."""
+    if cells.empty or not cells["accuracy"].notna().any():
         return {}
+    drawn = {f"figures/{suite}-profiles.svg": profiles(frame)}
+    if ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
+        drawn[f"figures/{suite}.svg"] = budgets(cells)
+    return {name: _svg(figure) for name, figure in drawn.items()}
+
+
+def _svg(figure: Figure) -> bytes:
     file = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "wfbench", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
-        budgets(cells).savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
-    return {f"figures/{suite}.svg": file.getvalue()}
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
+    return file.getvalue()
 
 
 def from_another_matplotlib(name: str, content: bytes) -> bool:

@@ -107,7 +107,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             found[f"tables/{suite}{suffix}.tex"] = latex(suite + suffix, content, note, made_with).encode()
     text = cells.map(_csv).to_csv(index=False, float_format="%.6f", lineterminator="\n")
     found[f"tables/{suite}.csv"] = text.encode()
-    return found | figures.render(suite, cells)
+    return found | figures.render(suite, frame, cells)
 
 
 def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:

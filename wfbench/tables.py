@@ -99,6 +99,7 @@ def by_recovery(cells: pd.DataFrame) -> list[Table]:
 def across_tasks(frame: pd.DataFrame) -> list[Table]:
     """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
     overall, differences = summary.overall(frame), summary.differences(frame)
+    components = summary.components(frame)
     found = []
     for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
         budget, recovery, sparsity = block
@@ -126,6 +127,11 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
             f"p = {first['friedman_p']:.2g}; mean ranks differ at 5 % where {first['critical_difference']:.2f} apart "
             "(Nemenyi; blocks of one task are not independent, so this is on the bold side)."
         )
+        for spread in _of_block(components, block).to_dict("records") if len(components) else []:
+            tasks, draws = 100 * spread["task_sd"], 100 * spread["draw_sd"]
+            note += (
+                f" Standard deviation between tasks {tasks:.1f}, between draws {draws:.1f} points, mean over methods."
+            )
         title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}"
         found.append(Table(title, pd.DataFrame(lines), note))
     return found
