@@ -13,8 +13,13 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.test_rules import case_of
+from wfbench.pytest_plugin import Session
+from wfbench.runner import Runner
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--methods", "magnitude,woodfisher", "--budgets", "4,8", "--sparsities", "0.5,0.8", "--seeds", "2"]
@@ -26,12 +31,18 @@ from tests.cases import blob_task
 TASKS = [blob_task("blobs")]
 """
 METHODS = """
+import time
 from wfbench import ScorePruner
 
 class Fails(ScorePruner[None]):
     name = "fails"
     def scores(self, net, data):
         raise ValueError("not today")
+
+class Sleeps(ScorePruner[None]):
+    name = "sleeps"
+    def scores(self, net, data):
+        time.sleep(30)
 
 class Cheats(ScorePruner[None]):
     name = "cheats"
@@ -183,6 +194,36 @@ def test_a_failing_method_is_a_record_and_a_cheating_one_an_error(files: list[st
     assert cheating.returncode == 1
     assert "cheats changed the dense network" in cheating.stdout
     assert '"cheats"' not in (tmp_path / "smoke.jsonl").read_text()
+
+
+def test_rule_13_a_method_that_takes_too_long_is_a_failed_record(files: list[str], tmp_path: Path) -> None:
+    grid = ["--budgets", "4", "--sparsities", "0.5", "--recoveries", "none", "--seeds", "1", "--tasks", "blobs"]
+    limit = ["--methods", "magnitude,sleeps", "--case-timeout", "1.5", "--results", str(tmp_path)]
+    began = time.monotonic()
+    found = suites("-m", "unstructured", *files, *grid, *limit)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert time.monotonic() - began < 25
+    records = {
+        one["method"]: one for one in map(json.loads, (tmp_path / "unstructured.jsonl").read_text().splitlines())
+    }
+    assert records["magnitude"]["status"] == "ok"
+    assert records["sleeps"]["status"] == "failed"
+    assert records["sleeps"]["reason"].startswith("fit: CaseTimeout: took longer than the 1.5 s of --case-timeout")
+    assert "fit: CaseTimeout" in (tmp_path / "tables" / "unstructured-failures.md").read_text()
+
+
+def test_a_time_limit_does_not_count_the_scoring() -> None:
+    slow = [5.0, 0.0, 0.0]
+
+    class Scores(Runner):
+        def _evaluate(self, *arguments: Any) -> Any:
+            time.sleep(slow.pop(0))
+            return super()._evaluate(*arguments)
+
+    session = Session.__new__(Session)
+    session.limit, session.runner = 1.0, Scores()
+    record = session._run("s", case_of("magnitude"))
+    assert (record.status, slow) == ("ok", [])
 
 
 def test_a_broken_plugin_is_named_and_the_others_run(files: list[str], tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple
 
 
 def profiles(frame: pd.DataFrame) -> Figure:
-    """Share of cases (task, draw, sparsity) that keep at least a share of the dense accuracy: a panel a budget, recovery.
+    """Share of cases (task, draw, sparsity) that keep some share of the dense accuracy, by budget and recovery.
 
     Performance profiles of Agarwal et al. 2021, section 4.2; a failed case keeps nothing.
     """

@@ -1,7 +1,9 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from tqdm import tqdm
 
 from wfbench import pages, summary
-from wfbench.case import Case
+from wfbench.case import Case, Record
 from wfbench.errors import WfbenchError
 from wfbench.plugins import Registry, discover
 from wfbench.recoveries import RECOVERIES
@@ -37,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
     group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run")
+    group.addoption("--case-timeout", type=float, metavar="S", help="a method that takes longer has a failed record")
     group.addoption("--retry-failed", action="store_true", help="run failed cases again")
 
 
@@ -46,6 +49,9 @@ class Session:
     def __init__(self, config: pytest.Config) -> None:
         self.results = Path(config.getoption("--results"))
         self.retry = config.getoption("--retry-failed")
+        self.limit: float | None = config.getoption("--case-timeout")
+        if self.limit is not None and not 0 < self.limit < float("inf"):
+            raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
         self.registry: Registry = discover(config.getoption("--baseline-path"), config.getoption("--task-path"))
         self.runner = Runner(config.getoption("--device"))
         self.chosen: dict[str, Any] = {
@@ -88,13 +94,43 @@ class Session:
             self.counts["reused"] += 1
             status, reason = known["status"], known["reason"]
         else:
-            record = self.runner.run(case, suite)
+            record = self._run(suite, case)
             store.append(record)
             self.counts["run"] += 1
             status, reason = record.status, record.reason
         if status == "failed":
             self.counts["failed"] += 1
             self.failures[case.label()] = str(reason)
+
+    def _run(self, suite: str, case: Case) -> Record:
+        """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
+        if self.limit is None:
+            return self.runner.run(case, suite)
+        try:
+            with _alarm(self.limit):
+                return self.runner.run(case, suite)
+        except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
+            return self.runner.run(case, suite)
+
+
+class CaseTimeout(Exception):
+    """The method took longer than `--case-timeout`."""
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `CaseTimeout` in here after so many seconds; not before a call into C returns."""
+
+    def ring(number: int, frame: object) -> None:
+        raise CaseTimeout(f"took longer than the {seconds:g} s of --case-timeout; raise it and give --retry-failed")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _split(config: pytest.Config, option: str, kind: type) -> tuple[Any, ...] | None:
