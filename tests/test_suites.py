@@ -199,10 +199,8 @@ def test_a_failing_method_is_a_record_and_a_cheating_one_an_error(files: list[st
 def test_rule_13_a_method_that_takes_too_long_is_a_failed_record(files: list[str], tmp_path: Path) -> None:
     grid = ["--budgets", "4", "--sparsities", "0.5", "--recoveries", "none", "--seeds", "1", "--tasks", "blobs"]
     limit = ["--methods", "magnitude,sleeps", "--case-timeout", "1.5", "--results", str(tmp_path)]
-    began = time.monotonic()
     found = suites("-m", "unstructured", *files, *grid, *limit)
     assert found.returncode == 0, found.stdout + found.stderr
-    assert time.monotonic() - began < 25
     records = {
         one["method"]: one for one in map(json.loads, (tmp_path / "unstructured.jsonl").read_text().splitlines())
     }
