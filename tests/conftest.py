@@ -1,5 +1,7 @@
 """Array shapes are checked by beartype wherever the tests go, and a warning is an error."""
 
+from pathlib import Path
+
 import pytest
 from jaxtyping import install_import_hook
 
@@ -9,3 +11,9 @@ install_import_hook("wfbench", "beartype.beartype")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The suites' markers, for tests that read a suite's declared grid."""
+    for path in sorted((Path(__file__).parent.parent / "suites").glob("suite_*.py")):
+        config.addinivalue_line("markers", f"{path.stem.removeprefix('suite_')}: a suite")

@@ -6,16 +6,8 @@ from pathlib import Path
 ORDER = [
     *("errors", "cache", "data", "network", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
     *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "repair", "tuning", "recoveries"),
-    *(
-        "evaluate",
-        "train",
-        "tasks.models",
-        "tasks.task",
-        "tasks.checkpoints",
-        "tasks.digits",
-        "tasks.fashion",
-        "tasks.recipes",
-    ),
+    *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
+    *("tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "store", "plugins", "runner", "trial", "checks", "suite"),
     *("stats", "summary", "tables", "figures", "pages", "report", "compare", "pytest_plugin", "cli", "__main__"),
 ]

@@ -89,6 +89,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "": (tables.by_sparsity(cells), NOTE),
         "-budgets": (tables.by_budget(cells), NOTE),
         "-recoveries": (tables.by_recovery(cells), NOTE),
+        "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
         "-overall": (
             tables.across_tasks(frame),
             "Means over tasks in per cent [95 % hierarchical bootstrap].",

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 from wfbench import woodfisher
+from wfbench.attribution import UPDATES, Transplant
 from wfbench.controls import By, LayerMatched
 from wfbench.errors import WfbenchError
 from wfbench.pruner import Pruner
@@ -48,8 +49,14 @@ class Registry:
     def pruner(self, name: str) -> Pruner[Any]:
         """The method of that name, or an error that lists the names there are.
 
-        `magnitude-as-METHOD` and `random-as-METHOD` are the controls of every METHOD.
+        `magnitude-as-METHOD` and `random-as-METHOD` are the controls of every METHOD, and `METHOD+UPDATE` is its mask
+        with another update.
         """
+        if "+" in name and name not in self.pruners:
+            of, _, update = name.rpartition("+")
+            if update not in UPDATES:
+                raise WfbenchError(f'unknown update "{update}" in "{name}"; there are: {", ".join(UPDATES)}')
+            return Transplant(self.pruner(of), UPDATES[update])
         for by in get_args(By):
             if (of := name.removeprefix(f"{by}-as-")) != name:
                 return LayerMatched(self.pruner(of), by)

@@ -96,6 +96,25 @@ def by_recovery(cells: pd.DataFrame) -> list[Table]:
     return found
 
 
+def attribution(cells: pd.DataFrame) -> list[Table]:
+    """One table a task, budget, sparsity and recovery: masks down, updates across, of the methods named MASK+UPDATE."""
+    pairs = cells[cells["method"].str.contains("+", regex=False)]
+    split = pairs["method"].str.rsplit("+", n=1, expand=True)
+    found = []
+    for (task, budget, sparsity, recovery), part in (
+        pairs.assign(mask=split[0], update=split[1]).groupby(["task", "budget", "sparsity", "recovery"], sort=True)
+        if len(pairs)
+        else []
+    ):
+        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
+        table = (
+            rows.pivot_table(index="mask", columns="update", values="text", aggfunc="first").fillna("").reset_index()
+        )
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed, recovery {recovery}{_dense(part)}"
+        found.append(Table(title, table.reset_index().rename_axis(None, axis=1)))
+    return found
+
+
 def across_tasks(frame: pd.DataFrame) -> list[Table]:
     """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
     overall, differences = summary.overall(frame), summary.differences(frame)
