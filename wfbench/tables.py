@@ -107,9 +107,7 @@ def attribution(cells: pd.DataFrame) -> list[Table]:
         else []
     ):
         rows = part.assign(text=[_cell(row) for row in part.itertuples()])
-        table = (
-            rows.pivot_table(index="mask", columns="update", values="text", aggfunc="first").fillna("").reset_index()
-        )
+        table = rows.pivot_table(index="mask", columns="update", values="text", aggfunc="first").fillna("")
         title = f"{task}, {budget} samples, {percent(sparsity)} removed, recovery {recovery}{_dense(part)}"
         found.append(Table(title, table.reset_index().rename_axis(None, axis=1)))
     return found
