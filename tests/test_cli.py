@@ -34,6 +34,12 @@ def test_list_names_methods_and_tasks(capsys: pytest.CaptureFixture[str]) -> Non
     assert "woodfisher" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m wfbench list | head -1"
+    found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("list", "check", "fetch", "train", "tables", "report", "compare", "doctor"):
         with pytest.raises(SystemExit) as stopped:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from wfbench import checks, pages, report
+from wfbench.attribution import UPDATES
 from wfbench.cache import cache_folder
 from wfbench.case import environment
 from wfbench.compare import compare
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WfbenchError as error:
         print(f"wfbench: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,7 +135,10 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"methods": methods, "tasks": tasks, "failures": registry.failures}, indent=1))
     else:
-        print(tabulate(methods, headers="keys"), tabulate(tasks, headers="keys"), sep="\n\n")
+        shown = [{key: entry[key] for key in ("name", "licence", "scope", "about")} for entry in methods]
+        print(tabulate(shown, headers="keys"), tabulate(tasks, headers="keys"), sep="\n\n")
+        print("\nsources, fidelity and patterns: --json. Controls: magnitude-as-METHOD, random-as-METHOD.")
+        print(f"Another update for a mask: METHOD+UPDATE, with UPDATE one of {', '.join(UPDATES)}.")
         for origin, reason in registry.failures.items():
             print(f"\nleft out: {origin}: {reason}")
     return 0

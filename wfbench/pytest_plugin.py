@@ -23,6 +23,7 @@ from wfbench.suite import Suite
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
     "unstructured": "single weights, every method, four tasks",
+    "lowdata": "from 5 to 100 samples, six methods, five draws",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }
 
