@@ -8,7 +8,7 @@ from wfbench.attribution import UPDATES
 from wfbench.case import Case
 from wfbench.suite import Suite
 
-MASKS = ("magnitude", "lamp", "woodfisher", "woodfisher-joint", "kfac-exact", "lobs-global", "obc", "random")
+MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "random")
 CONTROLS = tuple(f"{by}-as-{mask}" for mask in MASKS[1:-1] for by in ("magnitude", "random"))
 
 SUITE = Suite(
