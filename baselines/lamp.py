@@ -1,4 +1,4 @@
-"""LAMP. Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning", eq. 4.
+"""LAMP. Lee et al. 2021, "Layer-adaptive sparsity for the magnitude-based pruning".
 
 Fidelity: the score is the paper's formula, checked against a loop; no published figure reproduced.
 """

@@ -1,4 +1,4 @@
-"""Optimal brain damage. LeCun, Denker & Solla 1989, eq. 3 and section 2.2.
+"""Optimal brain damage. LeCun, Denker & Solla 1989.
 
 Fidelity: the diagonal of the generalised Gauss-Newton matrix equals the dense one; that of the Hessian is Hutchinson's
 estimate from curvlinops, unbiased, and tends to the dense one. No published figure reproduced.

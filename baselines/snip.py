@@ -1,4 +1,4 @@
-"""SNIP. Lee, Ajanthan & Torr 2019, "SNIP: single-shot network pruning based on connection sensitivity", eq. 4-6.
+"""SNIP. Lee, Ajanthan & Torr 2019, "SNIP: single-shot network pruning based on connection sensitivity".
 
 Fidelity: the formula; the paper prunes at initialisation, here the network is trained. No published figure reproduced.
 """

@@ -1,5 +1,5 @@
 """First-order Taylor pruning. Molchanov et al. 2017, "Pruning convolutional neural networks for resource efficient
-inference", eq. 5-8, for single weights instead of feature maps.
+inference", for single weights instead of feature maps.
 
 Fidelity: the formula, checked against a loop over samples; no published figure reproduced.
 """
