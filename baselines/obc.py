@@ -2,8 +2,8 @@
 quantization and pruning", algorithms 1 and 2.
 
 Fidelity: on ten weights equal to exhaustive greedy removal, update to the dense constrained least squares; no published
-figure reproduced. Data augmentation and the statistics correction of their experiments are left out; the damping, 1 % of
-the mean diagonal, is our choice.
+figure reproduced. Data augmentation and the statistics correction of their experiments are left out; the damping, 1 %
+of the mean diagonal, is our choice.
 """
 
 from dataclasses import dataclass
