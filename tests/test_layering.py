@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    *("errors", "cache", "data", "network", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
+    *("errors", "cache", "data", "network", "channels", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
     *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "repair", "tuning", "recoveries"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),

@@ -1,0 +1,187 @@
+"""Coupled channels: what must go together, what zeroing means, and the physically smaller network.
+
+The dependency graph and the surgery are torch-pruning's (Fang et al. 2023, "DepGraph"); which coordinates a channel is
+charged with, which are deleted without a charge, and which may make up for it, is ours.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wfbench.errors import WfbenchError
+from wfbench.network import NORMS, PRUNABLE, Network, Params
+
+CONVOLUTION = nn.modules.conv._ConvNd
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The part of a parameter or buffer that belongs to each channel.
+
+    Args:
+        name: of the tensor.
+        axis: 0, output channels; 1, input channels.
+        index: positions along the axis, a row a channel.
+    """
+
+    name: str
+    axis: int
+    index: Int[Tensor, "channels width"]
+
+    def flat(self, channels: Sequence[int], shape: torch.Size) -> Int[Tensor, " n"]:
+        """Row-major coordinates, within the tensor, of what belongs to these channels."""
+        where = torch.zeros(shape, dtype=torch.bool)
+        where.index_fill_(self.axis, self.index[list(channels)].flatten(), True)
+        return where.flatten().nonzero()[:, 0]
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Channels of one coupled group; channel c is row c of every slice.
+
+    Args:
+        name: the group's first layer, by which masks and records name it.
+        size: number of channels.
+        charged: Q, the factor whose zeroing removes a channel's effect: scale and shift of the norm that every branch
+            ends in, or filter and bias where none follows.
+        deleted: D, whatever else physical removal deletes: filters, depthwise filters, running statistics, the input
+            slices of the consumers. Neither charged nor updated.
+        consumers: names of the weights that read the channels; U is what survives of them and of their biases.
+    """
+
+    name: str
+    size: int
+    charged: tuple[Slices, ...]
+    deleted: tuple[Slices, ...]
+    consumers: tuple[str, ...]
+
+
+def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[Coupled]:
+    """Every group of channels that can be taken out, in the order of their first layers; logits stay.
+
+    Raises:
+        WfbenchError: the network cannot be traced, or has grouped convolutions that are not depthwise.
+    """
+    module = net.module()
+    names = {layer: name for name, layer in module.named_modules()}
+    for layer, name in names.items():
+        if isinstance(layer, CONVOLUTION) and 1 < layer.groups < max(layer.in_channels, layer.out_channels):
+            raise WfbenchError(f"{name} is a grouped convolution that is not depthwise; its channels are not supported")
+    graph = _graph(module, example.to(net.device))
+    found = [_coupled(group, graph, names) for group in graph.get_all_groups(root_module_types=list(PRUNABLE))]
+    order = {name: place for place, name in enumerate(names.values())}
+    return sorted((group for group in found if group.consumers), key=lambda group: order[group.name])
+
+
+def _graph(module: nn.Module, example: Tensor) -> Any:
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)  # the graph is read from autograd's
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
+            return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
+    except Exception as error:  # the tracer may fail in any way
+        raise WfbenchError(
+            f"{type(module).__name__} cannot be traced ({type(error).__name__}: {error}); write its forward pass with "
+            "torch operations that autograd records, or leave structured pruning out"
+        ) from error
+
+
+def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
+    made: dict[nn.Module, Int[Tensor, "channels width"]] = {}
+    read: dict[nn.Module, Int[Tensor, "channels width"]] = {}
+    for item in group:
+        layer = item.dep.target.module
+        if layer in names:
+            outputs = item.dep.handler.__name__ == "prune_out_channels"
+            (made if outputs else read)[layer] = _rows(item.root_idxs, item.idxs)
+    size = max(len(rows) for rows in (*made.values(), *read.values()))
+    charged: list[Slices] = []
+    deleted: list[Slices] = []
+    for layer, rows in made.items():
+        ends = not _next(layer, graph) <= made.keys() - read.keys()
+        for name, tensor in _tensors(layer, names[layer]).items():
+            counts = ends and not name.endswith(STATISTICS) and tensor.ndim > 0
+            (charged if counts else deleted).append(Slices(name, 0, rows))
+    consumers = []
+    for layer, rows in read.items():
+        name = f"{names[layer]}.weight".lstrip(".")
+        deleted.append(Slices(name, 1, rows))
+        consumers.append(name)
+    first = min((names[layer] for layer in made if isinstance(layer, PRUNABLE)), key=list(names.values()).index)
+    return Coupled(first, size, tuple(charged), tuple(deleted), tuple(consumers))
+
+
+def _rows(roots: Sequence[int], positions: Sequence[int]) -> Int[Tensor, "channels width"]:
+    rows: dict[int, list[int]] = {}
+    for root, position in zip(roots, positions, strict=True):
+        rows.setdefault(root, []).append(position)
+    return torch.tensor([rows[root] for root in sorted(rows)])
+
+
+def _tensors(layer: nn.Module, name: str) -> dict[str, Tensor]:
+    """Parameters and statistics of a layer that have an entry a channel."""
+    own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
+    return {f"{name}.{key}".lstrip("."): tensor for key, tensor in own.items() if tensor.ndim > 0}
+
+
+def _next(layer: nn.Module, graph: Any) -> set[nn.Module]:
+    """The layers that come right after one, with only element-wise operations in between."""
+    found: set[nn.Module] = set()
+    seen, queue = set(), list(graph.module2node[layer].outputs)
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node.module, (*PRUNABLE, *NORMS)):
+            found.add(node.module)
+        else:
+            queue += node.outputs
+    return found
+
+
+def masked(state: Mapping[str, Tensor], groups: Sequence[Coupled], gone: Mapping[str, Sequence[int]]) -> Params:
+    """The state with Q and D of the removed channels set to zero.
+
+    Args:
+        gone: removed channels by the group's name.
+    """
+    found = {name: tensor.clone() for name, tensor in state.items()}
+    for group in groups:
+        channels = list(gone.get(group.name, ()))
+        if len(set(channels)) >= group.size:
+            raise WfbenchError(f"all {group.size} channels of {group.name} would go; a layer keeps at least one")
+        for part in (*group.charged, *group.deleted) if channels else ():
+            found[part.name].index_fill_(part.axis, part.index[channels].flatten().to(found[part.name].device), 0)
+    return found
+
+
+def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Mapping[str, Sequence[int]]) -> nn.Module:
+    """The network of `state` with the removed channels taken out: smaller layers, the masked one's function."""
+    module = deepcopy(net.module())
+    module.load_state_dict(dict(state))
+    layers = dict(module.named_modules())
+    graph = _graph(module, example.to(net.device))
+    for name, channels in gone.items():
+        if channels:
+            layer = layers[name]
+            group = graph.get_pruning_group(layer, _pruner(layer), idxs=sorted(set(channels)))
+            group.prune()
+    return module.requires_grad_(False).eval()
+
+
+def _pruner(layer: nn.Module) -> Any:
+    if isinstance(layer, nn.Linear):
+        return torch_pruning.prune_linear_out_channels
+    assert isinstance(layer, CONVOLUTION)
+    depthwise = layer.groups > 1
+    return torch_pruning.prune_depthwise_conv_out_channels if depthwise else torch_pruning.prune_conv_out_channels
