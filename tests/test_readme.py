@@ -59,11 +59,11 @@ def test_the_commands_and_methods_named_exist() -> None:
 
 def test_the_numbers_shown_are_those_of_the_tables() -> None:
     table = (ROOT / "results" / "tables" / "unstructured.md").read_text()
-    part = table.split("## fashion-resnet20, 64 samples")[1].split("##")[0]
+    part = table.split("## fashion-resnet20, 100 samples")[1].split("##")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
     found = {(row[0], row[1]): row[3:] for row in rows if row[2] == "none"}
     shown = README.split("## What comes out")[1].split("What an engineer")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
-    assert len(lines) == 6
+    assert len(lines) == 8
     for method, track, *cells in lines:
         assert found[method, track] == cells

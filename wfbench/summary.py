@@ -96,9 +96,9 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     chance = float(frame["chance"].max()) if "chance" in frame else 0.0
-    tracks: dict[str, set[str]] = {}
-    for method, track in zip(frame["method"], frame["track"], strict=True):
-        tracks.setdefault(method, set()).add(track)
+    tracks: dict[tuple[str, str], set[str]] = {}
+    for method, recovery, track in zip(frame["method"], frame["recovery"], frame["track"], strict=True):
+        tracks.setdefault((method, recovery), set()).add(track)
     for block, wide in _pivots(frame):
         places = stats.ranks(wide.to_numpy(), chance).mean(0)
         difference = stats.critical_difference(wide.shape[1], len(wide)) if wide.shape[1] > 1 else float("nan")
@@ -111,7 +111,7 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
                 {
                     **dict(zip(BLOCK, block, strict=True)),
                     "method": method,
-                    "track": "/".join(sorted(tracks[method])),
+                    "track": "/".join(sorted(tracks[method, block[1]])),
                     "accuracy": interval.estimate,
                     "low": interval.low,
                     "high": interval.high,
