@@ -140,5 +140,7 @@ def test_the_command_checks_names_files_and_folders(tmp_path: Path, capsys: pyte
     failed = {(o["method"].rpartition("/")[2], o["check"]) for o in found if o["status"] == "failed"}
     assert {("broken.py", "loads"), ("bad", "runs")} <= failed
     assert not any(method == "mine" for method, _ in failed)
+    assert main(["check"]) == 0
+    assert f"{len(REGISTRY.pruners)} methods" in capsys.readouterr().out
     assert main(["check", "no-such-method"]) == 2
     assert 'unknown method "no-such-method"' in capsys.readouterr().err
