@@ -319,7 +319,7 @@ async function start() {
   }
   $("reset").onclick = () => { view.filters = {}; view.drawn = view.open = null; view.sort = "mean"; view.down = true; save(); };
   $("filters").onsubmit = (event) => event.preventDefault();
-  addEventListener("hashchange", restore);
+  addEventListener("hashchange", () => { if (!$(location.hash.slice(1))) restore(); }); /* a link within the page is no view */
   document.querySelector("main").hidden = false;
   $("notice").hidden = true;
   restore();
