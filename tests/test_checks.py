@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -105,6 +106,15 @@ def test_a_method_for_linear_layers_alone_is_checked_on_the_perceptron() -> None
             return {name: weight.abs() for name, weight in net.weights.items()}
 
     assert {o.status for o in check(LinearOnly()) if o.check != "sample_order_invariant"} == {"ok"}
+
+
+def test_the_kit_leaves_the_global_generators_as_they_were() -> None:
+    np.random.seed(7)
+    torch.manual_seed(7)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()
+    check(REGISTRY.pruner("lobs"))
+    assert np.random.get_state()[1].tolist() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_the_kit_leaves_its_problems_as_they_were() -> None:

@@ -175,6 +175,13 @@ def test_results_load_as_a_frame_and_as_parquet(tmp_path: Path) -> None:
     assert load_results(tmp_path / "nothing").empty
 
 
+def test_two_suites_that_hold_the_same_case_both_keep_it(tmp_path: Path) -> None:
+    for suite, accuracy in (("a", 0.5), ("b", 0.6)):
+        (tmp_path / f"{suite}.jsonl").write_text(json.dumps(record(0, accuracy, suite=suite)) + "\n")
+    frame = load_results(tmp_path)
+    assert dict(zip(frame["suite"], frame["accuracy"], strict=True)) == {"a": 0.5, "b": 0.6}
+
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "a\"b'c",

@@ -80,12 +80,10 @@ def monotone_sparsity(trial: Trial) -> None:
 
 def dense_network_untouched(trial: Trial) -> None:
     """Neither a weight nor a BatchNorm buffer of the dense network changes."""
-    trial.prune()
-    module = trial.task.dense(0)
-    before, network = checkpoint_digest(module), Network(module)
-    handed = Labeled(*(part[:BUDGET] for part in _split(trial, "train")))
-    trial.alone(module, handed)
-    if checkpoint_digest(module) != before or checkpoint_digest(network.module()) != before:
+    network = Network(trial.task.dense(0))
+    before = checkpoint_digest(network.module())
+    trial.alone(network, trial.samples())
+    if checkpoint_digest(network.module()) != before:
         raise CheckFailed("the dense network changed; work on net.module() or net.state(), which are copies")
 
 
@@ -101,13 +99,18 @@ def global_random_state(trial: Trial) -> None:
     if _states()[:2] != before:
         raise CheckFailed("the global random state is not what it was before the run")
     ends = []
-    with torch.random.fork_rng():
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            trial.alone(trial.task.dense(0), Labeled(*(part[:BUDGET] for part in _split(trial, "train"))))
-            ends.append(_states())
+    numpy, python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                np.random.seed(seed)
+                random.seed(seed)
+                trial.alone(Network(trial.task.dense(0)), trial.samples())
+                ends.append(_states())
+    finally:
+        np.random.set_state(numpy)
+        random.setstate(python)
     for name, one, two in zip(("torch", "numpy", "Python"), *ends, strict=True):
         if one == two:
             raise CheckFailed(f"the method seeds {name}'s global generator; just draw, the harness seeds it")
@@ -163,9 +166,9 @@ def sample_order_invariant(trial: Trial) -> None:
     if not trial.pruner.order_invariant:
         raise Skipped("the method does not claim it (order_invariant = True)")
     module = Network(trial.task.dense(0)).module().double()
-    x, y = (part[:BUDGET] for part in _split(trial, "train"))
-    first = trial.alone(module, Labeled(x.double(), y))
-    second = trial.alone(module, Labeled(x.double().flip(0), y.flip(0)))
+    network, data = Network(module), trial.samples()
+    first = trial.alone(network, Labeled(data.inputs.double(), data.labels))
+    second = trial.alone(network, Labeled(data.inputs.double().flip(0), data.labels.flip(0)))
     for name, weight in first.state.items():
         if not torch.allclose(weight, second.state[name], rtol=1e-6, atol=1e-8):
             raise CheckFailed(f"{name} depends on the order of the samples, and order_invariant is True")
@@ -176,8 +179,8 @@ def device_and_dtype_kept(trial: Trial) -> None:
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         for dtype in (torch.float32, torch.float64):
             module = Network(trial.task.dense(0)).module().to(device, dtype)
-            x, y = (part[:BUDGET] for part in _split(trial, "train"))
-            pruned = trial.alone(module, Labeled(x.to(dtype), y))
+            data = trial.samples()
+            pruned = trial.alone(Network(module), Labeled(data.inputs.to(dtype), data.labels))
             for name, dense in module.state_dict().items():
                 found = pruned.state[name]
                 if (found.dtype, found.device) != (dense.dtype, dense.device):
@@ -185,7 +188,7 @@ def device_and_dtype_kept(trial: Trial) -> None:
 
 
 def one_sample(trial: Trial) -> None:
-    """One sample gives a finite network, or a WftrialError that says why not."""
+    """One sample gives a finite network, or a WfbenchError that says why not."""
     try:
         trial.prune(budget=1)
     except Skipped:

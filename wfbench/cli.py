@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON")
     checking = command("check", _check, "Run the conformance kit on methods: what every plugin must keep.")
     checking.add_argument(
-        "targets", nargs="*", metavar="TARGET", help="a method's name, or a file or folder of methods"
+        "targets", nargs="*", metavar="TARGET", help="a method, or a file or folder of methods; default: all methods"
     )
     checking.add_argument("--json", action="store_true", help="print JSON")
     _plugin_paths(checking)
@@ -148,7 +148,7 @@ def _check(options: argparse.Namespace) -> int:
     registry = _registry(options)
     outcomes: list[checks.Outcome] = []
     for target in options.targets or sorted(registry.pruners):
-        if Path(target).exists():
+        if target not in registry.pruners and Path(target).exists():
             pruners, failures = pruners_in(target)
             outcomes += [checks.Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
         else:

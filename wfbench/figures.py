@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from wfbench import stats
-from wfbench.tables import harmless
+from wfbench.tables import harmless, none_first
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = (("o", "-"), ("s", "--"), ("^", ":"))
@@ -92,10 +92,10 @@ def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple
 def profiles(frame: pd.DataFrame) -> Figure:
     """Share of cases (task, draw, sparsity) that keep some share of the dense accuracy, by budget and recovery.
 
-    Performance profiles of Agarwal et al. 2021, section 4.2; a failed case keeps nothing.
+    Performance profiles of Agarwal et al. 2021; a failed case keeps nothing.
     """
     frame = frame.assign(share=frame["accuracy"] / frame["dense_accuracy"])
-    budgets, recoveries = sorted(frame["budget"].unique()), sorted(frame["recovery"].unique(), key=_none_first)
+    budgets, recoveries = sorted(frame["budget"].unique()), sorted(frame["recovery"].unique(), key=none_first)
     looks = _looks(frame[frame["accuracy"].notna()])
     figure = Figure(figsize=(2.8 * len(budgets) + 2.2, 2.4 * len(recoveries) + 0.6), layout="constrained")
     axes = figure.subplots(len(recoveries), len(budgets), sharex=True, sharey=True, squeeze=False)
@@ -122,10 +122,6 @@ def profiles(frame: pd.DataFrame) -> Figure:
                 axis.set_xlabel("of the dense accuracy, %", fontsize=9)
     _legend(figure, axes)
     return figure
-
-
-def _none_first(name: str) -> str:
-    return "" if name == "none" else name
 
 
 def _legend(figure: Figure, axes: Any) -> None:

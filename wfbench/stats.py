@@ -124,7 +124,7 @@ def ranks(scores: Float[ndarray, "blocks methods"], chance: float) -> Float[ndar
 
 
 def critical_difference(methods: int, blocks: int) -> float:
-    """Nemenyi's: mean ranks further apart than this differ at 5 %. Demšar 2006, section 3.2.2."""
+    """Nemenyi's: mean ranks further apart than this differ at 5 %. Demšar 2006."""
     q = stats.studentized_range.ppf(1 - ALPHA, methods, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(methods * (methods + 1) / (6 * blocks)))
 

@@ -22,8 +22,8 @@ def load_results(results: Path | str = "results") -> pd.DataFrame:
 
     Columns are the records' fields (`options` and `environment` hold dictionaries).
     """
-    files = sorted(Path(results).glob("*.jsonl"))
-    return frame_of(record for file in files for record in latest(read(file)))
+    files = sorted(Path(results).glob("*.jsonl"))  # two suites may hold the same case: each keeps its own
+    return _ordered([record for file in files for record in latest(read(file))])
 
 
 def write_parquet(results: Path, path: Path) -> Path:
@@ -37,13 +37,17 @@ def write_parquet(results: Path, path: Path) -> Path:
 
 
 def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The last record of every case as a row, in an order that does not depend on that of the records."""
-    frame = pd.DataFrame(latest(records))
+    """The last record of every case of one suite as a row, in an order that does not depend on that of the records."""
+    return _ordered(latest(records))
+
+
+def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(records)
     if frame.empty:
         return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
     for name in ("accuracy", "dense_accuracy", "magnitude_overlap", "seconds"):
         frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
-    return frame.sort_values([*GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
+    return frame.sort_values(["suite", *GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:

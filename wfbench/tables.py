@@ -40,6 +40,11 @@ def percent(value: Any) -> str:
     return f"{100 * value:g} %"
 
 
+def none_first(recovery: str) -> str:
+    """By which recoveries are sorted."""
+    return "" if recovery == "none" else recovery
+
+
 def _cell(row: Any) -> str:
     failed = f" ({row.failed} failed)" if row.failed else ""
     if not row.draws:
@@ -50,7 +55,7 @@ def _cell(row: Any) -> str:
 
 
 def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.DataFrame:
-    """Methods down (best recovery last in the alphabet, `none` first), `across` across."""
+    """Methods down, by recovery with `none` first; `across` across."""
     cells = part.assign(text=[_cell(row) for row in part.itertuples()])
     table = cells.pivot(index=["recovery", "method", "track", "scope"], columns=across, values="text").fillna("")
     order = sorted(part[across].unique())
@@ -88,9 +93,9 @@ def by_recovery(cells: pd.DataFrame) -> list[Table]:
     for (task, budget, sparsity), part in cells.groupby(["task", "budget", "sparsity"], sort=True):
         if part["recovery"].nunique() < 2:
             continue
-        rows = part.assign(text=[_cell(row) for row in part.itertuples()], order=part["accuracy"])
+        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
         table = rows.pivot_table(index=["method", "scope"], columns="recovery", values="text", aggfunc="first")
-        columns = sorted(table.columns, key=lambda name: "" if name == "none" else name)
+        columns = sorted(table.columns, key=none_first)
         table = table[columns].fillna("").reset_index()
         found.append(Table(f"{task}, {budget} samples, {percent(sparsity)} removed", table[["method", *columns]]))
     return found
@@ -237,13 +242,8 @@ def provenance(frame: pd.DataFrame) -> str:
         for name in ("torch", "device", "machine", "threads", "evaluation_batch")
     }
     versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
-    extra = [
-        f"{name} {', '.join(sorted({str(value)[:12] for value in frame[name].dropna()}))}"
-        for name in ("commit", "data", "checkpoint")
-        if name in frame
-    ]
     keys = hashlib.sha256("".join(sorted(frame["key"])).encode()).hexdigest()
-    return "; ".join([f"{len(frame)} cases", versions, *extra, f"reuse keys {keys[:12]}"]) + "."
+    return "; ".join([f"{len(frame)} cases", versions, f"reuse keys {keys[:12]}"]) + "."
 
 
 def failed(frame: pd.DataFrame) -> list[Table]:

@@ -95,11 +95,17 @@ class Trial:
                 raise Skipped(f"the method refuses: {failure.__cause__}") from failure
             raise CheckFailed(f"the method fails: {failure}") from failure
 
-    def alone(self, network: nn.Module, data: Labeled) -> Pruned:
+    def samples(self) -> Labeled:
+        """The first training samples, as many as the kit's budget."""
+        assert isinstance(self.task.train, tuple)
+        inputs, labels = self.task.train
+        return Labeled(inputs[:BUDGET].clone(), labels[:BUDGET].clone())
+
+    def alone(self, network: Network, data: Labeled) -> Pruned:
         """Without the harness: fit and prune, half of the weights."""
         licence = self.pruner.licence
         handed = data if licence is Labeled else Unlabeled(data.inputs) if licence is Unlabeled else None
-        return self.pruner.fit(Network(network), handed).prune(Target(0.5, scope=self.pruner.scope))
+        return self.pruner.fit(network, handed).prune(Target(0.5, scope=self.pruner.scope))
 
 
 def trial_of(pruner: Pruner[Any]) -> Trial:
