@@ -7,6 +7,7 @@ on the support afterwards. λ, which the paper tunes for each network, is fixed.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import ClassVar
 
@@ -14,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, WfbenchError, fisher_rows
+from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, WfbenchError
+from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
+from wfbench.curvature.rows import Gradients, gradients
 from wfbench.network import flatten, unflatten
 from wfbench.sparsity import keep_largest
 
@@ -34,19 +37,21 @@ class CHITA(Pruner[Labeled]):
     """
 
     name: ClassVar[str] = "chita"
-    source: ClassVar[str] = "Benbaki et al. 2023, eq. 5-7 and algorithm 1"
+    order_invariant: ClassVar[bool] = True
+    source: ClassVar[str] = "Benbaki et al. 2023, CHITA"
     fidelity: ClassVar[str] = "objective as published, optimum exact on the support; no published figure reproduced"
     damping: float = 1e-5
     first_order: bool = False
     rounds: int = 20
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
-        rows = fisher_rows(net, data).double()
+        found = gradients(net, data)
+        rows = found.rows.double() / sqrt(found.count)
         dense = flatten(net.weights).double()
         # rows are gradients of log p, so the loss falls along them: y = Rw̄ + 1/√n
         wanted = rows @ dense + (1 / sqrt(len(data)) if self.first_order else 0)
         problem = Regression(rows, wanted, dense, self.damping)
-        return FittedCHITA(net, problem, self.rounds, float(torch.linalg.eigvalsh(gram(rows))[-1]) + self.damping)
+        return FittedCHITA(net, found, problem, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,22 @@ class Regression:
 
 @dataclass(frozen=True)
 class FittedCHITA:
-    """The regression and its largest curvature, ready for any target."""
+    """The regression, ready for any target."""
 
     net: Network
+    gradients: Gradients
     problem: Regression
     rounds: int
-    curvature: float
+
+    @cached_property
+    def spectrum(self) -> Float[Tensor, " k"]:
+        """Eigenvalues of RRᵀ, ascending, nats/weight²."""
+        return torch.linalg.eigvalsh(self.gradients.gram) / self.gradients.count
+
+    @property
+    def curvature(self) -> float:
+        """The largest of the damped curvature."""
+        return float(self.spectrum[-1]) + self.problem.damping
 
     def prune(self, target: Target) -> Pruned:
         if target.sparsity == 0:
@@ -110,7 +125,13 @@ class FittedCHITA:
             if value >= before:
                 break
         weights = self.problem.weights(kept, u)
-        return Pruned.of(self.net, unflatten(weights, self.net.weights), unflatten(kept, self.net.weights))
+        shares = self.spectrum / (self.spectrum + self.problem.damping)
+        found = {
+            "mean_leverage": float(shares.sum()) / len(weights),
+            **row_diagnostics(self.gradients, self.problem.damping),
+            "predicted_change": predicted_change(self.gradients, weights - self.problem.dense, labeled=True),
+        }
+        return Pruned.of(self.net, unflatten(weights, self.net.weights), unflatten(kept, self.net.weights), found)
 
     def _top(self, w: Float[Tensor, " p"], target: Target) -> Bool[Tensor, " p"]:
         return flatten(keep_largest(unflatten(w.abs(), self.net.weights), target))

@@ -1,4 +1,4 @@
-"""Diagonal Fisher. Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning", eq. 9.
+"""Diagonal Fisher. Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning".
 
 Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check; no
 published figure on these tasks to reproduce.
@@ -16,7 +16,7 @@ class DiagonalFisher(ScorePruner[Labeled]):
     """`½ w² F_qq` with the diagonal of the empirical Fisher, nats."""
 
     name: ClassVar[str] = "diag-fisher"
-    source: ClassVar[str] = "Theis et al. 2018, eq. 9"
+    source: ClassVar[str] = "Theis et al. 2018, the Fisher information of the gradient"
     fidelity: ClassVar[str] = "equal to the dense diagonal; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

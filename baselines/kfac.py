@@ -6,6 +6,7 @@ The Kronecker factors come from curvlinops; λ = 1e-3 is our choice. Fidelity: e
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled, WfbenchError
+from wfbench.curvature.diagnostics import effective_rank
 from wfbench.sparsity import keep_largest
 
 with warnings.catch_warnings():
@@ -22,11 +24,33 @@ with warnings.catch_warnings():
 
 @dataclass(frozen=True)
 class FittedKFAC:
-    """`B_π⁻¹` (outputs) and `A_π⁻¹` (inputs) of every layer: the inverse Fisher is their Kronecker product."""
+    """`B_π⁻¹` (outputs) and `A_π⁻¹` (inputs) of every layer: the inverse Fisher is their Kronecker product.
+
+    Args:
+        factors: B and A of every layer, undamped.
+    """
 
     net: Network
     outputs: dict[str, Tensor]
     inputs: dict[str, Tensor]
+    factors: dict[str, tuple[Tensor, Tensor]]
+    damping: float
+
+    @cached_property
+    def diagnostics(self) -> dict[str, float]:
+        """Of `F = B ⊗ A`, layer by layer: `tr(FA⁻¹)/p`, the rank of its spectrum, λ and λ over the mean diagonal."""
+        spectrum, leverage = [], 0.0
+        for name, (b, a) in self.factors.items():
+            leverage += float((b @ self.outputs[name]).trace() * (a @ self.inputs[name]).trace())
+            spectrum.append(torch.outer(torch.linalg.eigvalsh(b), torch.linalg.eigvalsh(a)).flatten())
+        eigenvalues = torch.cat(spectrum)
+        mean = float(eigenvalues.mean())
+        return {
+            "mean_leverage": leverage / len(eigenvalues),
+            "effective_rank": effective_rank(eigenvalues),
+            "damping": self.damping,
+            "damping_ratio": self.damping / mean if mean > 0 else float("inf"),
+        }
 
     def prune(self, target: Target) -> Pruned:
         pulls, scores = {}, {}
@@ -35,12 +59,14 @@ class FittedKFAC:
             diagonal = self.outputs[name].diagonal()[:, None] * self.inputs[name].diagonal()
             pulls[name] = matrix / diagonal
             scores[name] = (matrix * pulls[name] / 2).reshape(weight.shape)
-        mask, weights = keep_largest(scores, target), {}
+        mask, weights, predicted = keep_largest(scores, target), {}, 0.0
         for name, weight in self.net.weights.items():
             removed = ~mask[name].reshape(pulls[name].shape)
             update = self.outputs[name] @ (pulls[name] * removed) @ self.inputs[name]
-            weights[name] = weight.double() - update.reshape(weight.shape)
-        return Pruned.of(self.net, weights, mask)
+            weights[name] = torch.where(mask[name], weight.double() - update.reshape(weight.shape), 0)
+            delta, (b, a) = (weights[name] - weight.double()).reshape(update.shape), self.factors[name]
+            predicted += float((b @ delta @ a * delta).sum()) / 2  # the quadratic part alone
+        return Pruned.of(self.net, weights, mask, {**self.diagnostics, "predicted_change": predicted})
 
 
 @dataclass(frozen=True)
@@ -63,16 +89,17 @@ class _KFAC:
         )
         operator.compute_kronecker_factors()
         factors = operator.state_dict()
-        outputs, inputs = {}, {}
+        outputs, inputs, both = {}, {}, {}
         for name in net.weights:
             layer = name.rpartition(".")[0]
             a, b = factors["input_covariances"][layer], factors["gradient_covariances"][layer]
             outputs[name], inputs[name] = damped_inverses(a, b, self.damping)
-        return FittedKFAC(net, outputs, inputs)
+            both[name] = (b, a)
+        return FittedKFAC(net, outputs, inputs, both, self.damping)
 
 
 def damped_inverses(a: Tensor, b: Tensor, damping: float) -> tuple[Tensor, Tensor]:
-    """`(B + √λ/π I)⁻¹` and `(A + π√λ I)⁻¹` with `π² = (tr A/d_in)/(tr B/d_out)`; Martens & Grosse 2015, section 6.3."""
+    """`(B + √λ/π I)⁻¹` and `(A + π√λ I)⁻¹` with `π² = (tr A/d_in)/(tr B/d_out)`, after Martens & Grosse 2015."""
     mean_a, mean_b = float(a.trace()) / len(a), float(b.trace()) / len(b)
     pi = sqrt(mean_a / mean_b) if mean_a > 0 and mean_b > 0 else 1.0
     return _inverse(b, sqrt(damping) / pi), _inverse(a, sqrt(damping) * pi)
@@ -91,7 +118,9 @@ class KFAC(_KFAC, Pruner[Labeled]):
     """K-FAC of the empirical Fisher, independent update."""
 
     name: ClassVar[str] = "kfac"
-    source: ClassVar[str] = "Martens & Grosse 2015, eq. 1-2 and section 6.3; Wang et al. 2019, eq. 8-9"
+    order_invariant: ClassVar[bool] = True
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
+    source: ClassVar[str] = "Martens & Grosse 2015, factored Tikhonov damping; Wang et al. 2019, single weights"
     fidelity: ClassVar[str] = "equal to the dense float64 Kronecker inverse; no published figure reproduced"
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
@@ -103,6 +132,7 @@ class KFACSampled(_KFAC, Pruner[Unlabeled]):
     """K-FAC of the Fisher, one label a sample drawn from the network's own predictions."""
 
     name: ClassVar[str] = "kfac-sampled"
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     source: ClassVar[str] = KFAC.source
     fidelity: ClassVar[str] = KFAC.fidelity
 
@@ -115,6 +145,8 @@ class KFACExact(_KFAC, Pruner[Unlabeled]):
     """K-FAC of the Fisher, every class weighted by its probability."""
 
     name: ClassVar[str] = "kfac-exact"
+    order_invariant: ClassVar[bool] = True
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     source: ClassVar[str] = KFAC.source
     fidelity: ClassVar[str] = KFAC.fidelity
 

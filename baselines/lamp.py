@@ -17,7 +17,8 @@ class LAMP(ScorePruner[None]):
     """`w_u² / Σ w_v²` over the weights v of the layer that are no smaller than u, one ranking over all layers."""
 
     name: ClassVar[str] = "lamp"
-    source: ClassVar[str] = "Lee et al. 2021, eq. 4"
+    order_invariant: ClassVar[bool] = True
+    source: ClassVar[str] = "Lee et al. 2021, the LAMP score"
     fidelity: ClassVar[str] = "equal to the paper's formula; no published figure reproduced"
 
     def scores(self, net: Network, data: None) -> Params:

@@ -48,9 +48,10 @@ class LOBS(Pruner[Unlabeled]):
 
     name: ClassVar[str] = "lobs"
     scope: ClassVar[Scope] = "layer"
-    source: ClassVar[str] = "Dong et al. 2017, eq. 5-6, 12 and algorithm 1"
+    source: ClassVar[str] = "Dong et al. 2017, L-OBS"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     damping: float = 0.01
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:

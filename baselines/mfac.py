@@ -11,6 +11,6 @@ class MFAC(WoodFisher):
     """WoodFisher with the full matrix: M-FAC computes the same inverse, matrix-free."""
 
     name: ClassVar[str] = "mfac"
-    source: ClassVar[str] = "Frantar et al. 2021, section 3.1 (static algorithm), without blocks"
+    source: ClassVar[str] = "Frantar et al. 2021, the static algorithm, without blocks"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse; no published figure reproduced"
     block_size: BlockSize = None

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.layers import as_matrices, damped, only_layer_scope, second_moments
+from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, second_moments
 from wfbench.network import Params
 from wfbench.sparsity import Scope, keep_largest
 
@@ -33,13 +33,10 @@ class FittedOBC:
     def prune(self, target: Target) -> Pruned:
         only_layer_scope("obc", target)
         mask = keep_largest(self.ranks, target)
-        weights = {}
-        for name, weight in self.net.weights.items():
-            matrices = as_matrices(self.net.layer_of(name), weight).double()
-            kept = mask[name].reshape(matrices.shape)
-            groups = zip(matrices, kept, self.hessians[name], strict=True)
-            weights[name] = torch.stack([least_squares(*group) for group in groups]).reshape(weight.shape)
-        return Pruned.of(self.net, weights, mask)
+        return Pruned.of(self.net, self.update(mask), mask)
+
+    def update(self, mask: Params) -> Params:
+        return {name: least_squares(self.net, name, mask[name], self.hessians[name]) for name in self.net.weights}
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,10 @@ class OBC(Pruner[Unlabeled]):
 
     name: ClassVar[str] = "obc"
     scope: ClassVar[Scope] = "layer"
-    source: ClassVar[str] = "Frantar & Alistarh 2022, algorithms 1-2, eq. 3-4"
+    source: ClassVar[str] = "Frantar & Alistarh 2022, ExactOBS"
     fidelity: ClassVar[str] = "equal to exhaustive greedy removal on ten weights; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
+    updates: ClassVar[bool] = True
     damping: float = 0.01
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
@@ -105,19 +103,3 @@ def _trace(weights: Float[Tensor, "rows d"], inverse: Float[Tensor, "d d"]) -> t
         w[every, q] = 0
         inverse[every, q, q] = 1  # never a pivot again
     return order, losses
-
-
-def least_squares(
-    weights: Float[Tensor, "rows d"], kept: Tensor, hessian: Float[Tensor, "d d"]
-) -> Float[Tensor, "rows d"]:
-    """The kept weights of every row that minimise `(w − ŵ) H (w − ŵ)ᵀ`; rows that lose nothing stay as they are."""
-    out = weights.clone()
-    size = max(1, CHUNK // hessian.numel())
-    for start in range(0, len(weights), size):
-        part, mask = weights[start : start + size], kept[start : start + size]
-        both = mask[:, :, None] & mask[:, None, :]
-        system = torch.where(both, hessian, 0) + torch.diag_embed((~mask).to(hessian.dtype))
-        wanted = torch.where(mask, part @ hessian, 0)
-        solved = torch.cholesky_solve(wanted[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
-        out[start : start + size] = torch.where(mask.all(1, keepdim=True), part, solved)
-    return out

@@ -26,7 +26,7 @@ class OBD(ScorePruner[Unlabeled]):
     """`½ w² h_qq` with the diagonal of the generalised Gauss-Newton matrix, nats."""
 
     name: ClassVar[str] = "obd"
-    source: ClassVar[str] = "LeCun et al. 1989, eq. 3, with the Levenberg-Marquardt approximation of section 2.2"
+    source: ClassVar[str] = "LeCun et al. 1989, with the Levenberg-Marquardt approximation"
     fidelity: ClassVar[str] = "equal to the dense diagonal; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 
@@ -46,7 +46,7 @@ class OBDHessian(ScorePruner[Labeled]):
     """
 
     name: ClassVar[str] = "obd-hessian"
-    source: ClassVar[str] = "LeCun et al. 1989, eq. 3; diagonal by Hutchinson's estimator (Bekas et al. 2007)"
+    source: ClassVar[str] = "LeCun et al. 1989; diagonal by Hutchinson's estimator (Bekas et al. 2007)"
     fidelity: ClassVar[str] = "tends to the dense diagonal; no published figure reproduced"
     probes: int = 32
 

@@ -11,7 +11,7 @@ class OBERT(WoodFisher):
     """WoodFisher with blocks of 50 and λ = 1e-7."""
 
     name: ClassVar[str] = "obert"
-    source: ClassVar[str] = "Kurtic et al. 2022, eq. 4-6, unstructured"
+    source: ClassVar[str] = "Kurtic et al. 2022, unstructured"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse of its blocks; no published figure reproduced"
     damping: float = 1e-7
     block_size: BlockSize = 50

@@ -16,7 +16,7 @@ class SNIP(ScorePruner[Labeled]):
     """`|ḡ w|` with the gradient ḡ of the mean loss: the sensitivity of the loss to a connection's strength."""
 
     name: ClassVar[str] = "snip"
-    source: ClassVar[str] = "Lee et al. 2019, eq. 4-6"
+    source: ClassVar[str] = "Lee et al. 2019, connection sensitivity"
     fidelity: ClassVar[str] = "equal to the paper's formula, on a trained network; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

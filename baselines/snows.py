@@ -30,8 +30,11 @@ class SNOWS(Pruner[Unlabeled]):
     """
 
     name: ClassVar[str] = "snows"
-    source: ClassVar[str] = "Lucas & Mazumder 2025, eq. 3-5 and algorithm 1"
+    order_invariant: ClassVar[bool] = True
+    source: ClassVar[str] = "Lucas & Mazumder 2025, SNOWS"
     fidelity: ClassVar[str] = "equal to least squares on one linear layer; no published figure reproduced"
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
+    updates: ClassVar[bool] = True
     horizon: int = 6
     newton: int = 3
     products: int = 10
@@ -56,10 +59,12 @@ class FittedSNOWS:
 
     def prune(self, target: Target) -> Pruned:
         mask = keep_largest({name: weight.abs() for name, weight in self.net.weights.items()}, target)
+        weights = self.net.weights if target.sparsity == 0 else self.update(mask)
+        return Pruned.of(self.net, weights, mask)
+
+    def update(self, mask: Params) -> Params:
         weights: Params = {name: torch.where(mask[name], w, 0) for name, w in self.net.weights.items()}
-        if target.sparsity == 0:
-            weights = dict(self.net.weights)
-        for name in self.order if target.sparsity > 0 else []:
+        for name in self.order:
             with torch.no_grad():
                 wanted = self.features(dict(self.net.weights), name)
 
@@ -68,7 +73,7 @@ class FittedSNOWS:
                 return torch.stack([(a - b).square().sum() for a, b in zip(found, wanted, strict=True)]).sum()
 
             weights[name] = self.descend(weights[name], mask[name], loss)
-        return Pruned.of(self.net, weights, mask)
+        return weights
 
     def features(self, weights: Params, first: str) -> list[Tensor]:
         """Outputs of the layer that owns `first` and of those called after it, K in all."""

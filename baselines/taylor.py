@@ -17,7 +17,7 @@ class Taylor(ScorePruner[Labeled]):
     """Mean over samples of `|g w|`: the change of each sample's loss to first order, nats."""
 
     name: ClassVar[str] = "taylor"
-    source: ClassVar[str] = "Molchanov et al. 2017, eq. 5-8"
+    source: ClassVar[str] = "Molchanov et al. 2017, first-order Taylor expansion"
     fidelity: ClassVar[str] = "equal to the paper's formula for single weights; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

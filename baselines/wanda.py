@@ -1,4 +1,4 @@
-"""Wanda. Sun et al. 2023, "A simple and effective pruning approach for large language models", eq. 1 and algorithm 1.
+"""Wanda. Sun et al. 2023, "A simple and effective pruning approach for large language models".
 
 Fidelity: score and comparison group (an output row) as published, a filter being a row; no published figure reproduced.
 """
@@ -20,7 +20,7 @@ class Wanda(Pruner[Unlabeled]):
 
     name: ClassVar[str] = "wanda"
     scope: ClassVar[Scope] = "layer"
-    source: ClassVar[str] = "Sun et al. 2023, eq. 1 and algorithm 1"
+    source: ClassVar[str] = "Sun et al. 2023, Wanda"
     fidelity: ClassVar[str] = "equal to the paper's formula; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from wfbench.attribution import UPDATES
 from wfbench.case import Case
+from wfbench.data import Sampling
 from wfbench.suite import Suite
 
 MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "random")
+UPDATES = ("kept", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint", "obc", "snows")
 CONTROLS = tuple(f"{by}-as-{mask}" for mask in MASKS[1:-1] for by in ("magnitude", "random"))
+
+WRONG = (Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3))
 
 SUITE = Suite(
     "attribution",
@@ -19,6 +22,7 @@ SUITE = Suite(
     sparsities=(0.6, 0.8, 0.9),
     recoveries=("none", "batchnorm", "correction", "repair", "distill-200", "finetune-200"),
     seeds=5,
+    also=(Suite("wrong labels", (50,), (0.8, 0.9), ("finetune-200",), 5, ("digits-cnn",), ("magnitude+kept",), WRONG),),
 )
 
 

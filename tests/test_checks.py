@@ -12,9 +12,10 @@ from tests.leaky import LEAKS, LabelsThroughOrder, ReadsSplit
 from wfbench import Network, Pruner, ScorePruner, Unlabeled, WfbenchError
 from wfbench.checks import CHECKS, check, parametrize_with_checks
 from wfbench.cli import main
+from wfbench.errors import BrokenRule
 from wfbench.network import Params
 from wfbench.plugins import discover
-from wfbench.runner import BrokenRule, Runner
+from wfbench.runner import Runner
 from wfbench.trial import CheckFailed, Trial, problems
 
 REGISTRY = discover()
@@ -27,7 +28,8 @@ def test_methods_that_ship_pass(pruner: Pruner, check: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meant", "leaky"), [(meant, leaky) for meant, found in LEAKS.items() for leaky in found], ids=str
+    ("meant", "leaky"),
+    [pytest.param(meant, leaky, id=f"{meant}-{leaky.name}") for meant, found in LEAKS.items() for leaky in found],
 )
 def test_a_leaky_method_fails_the_check_meant_for_it(meant: str, leaky: Pruner) -> None:
     outcomes = {outcome.check: outcome for outcome in check(leaky)}

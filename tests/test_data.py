@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from tests.cases import blobs
-from wfbench import Dataset, Labeled, Unlabeled, WfbenchError, draw
+from tests.cases import blob_task, blobs
+from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw
 from wfbench.data import draw_indices
+from wfbench.plugins import discover
+from wfbench.recoveries import RECOVERIES
 
 
 @given(size=st.integers(1, 400), seed=st.integers(0, 50), data=st.data())
@@ -87,3 +89,84 @@ def test_transform_is_applied_to_single_inputs() -> None:
 def test_bad_datasets_are_named(source: object, message: str) -> None:
     with pytest.raises(WfbenchError, match=message):
         Dataset(source, "mine").take([0])
+
+
+K_SHOT = Sampling("k-shot")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_k_shot_draws_have_as_many_of_every_class_and_nest(seed: int) -> None:
+    x, _ = blobs(90, 0)
+    labels = torch.tensor([0] * 60 + [1] * 20 + [2] * 10)
+    large = draw((x, labels), 30, seed, K_SHOT)
+    assert large.labels.bincount().tolist() == [10, 10, 10]
+    assert len(large.inputs.unique(dim=0)) == 30
+    for n in (3, 9):
+        small = draw((x, labels), n, seed, K_SHOT)
+        assert small.labels.bincount().tolist() == [n // 3] * 3
+        assert torch.equal(small.inputs, large.inputs[:n])
+    assert not torch.equal(large.inputs, draw((x, labels), 30, seed + 1, K_SHOT).inputs)
+    listed = [(a, int(b)) for a, b in zip(x, labels, strict=True)]
+    assert torch.equal(draw(listed, 9, seed, K_SHOT).inputs, large.inputs[:9])
+
+
+@pytest.mark.parametrize(
+    ("n", "message"),
+    [(4, "multiple of the classes"), (33, "rarest class has 10 samples, fewer than 11"), (0, "multiple")],
+)
+def test_impossible_k_shot_draws_are_errors(n: int, message: str) -> None:
+    x, _ = blobs(90, 0)
+    with pytest.raises(WfbenchError, match=message):
+        draw((x, torch.tensor([0] * 60 + [1] * 20 + [2] * 10)), n, 0, K_SHOT)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_wrong_labels_are_other_classes_at_the_stated_rate_and_nest(share: float) -> None:
+    """20 draws of 300: the bound is five standard deviations of a binomial of 6000."""
+    x, y = blobs(300, 0)
+    wrong, seen = 0, torch.zeros(3, 3)
+    for seed in range(20):
+        clean, noisy = draw((x, y), 300, seed), draw((x, y), 300, seed, Sampling(wrong_labels=share))
+        assert torch.equal(clean.inputs, noisy.inputs)
+        assert torch.equal(draw((x, y), 40, seed, Sampling(wrong_labels=share)).labels, noisy.labels[:40])
+        different = clean.labels != noisy.labels
+        wrong += int(different.sum())
+        seen.index_put_(
+            (clean.labels[different], noisy.labels[different]), torch.ones(int(different.sum())), accumulate=True
+        )
+    assert abs(wrong - 6000 * share) < 5 * (6000 * share * (1 - share)) ** 0.5
+    others = seen[~torch.eye(3, dtype=torch.bool)]
+    assert ((others - wrong / 6).abs() < 5 * (wrong / 6) ** 0.5).all()
+
+
+@pytest.mark.parametrize("sampling", [K_SHOT, Sampling(wrong_labels=0.1)])
+@pytest.mark.parametrize(
+    ("method", "recovery", "fits"),
+    [
+        ("woodfisher", "none", True),
+        ("obc", "none", False),
+        ("magnitude", "batchnorm", False),
+        ("obc", "finetune-200", True),
+    ],
+)
+def test_rule_2_draws_that_look_at_labels_never_pair_with_an_unlabelled_case(
+    method: str, recovery: str, fits: bool, sampling: Sampling
+) -> None:
+    pruner = discover().pruner(method)
+
+    def case() -> Case:
+        target = Target(0.5, scope=pruner.scope)
+        return Case(blob_task(), 9, 0, 0, target, pruner, RECOVERIES[recovery], sampling)
+
+    if fits:
+        assert case().identity()["draw"] == sampling.kind
+        return
+    with pytest.raises(WfbenchError, match="use it with labelled methods or recoveries"):
+        case()
+
+
+def test_samplings_that_do_not_exist_are_errors() -> None:
+    with pytest.raises(WfbenchError, match="outside \\[0, 1\\)"):
+        Sampling(wrong_labels=1.0)
+    with pytest.raises((WfbenchError, TypeCheckError), match="kind"):
+        Sampling("sorted")

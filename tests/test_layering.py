@@ -4,11 +4,13 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    *("errors", "cache", "data", "network", "channels", "curvature.gram", "curvature.inverse", "curvature.rows", "obs"),
-    *("sparsity", "pruner", "layers", "controls", "woodfisher", "recovery", "repair", "tuning", "recoveries"),
+    *("errors", "cache", "data", "damping", "network", "channels"),
+    *("curvature.gram", "curvature.inverse", "curvature.rows", "curvature.diagnostics", "obs"),
+    *("pruned", "sparsity", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
+    *("recovery", "repair", "tuning", "recoveries"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
-    *("case", "store", "plugins", "runner", "trial", "checks", "suite"),
+    *("case", "reuse", "store", "plugins", "stages", "runner", "trial", "checks", "suite"),
     *("stats", "summary", "tables", "figures", "pages", "report", "compare", "pytest_plugin", "cli", "__main__"),
 ]
 

@@ -5,7 +5,8 @@ from torch import nn
 
 from tests.cases import blob_network, blobs, tiny_network
 from wfbench import Network, Target, Unlabeled
-from wfbench.pruner import Pruned, ScoreFitted
+from wfbench.pruned import Pruned
+from wfbench.pruner import ScoreFitted
 from wfbench.recovery import BatchNormReestimation, NoRecovery
 
 

@@ -10,8 +10,9 @@ from torch.nn import functional
 from tests.cases import blob_network, blobs, trained_looking
 from tests.oracles import constrained_minimum
 from wfbench import Network, Pruned, Target, Unlabeled
+from wfbench.layers import solve_kept
 from wfbench.network import flatten
-from wfbench.repair import LeastSquaresRepair, ScaleAndBias, solve_kept
+from wfbench.repair import LeastSquaresRepair, ScaleAndBias
 from wfbench.sparsity import keep_largest
 
 

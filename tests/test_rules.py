@@ -1,6 +1,7 @@
 """The rules of the benchmark, by number."""
 
 import dataclasses
+import json
 import random
 from pathlib import Path
 from typing import ClassVar
@@ -12,27 +13,33 @@ from torch import Tensor, nn
 
 from tests.cases import DEVICES, blob_network, blob_task, blobs, tiny_network
 from wfbench import (
+    NM,
     Case,
     Labeled,
     Network,
     Pruned,
     Pruner,
     Record,
+    Sampling,
     ScorePruner,
     Target,
     Task,
     Unlabeled,
     WoodFisher,
     WoodFisherUnlabeled,
+    draw,
     run,
 )
-from wfbench.case import _closure, _source
+from wfbench.errors import BrokenRule
 from wfbench.evaluate import evaluate
 from wfbench.network import Params
 from wfbench.plugins import discover, load, pruners_of
 from wfbench.pruner import ScoreFitted
 from wfbench.recoveries import RECOVERIES
-from wfbench.runner import BrokenRule, Runner, _seeded
+from wfbench.recovery import Recovery
+from wfbench.reuse import _closure, _source
+from wfbench.runner import Runner
+from wfbench.stages import seeded
 from wfbench.tasks import checkpoints, fashion
 
 REGISTRY = discover()
@@ -130,6 +137,63 @@ def test_rule_3_labels_change_no_bit_without_a_labelled_licence(method: str) -> 
     tasks = [Task("blobs", module, train=(x, labels), test=blobs(203, 2)) for labels in (y, (y + 1) % 3, y.flip(0))]
     records = [run(case_of(method, task=task)) for task in tasks]
     assert len({(record.accuracy, record.loss) for record in records}) == 1
+
+
+def leaks(recovery: Recovery, task: Task) -> list[str]:
+    """What a recovery depends on that it may not: labels, or samples beyond the budget."""
+    x, y = (part.clone() for part in task.train)
+    drawn = draw((x, y), 8, 0).inputs
+    target = Target(0.5)
+    case = Case(task, 8, 0, 0, target, REGISTRY.pruner("magnitude"), recovery)
+    before, found = run(case), []
+    assert before.status == "ok", before.reason
+    for what in ("labels", "samples"):
+        outside = ~(x[:, None] == drawn).all(2).any(1)
+        task.train[0][outside] += 1.0 if what == "samples" else 0.0
+        task.train[1][:] = (y + 1) % 3 if what == "labels" else y
+        after = run(case)
+        task.train[0][:], task.train[1][:] = x, y
+        found += [what] * ((before.accuracy, before.loss) != (after.accuracy, after.loss))
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in RECOVERIES if not name.endswith("2000")])
+def test_rule_3_a_recovery_sees_the_budget_and_no_label_without_the_licence(name: str) -> None:
+    assert leaks(RECOVERIES[name], blob_task()) == (["labels"] if RECOVERIES[name].licence is Labeled else [])
+
+
+@pytest.mark.parametrize("peeked", ["labels", "samples"])
+def test_rule_3_fails_on_a_recovery_that_peeks(peeked: str) -> None:
+    task = blob_task()
+
+    class Peeks(Recovery):
+        name: ClassVar[str] = "peeks"
+        licence: ClassVar[type] = Unlabeled
+
+        def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
+            hidden = task.train[0].sum() if peeked == "samples" else task.train[1][:10].sum()
+            bias = pruned.state["3.bias"].clone()
+            bias[0] += 0.01 * hidden
+            return dataclasses.replace(pruned, state={**pruned.state, "3.bias": bias})
+
+    assert leaks(Peeks(), task) == [peeked]
+
+
+@pytest.mark.parametrize("name", [name for name in RECOVERIES if not name.endswith("2000")])
+def test_rule_3_a_recovery_is_handed_what_its_type_says(name: str) -> None:
+    handed: list[object] = []
+    recovery = RECOVERIES[name]
+
+    class Spy(type(recovery)):  # type: ignore[misc]
+        def apply(self, net: Network, pruned: Pruned, data: object) -> Pruned:
+            handed.append(data)
+            return super().apply(net, pruned, data)
+
+    record = run(dataclasses.replace(case_of("magnitude"), recovery=Spy()))
+    assert record.status == "ok"
+    assert [type(data) for data in handed] == [recovery.licence]
+    counts = {Labeled: (8, 8), Unlabeled: (8, 0), type(None): (0, 0)}[recovery.licence]
+    assert (record.n_inputs, record.n_labels) == counts
 
 
 def test_rule_4_evaluation_data_are_no_calibration_data() -> None:
@@ -308,10 +372,14 @@ def test_rule_12_the_key_follows_code_configuration_data_and_checkpoint(monkeypa
         "training data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x + 1e-3, y), test=test)),
         "test data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x, y), test=(x, y))),
         "checkpoint": case_of("woodfisher", task=Task("blobs", nudged, train=(x, y), test=test)),
+        "draw": dataclasses.replace(case_of("woodfisher", budget=9), sampling=Sampling("k-shot")),
+        "labels": dataclasses.replace(base, sampling=Sampling(wrong_labels=0.1)),
+        "pattern": dataclasses.replace(base, target=Target(0.5, NM(2, 4))),
+        "group": dataclasses.replace(base, target=Target(0.5, NM(1, 2))),
     }
     keys = {name: Runner().key(case) for name, case in others.items()}
     assert len({key, *keys.values()}) == len(keys) + 1
-    monkeypatch.setattr("wfbench.case.numerics", lambda: "0.0")
+    monkeypatch.setattr("wfbench.reuse.numerics", lambda: "0.0")
     assert Runner().key(base) != key
 
 
@@ -376,7 +444,7 @@ def test_global_generators_are_seeded_for_the_method_and_restored() -> None:
     found = (float(torch.rand(1)), float(np.random.rand()))
     assert found == (expected[0], expected[2])  # not Python's: the run-time type checks of these tests draw from it
     random.seed(5)
-    with _seeded(case_of(Draws(), task=task)):
+    with seeded(case_of(Draws(), task=task)):
         random.random()
     assert random.random() == expected[1]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -437,3 +505,50 @@ def test_the_unlabelled_family_reads_inputs_alone() -> None:
         WoodFisherUnlabeled(fisher=fisher).fit(net, data).prune(Target(0.5))
     assert WoodFisherUnlabeled.licence is Unlabeled
     assert WoodFisher.licence is Labeled
+
+
+class Steps(ScorePruner[None]):
+    """Half of the way, then all of it."""
+
+    name: ClassVar[str] = "steps"
+
+    def fit(self, net: Network, data: None) -> object:
+        fitted = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()})
+
+        class Twice:
+            def prune(self, target: Target) -> Pruned:
+                halves = [fitted.prune(Target(target.sparsity * share)) for share in (0.5, 1.0)]
+                path = tuple(
+                    (target.sparsity * share, found.state) for share, found in zip((0.5, 1.0), halves, strict=True)
+                )
+                return dataclasses.replace(halves[1], path=path)
+
+        return Twice()
+
+    def scores(self, net: Network, data: None) -> Params:
+        raise NotImplementedError
+
+
+def test_the_accuracy_of_every_step_is_in_the_record() -> None:
+    record = run(case_of(Steps()))
+    half, whole = (run(case_of("magnitude", sparsity=sparsity)) for sparsity in (0.25, 0.5))
+    assert record.steps == [
+        {"sparsity": 0.25, "accuracy": half.accuracy},
+        {"sparsity": 0.5, "accuracy": whole.accuracy},
+    ]
+    assert record.accuracy == whole.accuracy
+
+
+def test_chance_is_what_the_commonest_class_gives() -> None:
+    labels = blobs(203, 2)[1]
+    assert run(case_of("magnitude")).chance == int(labels.bincount().max()) / 203
+
+
+def test_records_leave_out_what_they_do_not_have_and_say_what_they_were_made_with() -> None:
+    record = run(case_of("magnitude"))
+    written = json.loads(record.as_json())
+    assert not {"predicted_change", "macs", "tried", "steps"} & written.keys()
+    assert written["mean_leverage"] is None
+    assert {"commit", "torch", "device", "threads", "checkpoint", "train", "test"} <= written["environment"].keys()
+    written = json.loads(run(case_of("woodfisher")).as_json())
+    assert {"predicted_change", "realised_change", "effective_rank", "damping", "damping_ratio"} <= written.keys()

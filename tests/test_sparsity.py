@@ -5,8 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cases import blob_network
-from wfbench import Network, Pruned, Target, WfbenchError
+from tests.cases import blob_network, blobs
+from wfbench import NM, Network, Pruned, Target, WfbenchError
+from wfbench.errors import BrokenRule
+from wfbench.plugins import discover
 from wfbench.pruner import ScoreFitted
 from wfbench.sparsity import keep_largest
 
@@ -80,3 +82,63 @@ def test_scores_of_the_wrong_shape_are_named() -> None:
     scores["3.weight"] = scores["3.weight"].T
     with pytest.raises(WfbenchError, match=r"scores of 3.weight have shape \(8, 3\); they must have shape \(3, 8\)"):
         ScoreFitted(net, scores)
+
+
+@given(
+    n=st.integers(1, 3),
+    extra=st.integers(1, 4),
+    rows=st.integers(1, 3),
+    columns=st.integers(1, 11),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=80, deadline=None)
+def test_n_of_m_keeps_the_best_of_every_group_by_loops(n: int, extra: int, rows: int, columns: int, seed: int) -> None:
+    """Also with ties, and with a last group that is shorter."""
+    m = n + extra
+    scores = torch.randint(0, 4, (rows, columns, 1, 1), generator=torch.Generator().manual_seed(seed)).float()
+    mask = keep_largest({"w": scores}, Target(1 - n / m, NM(n, m)))["w"].reshape(rows, columns)
+    for row in range(rows):
+        for start in range(0, columns, m):
+            group, kept = scores[row, start : start + m].flatten(), mask[row, start : start + m]
+            assert int(kept.sum()) == min(n, len(group))
+            if not kept.all():
+                assert group[kept].min() >= group[~kept].max()
+
+
+@pytest.mark.parametrize("method", [name for name, pruner in discover().pruners.items() if "n:m" in pruner.patterns])
+def test_methods_that_reach_n_of_m_meet_it(method: str) -> None:
+    from wfbench import Labeled, Unlabeled
+
+    pruner, net, data = discover().pruner(method), Network(blob_network()), Labeled(*blobs(8, 1))
+    handed = {Labeled: data, Unlabeled: Unlabeled(data.inputs), type(None): None}[pruner.licence]
+    fitted, target = pruner.fit(net, handed), Target(0.5, NM(2, 4), pruner.scope)
+    pruned = fitted.prune(target)
+    assert target.pattern.achieved(target, net, pruned, data.inputs[:1]) == 0.5
+    for weight in net.weights:
+        groups = pruned.state[weight].reshape(-1, 4) != 0
+        assert (groups.sum(1) <= 2).all()
+
+
+def test_a_broken_n_of_m_pattern_is_a_broken_rule() -> None:
+    net = Network(blob_network())
+    target = Target(0.5, NM(2, 4))
+    scores = {name: weight.abs() for name, weight in net.weights.items()}
+    free = ScoreFitted(net, scores).prune(Target(0.5))
+    with pytest.raises(BrokenRule, match=r"groups with [34] non-zero weights; the pattern is 2:4"):
+        target.pattern.achieved(target, net, free, torch.zeros(1, 4))
+    sparser = ScoreFitted(net, scores).prune(Target(0.75, NM(1, 4)))
+    with pytest.raises(BrokenRule, match="2:4 removes"):
+        target.pattern.achieved(target, net, sparser, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NM(4, 4), "4:4 is no pattern"),
+        (lambda: Target(0.6, NM()), "2:4 removes 0.5 of the weights, not 0.6"),
+        (lambda: Target(0.5, NM(), of="macs"), "counts weights, not macs"),
+    ],
+)
+def test_patterns_and_targets_that_do_not_fit_are_errors(make: object, message: str) -> None:
+    with pytest.raises(WfbenchError, match=message):
+        make()

@@ -15,6 +15,7 @@ from torchvision.datasets import FashionMNIST
 
 from tests.cases import blob_network, blobs
 from wfbench import Task, WfbenchError
+from wfbench.plugins import discover
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.recipes import RECIPES
@@ -176,3 +177,31 @@ def test_augmentation_moves_pixels_and_keeps_their_kind() -> None:
     places = {tuple(place) for place in moved[:, 0].nonzero()[:, 1:].tolist()}
     assert places == {(row, column) for row in range(1, 6) for column in range(1, 6)}
     assert torch.equal(augment(image, Recipe(epochs=1, lr=1.0)), image)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_task_can_be_scored_on_a_fixed_subset(listed: bool) -> None:
+    x, y = blobs(203, 2)
+    test = [(a, int(b)) for a, b in zip(x, y, strict=True)] if listed else (x, y)
+    task = Task(
+        "blobs", blob_network(), train=blobs(300, 0), test=test, transform=lambda one: 2 * one, accuracies=(0.5,)
+    )
+    small, again = task.scored_on(50), task.scored_on(50)
+    assert small.name == "blobs[50]"
+    assert small.test_set.fingerprint == again.test_set.fingerprint
+    found = small.test_set.take(range(50))
+    rows = {(*(2 * a).tolist(), int(b)) for a, b in zip(x, y, strict=True)}
+    assert len({(*a.tolist(), int(b)) for a, b in zip(found.inputs, found.labels, strict=True)} & rows) == 50
+    assert small.train_set.fingerprint == task.train_set.fingerprint
+    assert small.accuracies == ()
+    with pytest.raises(WfbenchError, match="at most 203"):
+        task.scored_on(204)
+
+
+def test_a_subset_is_a_task_of_the_registry() -> None:
+    registry = discover()
+    task = registry.task("digits-cnn[100]")
+    assert (task.name, len(task.test_set), task.replicates) == ("digits-cnn[100]", 100, 3)
+    assert registry.task("digits-cnn[100]") is task
+    with pytest.raises(WfbenchError, match='unknown task "digit"'):
+        registry.task("digit[100]")

@@ -3,18 +3,22 @@
 from wfbench.case import Case, Record
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
-from wfbench.data import Dataset, Labeled, Unlabeled, draw
+from wfbench.damping import CrossValidated, Relative
+from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
-from wfbench.pruner import Fitted, Pruned, Pruner, ScorePruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner, ScorePruner
 from wfbench.runner import run
-from wfbench.sparsity import Target, Unstructured
+from wfbench.sparsity import NM, Target, Unstructured
 from wfbench.summary import load_results
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
 
 __all__ = [
+    "NM",
     "Case",
+    "CrossValidated",
     "Dataset",
     "Fitted",
     "Labeled",
@@ -22,6 +26,8 @@ __all__ = [
     "Pruned",
     "Pruner",
     "Record",
+    "Relative",
+    "Sampling",
     "ScorePruner",
     "Target",
     "Task",

@@ -1,17 +1,15 @@
-"""A case, the record of its outcome, and the key that says whether a stored record may be used again."""
+"""A case, and the record of its outcome."""
 
-import ast
-import hashlib
 import json
-import sys
+import subprocess
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import BATCH
 from wfbench.pruner import Pruner, Track
@@ -20,7 +18,28 @@ from wfbench.sparsity import Target
 from wfbench.tasks.task import Task
 
 ORDER: dict[Track, int] = {"data-free": 0, "unlabeled": 1, "labeled": 2}
-NOT_SCIENCE = ("wfbench.plugins", "wfbench.store", "wfbench.errors")
+
+
+SPARSE = (
+    "effective_rank",
+    "damping",
+    "damping_ratio",
+    "predicted_change",
+    "realised_change",
+    "step",
+    "steps",
+    "tried",
+    "params",
+    "dense_params",
+    "macs",
+    "dense_macs",
+    "latency",
+    "dense_latency",
+    "activation_memory",
+    "dense_activation_memory",
+    "removed_channels",
+)
+"""Fields that a record leaves out where they are None, as most do."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +54,11 @@ class Case:
         target: how much is removed, and how.
         method: the pruner.
         recovery: what follows, with the same samples.
+        sampling: how the samples are drawn.
+
+    Raises:
+        WfbenchError: a budget below 1, a pattern that the method does not reach, or a draw that looks at labels or
+            changes them for a case that is not labelled.
     """
 
     task: Task
@@ -44,10 +68,19 @@ class Case:
     target: Target
     method: Pruner[Any]
     recovery: Recovery
+    sampling: Sampling = RANDOM
 
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise WfbenchError(f"budget {self.budget} is not a number of samples; give an integer of at least 1")
+        if self.target.pattern.name not in self.method.patterns:
+            reached = ", ".join(self.method.patterns)
+            raise WfbenchError(f"{self.method.name} reaches {reached}, not the pattern {self.target.pattern.name}")
+        if self.sampling.needs_labels and self.track != "labeled":
+            raise WfbenchError(
+                f"{self.sampling} looks at labels, and {self.method.name} with recovery {self.recovery.name} is "
+                f"{self.track}; use it with labelled methods or recoveries"
+            )
 
     @property
     def track(self) -> Track:
@@ -66,21 +99,28 @@ class Case:
             "sparsity": self.target.sparsity,
             "pattern": self.target.pattern.name,
             "scope": self.target.scope,
+            "of": self.target.of,
             "recovery": self.recovery.name,
+            "draw": self.sampling.kind,
+            "wrong_labels": self.sampling.wrong_labels,
         }
 
     def label(self) -> str:
         """The identity in one line."""
-        where = f"{self.task.name}-n{self.budget}-s{self.seed}-{self.method.name}"
-        return f"{where}-{self.target.scope}-{self.target.sparsity:g}-{self.recovery.name}"
+        target, sampling = self.target, self.sampling
+        unusual = [target.pattern.name] * (target.pattern.name != "unstructured")
+        unusual += [target.of] * (target.of != "weights") + [sampling.kind] * (sampling.kind != "random")
+        unusual += [f"wrong{sampling.wrong_labels:g}"] * (sampling.wrong_labels > 0)
+        parts = [self.task.name, f"n{self.budget}", f"s{self.seed}", self.method.name, *unusual]
+        return "-".join([*parts, target.scope, f"{target.sparsity:g}", self.recovery.name])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """The outcome of a case: one line of `results/<suite>.jsonl`.
 
-    Accuracies and sparsities are fractions, losses nats, times seconds. A failed case has `reason`, its counts, and
-    null measurements.
+    Accuracies and sparsities are fractions, losses and changes of the loss nats, times seconds, memory bytes. A failed
+    case has `reason`, its counts, and null measurements.
     """
 
     suite: str
@@ -94,15 +134,37 @@ class Record:
     achieved_sparsity: float | None = None
     pattern: str
     scope: str
+    of: str
     recovery: str
+    draw: str
+    wrong_labels: float
     n_inputs: int
     n_labels: int
+    trials: int
     accuracy: float | None = None
     dense_accuracy: float | None = None
+    chance: float | None = None
     loss: float | None = None
     dense_loss: float | None = None
     magnitude_overlap: float | None = None
     mean_leverage: float | None = None
+    effective_rank: float | None = None
+    damping: float | None = None
+    damping_ratio: float | None = None
+    predicted_change: float | None = None
+    realised_change: float | None = None
+    step: float | None = None
+    steps: list[dict[str, float]] | None = None
+    tried: list[dict[str, float]] | None = None
+    params: int | None = None
+    dense_params: int | None = None
+    macs: int | None = None
+    dense_macs: int | None = None
+    latency: float | None = None
+    dense_latency: float | None = None
+    activation_memory: int | None = None
+    dense_activation_memory: int | None = None
+    removed_channels: int | None = None
     status: str
     reason: str | None
     seconds: float | None = None
@@ -112,7 +174,9 @@ class Record:
 
     def as_json(self) -> str:
         """One line of JSON, fields in order; NaN is never written."""
-        return json.dumps({field.name: getattr(self, field.name) for field in fields(self)}, allow_nan=False)
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        written = {name: value for name, value in found.items() if value is not None or name not in SPARSE}
+        return json.dumps(written, allow_nan=False)
 
 
 def options(component: object) -> dict[str, Any]:
@@ -129,9 +193,10 @@ def _plain(value: Any) -> Any:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers depend on besides the case: versions, device, threads, evaluation batch."""
+    """What the numbers were made with besides the case: versions, commit, device, threads, evaluation batch."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
+        "commit": commit(),
         "torch": numerics(),
         "device": device.type,
         "machine": where,
@@ -157,69 +222,13 @@ def cpu_name() -> str:
         return platform.machine()
 
 
-def reuse_key(case: Case, module: nn.Module, checkpoint: str, device: torch.device, harness: ModuleType) -> str:
-    """SHA-256 over code, configuration, data, checkpoint and numerics version: equal keys, equal science fields."""
-    classes = {type(part).__module__ for part in module.modules()}
-    own = {name for name in classes if not name.startswith("torch.")}
-    roots = {harness.__name__} | _modules(case.method) | _modules(case.recovery) | own
-    content = {
-        "identity": case.identity(),
-        "method": options(case.method),
-        "recovery": options(case.recovery),
-        "code": sorted(_source(name) for name in _closure(frozenset(roots))),
-        "train": case.task.train_set.fingerprint,
-        "test": case.task.test_set.fingerprint,
-        "checkpoint": checkpoint,
-        "numerics": [numerics(), device.type, BATCH],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _modules(component: object) -> set[str]:
-    """Where the class of a component is written, and those of the components it is made of."""
-    parts = [getattr(component, field.name) for field in fields(component)] if is_dataclass(component) else []
-    return {type(component).__module__}.union(*(_modules(part) for part in parts if is_dataclass(part)))
-
-
-def checkpoint_digest(module: nn.Module) -> str:
-    """SHA-256 of the architecture and of every parameter and buffer."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 @cache
-def _closure(roots: frozenset[str]) -> frozenset[str]:
-    """The modules that the roots take objects from, within wfbench and the plugin's own file."""
-    found, queue = set[str](), list(roots)
-    while queue:
-        name = queue.pop()
-        if name in found or name in NOT_SCIENCE or name not in sys.modules:
-            continue
-        found.add(name)
-        for value in vars(sys.modules[name]).values():
-            origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if isinstance(origin, str) and origin.startswith("wfbench."):
-                queue.append(origin)
-    return frozenset(found)
-
-
-@cache
-def _source(name: str) -> str:
-    """Digest of a module's code without comments, docstrings and layout."""
-    file = sys.modules[name].__file__
-    if file is None:
+def commit() -> str:
+    """The first 12 digits of the git commit that this code is of, with + where files differ from it; else empty."""
+    folder = Path(__file__).parent
+    ask = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+    try:
+        found = subprocess.run(ask, cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
-    with open(file) as text:
-        tree = ast.parse(text.read())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return found.stdout.strip()

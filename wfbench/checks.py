@@ -18,10 +18,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from wfbench.case import checkpoint_digest
 from wfbench.data import Labeled, draw
 from wfbench.network import Network
-from wfbench.pruner import Pruned, Pruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Pruner
+from wfbench.reuse import checkpoint_digest
 from wfbench.runner import Runner
 from wfbench.trial import BUDGET, CheckFailed, Skipped, Trial, bits, trial_of
 

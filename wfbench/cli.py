@@ -14,7 +14,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from wfbench import checks, pages, report
-from wfbench.attribution import UPDATES
+from wfbench.attribution import KEPT
 from wfbench.cache import cache_folder
 from wfbench.case import environment
 from wfbench.compare import compare
@@ -137,8 +137,14 @@ def _list(options: argparse.Namespace) -> int:
     else:
         shown = [{key: entry[key] for key in ("name", "licence", "scope", "about")} for entry in methods]
         print(tabulate(shown, headers="keys"), tabulate(tasks, headers="keys"), sep="\n\n")
-        print("\nsources, fidelity and patterns: --json. Controls: magnitude-as-METHOD, random-as-METHOD.")
-        print(f"Another update for a mask: METHOD+UPDATE, with UPDATE one of {', '.join(UPDATES)}.")
+        updates = ", ".join([KEPT, *(name for name, pruner in sorted(registry.pruners.items()) if pruner.updates)])
+        print("\nsources, fidelity and patterns: --json. Names made on demand:")
+        print(
+            "  METHOD[option=value]  another hyper-parameter: woodfisher[damping=1e-3], lobs[damping=cross-validated]"
+        )
+        print("  magnitude-as-METHOD, random-as-METHOD  controls with its layer proportions")
+        print(f"  METHOD+UPDATE  its mask with the update of another: {updates}")
+        print("  TASK[2000]  scored on a fixed subset of 2000 test samples")
         for origin, reason in registry.failures.items():
             print(f"\nleft out: {origin}: {reason}")
     return 0

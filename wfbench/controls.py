@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 
 from wfbench.network import Network
-from wfbench.pruner import Fitted, Pruned, Pruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner, take_after
 from wfbench.sparsity import Target, keep_all_but
 
 By: TypeAlias = Literal["magnitude", "random"]
@@ -25,9 +26,7 @@ class LayerMatched(Pruner[Any]):
     by: By
 
     def __post_init__(self) -> None:
-        taken = {"name": f"{self.by}-as-{self.method.name}", "scope": self.method.scope, "licence": self.method.licence}
-        for name, value in taken.items():
-            object.__setattr__(self, name, value)
+        take_after(self, self.method, f"{self.by}-as-{self.method.name}")
 
     def fit(self, net: Network, data: Any) -> Fitted:
         return _Matching(net, self.method.fit(net, data), self.by)
@@ -41,8 +40,9 @@ class _Matching:
 
     def prune(self, target: Target) -> Pruned:
         masks = {}
-        for name, kept in self.fitted.prune(target).mask.items():
-            weight = self.net.weights[name]
+        found = self.fitted.prune(target).mask
+        for name, weight in self.net.weights.items():
+            kept = found[name]
             scores = weight.abs() if self.by == "magnitude" else torch.rand(weight.shape).to(weight.device)
             masks[name] = keep_all_but(int((~kept).sum()), scores)
         return Pruned.of(self.net, self.net.weights, masks)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -134,6 +134,13 @@ class Dataset:
             yield self.take(range(start, min(start + size, len(self))))
 
     @cached_property
+    def labels(self) -> Int[Tensor, " n"]:
+        """The class index of every sample; reads a map-style dataset through."""
+        if self._tensors is not None:
+            return self._tensors[1].to(torch.int64)
+        return torch.cat([batch.labels for batch in self.batches(1000)])
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of every transformed input and label: what `the same data` means for a stored record."""
         digest = hashlib.sha256()
@@ -142,6 +149,32 @@ class Dataset:
             digest.update(batch.inputs.contiguous().numpy().data)
             digest.update(batch.labels.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a draw is made. What looks at labels, or changes them, is for labelled cases alone.
+
+    Args:
+        kind: `random`, uniform without replacement; `k-shot`, as many samples of every class, in rounds of one a class.
+        wrong_labels: the chance of each drawn label to be replaced by another class, in [0, 1).
+    """
+
+    kind: Literal["random", "k-shot"] = "random"
+    wrong_labels: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("random", "k-shot"):
+            raise WfbenchError(f'draw kind "{self.kind}" is unknown; use "random" or "k-shot"')
+        if not 0 <= self.wrong_labels < 1:
+            raise WfbenchError(f"wrong_labels {self.wrong_labels} is outside [0, 1): it is the chance of each label")
+
+    @property
+    def needs_labels(self) -> bool:
+        return self != RANDOM
+
+
+RANDOM = Sampling()
 
 
 def draw_indices(size: int, n: int, seed: int, name: str = "dataset") -> list[int]:
@@ -158,10 +191,45 @@ def draw_indices(size: int, n: int, seed: int, name: str = "dataset") -> list[in
     return [int(i) for i in order[:n]]
 
 
-def draw(dataset: Dataset | tuple[Tensor, Tensor] | MapStyle, n: int, seed: int) -> Labeled:
-    """The calibration samples of budget `n` and draw `seed`: uniform, without replacement, an ordered prefix.
+def k_shot_indices(labels: Int[Tensor, " size"], n: int, seed: int, name: str = "dataset") -> list[int]:
+    """Which samples a class-balanced budget means: rounds of one sample a class, in one seeded order; budgets nest.
 
-    `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; no label is looked at.
+    Raises:
+        WfbenchError: if `n` is no multiple of the number of classes, or a class has too few samples.
+    """
+    order = torch.tensor(draw_indices(len(labels), len(labels), seed, name))
+    classes = labels.unique().tolist()
+    shots, rest = divmod(n, len(classes))
+    if rest or n < 1:
+        raise WfbenchError(f"a k-shot draw of {n} samples from {len(classes)} classes; give a multiple of the classes")
+    by_class = [order[labels[order] == label] for label in classes]
+    if shots > min(map(len, by_class)):
+        raise WfbenchError(f"{name}: the rarest class has {min(map(len, by_class))} samples, fewer than {shots}")
+    return [int(i) for i in torch.stack([found[:shots] for found in by_class], 1).flatten()]
+
+
+def draw(
+    dataset: Dataset | tuple[Tensor, Tensor] | MapStyle, n: int, seed: int, sampling: Sampling = RANDOM
+) -> Labeled:
+    """The calibration samples of budget `n` and draw `seed`: an ordered prefix, uniform without replacement by default.
+
+    `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; a random draw looks at no label.
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    return dataset.take(draw_indices(len(dataset), n, seed, dataset.name))
+    if sampling.kind == "random":
+        drawn = dataset.take(draw_indices(len(dataset), n, seed, dataset.name))
+    else:
+        drawn = dataset.take(k_shot_indices(dataset.labels, n, seed, dataset.name))
+    return (
+        _mislabelled(drawn, sampling.wrong_labels, int(dataset.labels.max()) + 1, seed)
+        if sampling.wrong_labels
+        else drawn
+    )
+
+
+def _mislabelled(drawn: Labeled, share: float, classes: int, seed: int) -> Labeled:
+    """Each label replaced with chance `share` by one of the other classes; the i-th by numbers of its own."""
+    numbers = np.random.Generator(np.random.PCG64([seed, classes])).random((len(drawn), 2))
+    wrong, other = torch.from_numpy(numbers[:, 0] < share), torch.from_numpy(numbers[:, 1])
+    replaced = (drawn.labels + 1 + (other * (classes - 1)).long()) % classes
+    return Labeled(drawn.inputs, torch.where(wrong, replaced, drawn.labels))

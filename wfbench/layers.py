@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +18,9 @@ from wfbench.sparsity import Target
 
 SAMPLES = 32
 """Samples whose patches are held at a time."""
+
+CHUNK = 2**21
+"""float64 numbers in the systems that are solved at a time."""
 
 Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -116,6 +119,35 @@ def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
         module(x.to(net.device))
     called = [name for name in order if name in net.weights]
     return called + [name for name in net.weights if name not in order]
+
+
+def solve_kept(
+    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
+) -> Float[Tensor, "rows d"]:
+    """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite."""
+    found = torch.zeros_like(right)
+    size = max(1, CHUNK // system.numel())
+    for start in range(0, len(right), size):
+        part, mask = right[start : start + size], kept[start : start + size]
+        both = mask[:, :, None] & mask[:, None, :]
+        systems = torch.where(both, system, 0) + torch.diag_embed((~mask).to(system.dtype))
+        lower = torch.linalg.cholesky(systems)
+        found[start : start + size] = torch.cholesky_solve(torch.where(mask, part, 0)[..., None], lower)[..., 0]
+    return found
+
+
+def least_squares(net: Network, name: str, mask: Tensor, hessians: Float[Tensor, "g d d"]) -> Tensor:
+    """The kept weights of every output row that minimise `(w − ŵ) H (w − ŵ)ᵀ`; rows that lose nothing stay as they are.
+
+    Args:
+        name: of the prunable weight ŵ.
+        mask: True = kept, in the weight's shape, as is the result (float64).
+        hessians: positive definite, a matrix a group.
+    """
+    dense = as_matrices(net.layer_of(name), net.weights[name]).double()
+    kept = mask.reshape(dense.shape)
+    solved = torch.stack([solve_kept(h, w @ h, k) for h, w, k in zip(hessians, dense, kept, strict=True)])
+    return torch.where(kept.all(2, keepdim=True), dense, solved).reshape(mask.shape)
 
 
 def _zeros(net: Network, name: str) -> Float[Tensor, "g d d"]:

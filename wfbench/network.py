@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from wfbench.data import Labeled
+from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 
 Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
 PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
+BATCH = 50
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -90,6 +91,23 @@ class Network:
     def loss(self, weights: Mapping[str, Tensor], data: Labeled) -> Float[Tensor, ""]:
         """Mean cross-entropy on `data`, nats."""
         return functional.cross_entropy(self.logits(weights, data.inputs), data.labels.to(self.device))
+
+    def change(self, weights: Mapping[str, Tensor], data: Labeled | Unlabeled) -> float:
+        """What `weights` cost on the samples, nats: rise of the cross-entropy, or without labels KL(dense‖changed).
+
+        Samples are taken 50 at a time; `weights` may hold buffers too.
+        """
+        total = 0.0
+        for start in range(0, len(data), BATCH):
+            x = data.inputs[start : start + BATCH]
+            with torch.no_grad():
+                before, after = (self.logits(of, x).double().log_softmax(1) for of in ({}, weights))
+            if isinstance(data, Labeled):
+                at = data.labels[start : start + BATCH, None].to(self.device)
+                total += float((before.gather(1, at) - after.gather(1, at)).sum())
+            else:
+                total += float((before.exp() * (before - after)).sum())
+        return total / len(data)
 
     def layer_inputs(self, x: Float[Tensor, "n *input"]) -> dict[str, Tensor]:
         """The dense network's input to every prunable layer, by the name of its weight."""

@@ -88,6 +88,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     pages = {
         "": (tables.by_sparsity(cells), NOTE),
         "-budgets": (tables.by_budget(cells), NOTE),
+        "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + NOTE),
         "-recoveries": (tables.by_recovery(cells), NOTE),
         "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
         "-overall": (

@@ -1,8 +1,7 @@
 """What a method is: `fit` on the dense network and the calibration samples, then `prune` to any target."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import (
     Any,
     ClassVar,
@@ -16,61 +15,21 @@ from typing import (
     runtime_checkable,
 )
 
-import torch
 from torch import Tensor
 
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params
+from wfbench.pruned import Pruned
 from wfbench.sparsity import Scope, Target, keep_largest
 
 Track: TypeAlias = Literal["labeled", "unlabeled", "data-free"]
 TRACKS: dict[type, Track] = {Labeled: "labeled", Unlabeled: "unlabeled", type(None): "data-free"}
 
+TRIALS = 6
+"""Most values of its hyper-parameters that a method may try, inside its samples."""
+
 D = TypeVar("D", Labeled, Unlabeled, None, contravariant=True)
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A pruned network.
-
-    Args:
-        state: every parameter and buffer, by name.
-        mask: True = kept, for every prunable weight.
-        removed_channels: indices of channels taken out, by layer.
-        diagnostics: figures the method reports about itself, for the record.
-
-    Raises:
-        WfbenchError: a mask that does not fit its weight, or a non-zero weight outside its mask.
-    """
-
-    state: Params
-    mask: Params
-    removed_channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    diagnostics: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, mask in self.mask.items():
-            if name not in self.state:
-                raise WfbenchError(f"the mask names {name}, which the state does not hold")
-            weight = self.state[name]
-            if mask.dtype != torch.bool or mask.shape != weight.shape:
-                raise WfbenchError(
-                    f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be bool {tuple(weight.shape)}"
-                )
-            outside = int((weight[~mask] != 0).sum())
-            if outside:
-                raise WfbenchError(f"{outside} weights of {name} are not zero outside the mask")
-
-    @classmethod
-    def of(
-        cls, net: Network, weights: Params, mask: Params, diagnostics: Mapping[str, float] | None = None
-    ) -> "Pruned":
-        """The dense state with `weights` in place, zero outside `mask`, in the network's dtype."""
-        state = net.state()
-        for name, weight in weights.items():
-            state[name] = torch.where(mask[name], weight, 0).to(state[name].dtype)
-        return cls(state, mask, diagnostics=diagnostics or {})
 
 
 @runtime_checkable
@@ -78,6 +37,14 @@ class Fitted(Protocol):
     """A method that has seen its data; `prune` is cheap and may be called for many targets, in any order."""
 
     def prune(self, target: Target) -> Pruned: ...
+
+
+@runtime_checkable
+class Updating(Protocol):
+    """A fitted method that has an update for any mask."""
+
+    def update(self, mask: Params) -> Params:
+        """From a mask (True = kept) of every prunable weight to the weights, zero outside it; float64 or float32."""
 
 
 class Pruner(ABC, Generic[D]):
@@ -95,6 +62,8 @@ class Pruner(ABC, Generic[D]):
     """Against which published figure or code it was reproduced, or "not reproduced", with what differs."""
     patterns: ClassVar[tuple[str, ...]] = ("unstructured",)
     """Names of the sparsity patterns it can reach."""
+    updates: ClassVar[bool] = False
+    """What `fit` returns is `Updating`: it has an update for any mask, not for its own alone."""
     order_invariant: ClassVar[bool] = False
     """Claims the same network, up to rounding, whatever the order of the samples."""
     licence: ClassVar[type]
@@ -126,6 +95,8 @@ class Pruner(ABC, Generic[D]):
 class ScorePruner(Pruner[D]):
     """A method that ranks weights by a score and leaves the kept ones as they are."""
 
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
+
     def fit(self, net: Network, data: D) -> Fitted:
         return ScoreFitted(net, self.scores(net, data))
 
@@ -151,3 +122,10 @@ class ScoreFitted:
     def prune(self, target: Target) -> Pruned:
         scores = {name: self.scores[name] for name in self.net.weights}
         return Pruned.of(self.net, self.net.weights, keep_largest(scores, target))
+
+
+def take_after(made: Pruner[Any], of: Pruner[Any], name: str, licence: type | None = None) -> None:
+    """Give one instance a name of its own, and scope, patterns and licence (unless another is given) of `of`."""
+    taken = {"name": name, "scope": of.scope, "patterns": of.patterns, "licence": licence or of.licence}
+    for attribute, value in taken.items():
+        object.__setattr__(made, attribute, value)  # instances are frozen; these are class attributes of most methods

@@ -13,17 +13,19 @@ from tqdm import tqdm
 
 from wfbench import pages, summary
 from wfbench.case import Case, Record
-from wfbench.errors import WfbenchError
+from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.plugins import Registry, discover
 from wfbench.recoveries import RECOVERIES
-from wfbench.runner import BrokenRule, Runner
+from wfbench.runner import Runner
 from wfbench.store import Store
 from wfbench.suite import Suite
 
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
     "unstructured": "single weights, every method, four tasks",
-    "lowdata": "from 5 to 100 samples, six methods, five draws",
+    "lowdata": "from 5 to 100 samples, six methods, five draws; wrong labels and balanced draws",
+    "unlabeled": "without labels: drawn from the network 1, 4, 16 times, or every class weighted",
+    "damping": "multiples, shares and cross-validated values of the damping",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }
 

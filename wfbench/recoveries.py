@@ -1,12 +1,14 @@
 """Every recovery by name."""
 
-from wfbench import recovery, tuning
-from wfbench.recovery import Recovery
+from wfbench import tuning
+from wfbench.recovery import BatchNormReestimation, NoRecovery, Recovery
 from wfbench.repair import LeastSquaresRepair, ScaleAndBias
 
-RECOVERIES: dict[str, Recovery] = recovery.RECOVERIES | {
+RECOVERIES: dict[str, Recovery] = {
     found.name: found
     for found in (
+        NoRecovery(),
+        BatchNormReestimation(),
         ScaleAndBias(),
         LeastSquaresRepair(),
         tuning.FineTuning(),

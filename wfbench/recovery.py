@@ -9,7 +9,8 @@ from torch import nn
 
 from wfbench.data import Labeled, Unlabeled
 from wfbench.network import Network
-from wfbench.pruner import TRACKS, D, Pruned, Track
+from wfbench.pruned import Pruned
+from wfbench.pruner import TRACKS, D, Track
 
 
 class Recovery(ABC):
@@ -62,6 +63,3 @@ class BatchNormReestimation(Recovery):
             if name.endswith("num_batches_tracked"):
                 state[name] = pruned.state[name]
         return replace(pruned, state=state)
-
-
-RECOVERIES: dict[str, Recovery] = {recovery.name: recovery for recovery in (NoRecovery(), BatchNormReestimation())}

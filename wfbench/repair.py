@@ -5,17 +5,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from wfbench.data import Labeled, Unlabeled
-from wfbench.layers import SAMPLES, as_matrices, call_order, damped, patches
+from wfbench.layers import SAMPLES, as_matrices, call_order, damped, patches, solve_kept
 from wfbench.network import NORMS, Network, Params
-from wfbench.pruner import D, Pruned
+from wfbench.pruned import Pruned
+from wfbench.pruner import D
 from wfbench.recovery import Recovery
-
-CHUNK = 2**21
-"""float64 numbers in the systems that are solved at a time."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class LeastSquaresRepair(Recovery):
             state[name] = weights.reshape(state[name].shape).to(state[name].dtype)
             if bias in state:
                 shift = (dense @ moments.dense_mean[..., None] - weights @ moments.mean[..., None]).flatten()
-                state[bias] = (net.state()[bias].double() + shift).to(state[bias].dtype)
+                moved = (net.state()[bias].double() + shift).to(state[bias].dtype)
+                state[bias] = _kept(moved, pruned, bias)
         return replace(pruned, state=state)
 
 
@@ -97,21 +96,6 @@ def _inputs(net: Network, state: Params, name: str, x: Tensor) -> Iterator[Float
         found.clear()
 
 
-def solve_kept(
-    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
-) -> Float[Tensor, "rows d"]:
-    """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite."""
-    found = torch.zeros_like(right)
-    size = max(1, CHUNK // system.numel())
-    for start in range(0, len(right), size):
-        part, mask = right[start : start + size], kept[start : start + size]
-        both = mask[:, :, None] & mask[:, None, :]
-        systems = torch.where(both, system, 0) + torch.diag_embed((~mask).to(system.dtype))
-        lower = torch.linalg.cholesky(systems)
-        found[start : start + size] = torch.cholesky_solve(torch.where(mask, part, 0)[..., None], lower)[..., 0]
-    return found
-
-
 @dataclass(frozen=True)
 class ScaleAndBias(Recovery):
     """Each output channel scaled and shifted so that its mean and variance are the dense network's.
@@ -135,9 +119,14 @@ class ScaleAndBias(Recovery):
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
             columns = scale if isinstance(layer, NORMS) else scale.reshape(-1, *[1] * (old.ndim - 1))
-            state[weight] = (old.double() * columns).to(old.dtype)
-            state[bias] = ((shift.double() - mean) * scale + wanted_mean).to(shift.dtype)
+            state[weight] = _kept((old.double() * columns).to(old.dtype), pruned, weight)
+            state[bias] = _kept(((shift.double() - mean) * scale + wanted_mean).to(shift.dtype), pruned, bias)
         return replace(pruned, state=state)
+
+
+def _kept(tensor: Tensor, pruned: Pruned, name: str) -> Tensor:
+    """Zero where the pattern took entries of this tensor out: whole channels take norms and biases with them."""
+    return torch.where(pruned.mask[name], tensor, 0) if name in pruned.mask else tensor
 
 
 def _called(net: Network, x: Tensor) -> list[tuple[str, nn.Module]]:

@@ -15,7 +15,7 @@ from wfbench.errors import WfbenchError
 from wfbench.summary import load_results
 from wfbench.tables import provenance
 
-CODED = ("suite", "task", "method", "track", "pattern", "scope", "budget", "sparsity", "recovery", "status")
+CODED = ("suite", "task", "method", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
 DIGITS = 5
 MARK = b'<script id="data" type="application/octet-stream">'

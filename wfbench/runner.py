@@ -1,8 +1,6 @@
 """`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
 
-import hashlib
 import math
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -10,25 +8,22 @@ from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from wfbench.case import Case, Record, checkpoint_digest, environment, options, reuse_key
-from wfbench.data import Labeled, Unlabeled, draw, sealed
-from wfbench.errors import WfbenchError
+from wfbench.case import Case, Record, environment, options
+from wfbench.data import Labeled, Unlabeled, draw
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.evaluate import Scores, evaluate
 from wfbench.network import Network, Params, flatten
-from wfbench.pruner import Fitted, Pruned
+from wfbench.pruned import Pruned
+from wfbench.pruner import TRIALS, Fitted
+from wfbench.reuse import checkpoint_digest, reuse_key
 from wfbench.sparsity import Target, keep_largest
+from wfbench.stages import handed, stage
 
-
-class BrokenRule(Exception):
-    """A method or the harness broke a rule of the benchmark; the run stops being a result."""
-
-
-class CaseFailed(Exception):
-    """The case has no result; the message is the record's reason."""
+DIAGNOSTICS = ("mean_leverage", "effective_rank", "damping", "damping_ratio", "predicted_change", "step")
+"""Figures about itself that a record takes from a method."""
 
 
 class Dense:
@@ -73,23 +68,23 @@ class Runner:
             BrokenRule: the method changed the dense network, read a split, or its mask or sparsity is not what it says.
         """
         dense = self._dense_of(case)
-        data = draw(case.task.train_set, case.budget, case.seed)
-        found: dict[str, Any] = {}
+        data = _draw(case)
+        found: dict[str, Any] = {"trials": 0}
         reason = None
         try:
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
             reason = str(failure)
-        handed = (case.method.licence, case.recovery.licence)
+        licences = (case.method.licence, case.recovery.licence)
         return Record(
             suite=suite,
             **case.identity(),
-            n_inputs=len(data) if Labeled in handed or Unlabeled in handed else 0,
-            n_labels=len(data) if Labeled in handed else 0,
+            n_inputs=len(data) if Labeled in licences or Unlabeled in licences else 0,
+            n_labels=len(data) if Labeled in licences else 0,
             status="ok" if reason is None else "failed",
             reason=reason,
             options=options(case.method),
-            environment=environment(self.device),
+            environment=environment(self.device) | self._data_of(case),
             key=self.key(case),
             **found,
         )
@@ -101,20 +96,20 @@ class Runner:
             CaseFailed: the method has no result.
             BrokenRule: as `run`.
         """
-        dense = self._dense_of(case)
+        dense, data = self._dense_of(case), _draw(case)
         with self._watched(case, dense):
             _check_finite(dense.network.state(), "dense")
-            fitted, fitting = self._fit(case, dense, draw(case.task.train_set, case.budget, case.seed))
+            fitted, fitting = self._fit(case, dense, data)
             pruned, pruning = self._prune(case, fitted)
             _check_finite(pruned.state, "pruned")
-            _achieved(case, dense.network, pruned)
+            _achieved(case, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
         pruned, seconds = self.prune(case)
         began = time.perf_counter()
-        with self._watched(case, dense), _stage(case, "recovery"):
-            recovered = case.recovery.apply(dense.network, pruned, _handed(case.recovery.licence, data))  # type: ignore[type-var]
+        with self._watched(case, dense), stage(case, "recovery"):
+            recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))  # type: ignore[type-var]
         seconds += time.perf_counter() - began
         _check_finite(recovered.state, "pruned")
         if dense.scores is None:
@@ -123,10 +118,12 @@ class Runner:
                 case.task.check_registered(case.replicate, dense.scores)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        achieved = _achieved(case, dense.network, recovered)
-        module = dense.network.module()
-        module.load_state_dict(recovered.state)
-        scores = self._evaluate(case, module, checkpoint_digest(module))
+        achieved = _achieved(case, dense.network, recovered, data.inputs[:1])
+        steps = [
+            {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
+            for sparsity, state in pruned.path
+        ]
+        scores = self._score(case, dense, recovered.state)
         if not math.isfinite(scores.loss):
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
         return {
@@ -135,14 +132,20 @@ class Runner:
             "loss": scores.loss,
             "dense_accuracy": dense.scores.accuracy,
             "dense_loss": dense.scores.loss,
+            "chance": dense.scores.chance,
             "magnitude_overlap": _overlap(dense.network, recovered),
-            "mean_leverage": pruned.diagnostics.get("mean_leverage"),
+            **{name: _finite(pruned.diagnostics.get(name)) for name in DIAGNOSTICS},
+            "realised_change": _realised(case, dense.network, pruned, data),
+            "trials": max(1, len(pruned.trials)),
+            "steps": steps or None,
+            "tried": [dict(trial) for trial in pruned.trials] or None,
+            **case.target.pattern.measured(dense.network, recovered, data.inputs[:1]),
             "seconds": seconds,
         }
 
     def _fit(self, case: Case, dense: Dense, data: Labeled) -> tuple[Fitted, float]:
         net = dense.network
-        share = (case.task.name, case.replicate, case.seed)
+        share = (case.task.name, case.replicate, case.seed, case.sampling)
         if share != self._shared_for:
             net.shared = {}
             self._shared_for = share
@@ -152,8 +155,8 @@ class Runner:
         self._fitted = self._pruned = None
         net.saved_seconds = 0.0
         began = time.perf_counter()
-        with _stage(case, "fit"):
-            fitted: Fitted = case.method.fit(net, _handed(case.method.licence, data))
+        with stage(case, "fit"):
+            fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
         seconds = time.perf_counter() - began + net.saved_seconds
         self._fitted = (which, fitted, seconds)
         return fitted, seconds
@@ -161,16 +164,30 @@ class Runner:
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
             began = time.perf_counter()
-            with _stage(case, "prune"):
+            with stage(case, "prune"):
                 pruned = fitted.prune(case.target)
             self._pruned = (case.target, pruned, time.perf_counter() - began)
         return self._pruned[1], self._pruned[2]
+
+    def _data_of(self, case: Case) -> dict[str, str]:
+        """The first digits of the SHA-256 of dense checkpoint and splits."""
+        digests = {
+            "checkpoint": self._dense_of(case).digest,
+            "train": case.task.train_set.fingerprint,
+            "test": case.task.test_set.fingerprint,
+        }
+        return {name: digest[:12] for name, digest in digests.items()}
 
     def _dense_of(self, case: Case) -> Dense:
         which = (case.task.name, case.replicate)
         if which not in self._dense:
             self._dense[which] = Dense(case, self.device)
         return self._dense[which]
+
+    def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
+        module = dense.network.module()
+        module.load_state_dict(dict(state))
+        return self._evaluate(case, module, checkpoint_digest(module))
 
     def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores:
         which = (case.task.name, digest)
@@ -198,43 +215,8 @@ def run(case: Case, device: str = "cpu") -> Record:
     return Runner(device).run(case)
 
 
-def _handed(licence: type, data: Labeled) -> Labeled | Unlabeled | None:
-    """What a licence allows of the draw, in storage of its own."""
-    if licence is Labeled:
-        return Labeled(data.inputs.clone(), data.labels.clone())
-    return Unlabeled(data.inputs.clone()) if licence is Unlabeled else None
-
-
-@contextmanager
-def _stage(case: Case, stage: str) -> Iterator[None]:
-    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
-    failure: Exception | None = None
-    with _seeded(case), sealed() as asked:
-        try:
-            yield
-        except Exception as error:
-            failure = error
-    if asked:
-        raise BrokenRule(f"{case.method.name} read {asked[0]} in {stage}; a method uses only what it is handed")
-    if failure is not None:
-        raise CaseFailed(f"{stage}: {type(failure).__name__}: {failure}") from failure
-
-
-@contextmanager
-def _seeded(case: Case) -> Iterator[None]:
-    """Global generators seeded from (task, budget, seed, method, replicate), and put back afterwards."""
-    parts = (case.task.name, case.budget, case.seed, case.method.name, case.replicate)
-    value = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(value)
-        random.seed(value)
-        np.random.seed(value)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def _draw(case: Case) -> Labeled:
+    return draw(case.task.train_set, case.budget, case.seed, case.sampling)
 
 
 def _check_finite(state: Params, what: str) -> None:
@@ -243,29 +225,28 @@ def _check_finite(state: Params, what: str) -> None:
             raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
 
 
-def _achieved(case: Case, net: Network, pruned: Pruned) -> float:
-    """The sparsity, counted on the weights; these and the mask meet the target to one weight, or one a layer."""
-    target, name = case.target, case.method.name
+def _achieved(case: Case, net: Network, pruned: Pruned, x: Tensor) -> float:
+    """The sparsity that the pattern counts, of a result that is whole and kept to the cap on trials."""
+    name = case.method.name
     missing = (net.state().keys() - pruned.state.keys()) | (net.weights.keys() - pruned.mask.keys())
     if missing:
         raise BrokenRule(f"{name} returned no state or mask for {', '.join(sorted(missing))}")
-    counts: dict[str, dict[str, int]] = {"zero": {}, "outside the mask": {}}
-    for layer, dense in net.weights.items():
-        masked = ~pruned.mask[layer]
-        counts["zero"][layer] = int(((pruned.state[layer] == 0) & ((dense != 0) | masked)).sum())
-        counts["outside the mask"][layer] = int(masked.sum())
-    sizes = {layer: dense.numel() for layer, dense in net.weights.items()}
-    for what, found in counts.items():
-        groups = list(sizes) if target.scope == "layer" else []
-        parts = [([layer], f"of {layer}") for layer in groups] or [(list(sizes), "in all")]
-        for layers, where in parts:
-            removed, weights = sum(found[layer] for layer in layers), sum(sizes[layer] for layer in layers)
-            if abs(removed - target.sparsity * weights) > 1:
-                raise BrokenRule(
-                    f"{name}: {removed} of {weights} weights {where} are {what}; "
-                    f"the target is sparsity {target.sparsity}"
-                )
-    return sum(counts["zero"].values()) / sum(sizes.values())
+    if len(pruned.trials) > TRIALS:
+        raise BrokenRule(f"{name} tried {len(pruned.trials)} values of its hyper-parameters; the cap is {TRIALS}")
+    try:
+        return case.target.pattern.achieved(case.target, net, pruned, x)
+    except BrokenRule as broken:
+        raise BrokenRule(f"{name}: {broken}") from None
+
+
+def _realised(case: Case, net: Network, pruned: Pruned, data: Labeled) -> float | None:
+    """What pruning did to the loss on the method's own samples, as far as it may see them."""
+    seen = handed(case.method.licence, data)
+    return None if seen is None else _finite(net.change(pruned.state, seen))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _overlap(net: Network, pruned: Pruned) -> float:

@@ -1,24 +1,109 @@
 """What is asked of a pruner: how much, in which pattern, allocated over which scope; and masks that meet it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from wfbench.errors import WfbenchError
-from wfbench.network import Params, flatten, unflatten
+from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.network import Network, Params, flatten, unflatten
+from wfbench.pruned import Pruned
 
 Scope: TypeAlias = Literal["global", "layer"]
-Unit: TypeAlias = Literal["weights"]
+Unit: TypeAlias = Literal["weights", "filters", "params", "macs"]
+
+
+class Pattern(ABC):
+    """Which weights may only go together, and how a result is counted and measured."""
+
+    name: ClassVar[str]
+    units: ClassVar[tuple[Unit, ...]] = ("weights",)
+    """What its sparsity may count."""
+
+    @abstractmethod
+    def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
+        """The sparsity, counted on the weights.
+
+        Args:
+            x: one sample `[1, *input]`, for patterns that have to trace the network.
+
+        Raises:
+            BrokenRule: weights or mask do not meet the target.
+        """
+
+    def measured(self, net: Network, pruned: Pruned, x: Tensor) -> dict[str, Any]:
+        """Further fields of the record; `x [1, *input]` is one sample."""
+        return {}
 
 
 @dataclass(frozen=True)
-class Unstructured:
+class Unstructured(Pattern):
     """Any weight may go."""
 
     name: ClassVar[str] = "unstructured"
+
+    def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
+        """Weights and mask meet the target to one weight, or one a layer under `scope="layer"`."""
+        layers = list(net.weights)
+        groups = [[layer] for layer in layers] if target.scope == "layer" else [layers]
+        for what, found in removed_weights(net, pruned).items():
+            for group in groups:
+                removed, weights = (sum(of[name] for name in group) for of in (found, _sizes(net)))
+                if abs(removed - target.sparsity * weights) > 1:
+                    where = f"of {group[0]}" if target.scope == "layer" else "in all"
+                    raise BrokenRule(
+                        f"{removed} of {weights} weights {where} are {what}; the target is sparsity {target.sparsity}"
+                    )
+        return zero_share(net, pruned)
+
+
+@dataclass(frozen=True)
+class NM(Pattern):
+    """At most n of every m consecutive weights of an output row stay (2:4 by default); a last group may be shorter.
+
+    Rows are weight matrices as stored, `[out, in × kernel]`. Mishra et al. 2021, "Accelerating sparse deep neural
+    networks".
+    """
+
+    name: ClassVar[str] = "n:m"
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n < self.m:
+            raise WfbenchError(f"{self.n}:{self.m} is no pattern; n must be at least 1 and below m")
+
+    def grouped(self, weight: Tensor, fill: float) -> Tensor:
+        """`[out, groups, m]`, the last group filled up."""
+        rows = weight.reshape(len(weight), -1)
+        return functional.pad(rows, (0, -rows.shape[1] % self.m), value=fill).unflatten(1, (-1, self.m))
+
+    def mask(self, scores: Tensor) -> Tensor:
+        """The n highest scores of every group (True = kept); ties keep the later ones."""
+        groups = self.grouped(scores.double(), -torch.inf)
+        order = groups.argsort(dim=2, stable=True)
+        kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, order[..., self.m - self.n :], True)
+        return kept.flatten(1)[:, : scores[0].numel()].reshape(scores.shape)
+
+    def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
+        """No group keeps more than n, and no more is removed than that asks for."""
+        for name, weight in net.weights.items():
+            for what, kept in (
+                ("non-zero weights", pruned.state[name] != 0),
+                ("weights in the mask", pruned.mask[name]),
+            ):
+                if int(most := self.grouped(kept.long(), 0.0).sum(2).max()) > self.n:
+                    raise BrokenRule(f"{name} has groups with {most} {what}; the pattern is {self.n}:{self.m}")
+            wanted = int((~self.mask(weight)).sum())
+            if (removed := int((~pruned.mask[name]).sum())) != wanted:
+                raise BrokenRule(
+                    f"{removed} weights of {name} are outside the mask; {self.n}:{self.m} removes {wanted}"
+                )
+        return zero_share(net, pruned)
 
 
 @dataclass(frozen=True)
@@ -26,24 +111,29 @@ class Target:
     """A sparsity to reach.
 
     Args:
-        sparsity: fraction of the prunable weights to remove, in [0, 1).
-        pattern: which sets of weights may go together.
+        sparsity: fraction to remove, in [0, 1), of what `of` counts.
+        pattern: which weights go together.
         scope: `global`, one ranking over all layers; `layer`, every layer to the same sparsity.
         of: what the sparsity counts.
     """
 
     sparsity: float
-    pattern: Unstructured = Unstructured()
+    pattern: Pattern = Unstructured()
     scope: Scope = "global"
     of: Unit = "weights"
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise WfbenchError(f"sparsity {self.sparsity} is outside [0, 1): it is the fraction of weights removed")
+            raise WfbenchError(f"sparsity {self.sparsity} is outside [0, 1): it is the fraction removed")
         if self.scope not in ("global", "layer"):
             raise WfbenchError(f'scope "{self.scope}" is unknown; use "global" or "layer"')
-        if not isinstance(self.pattern, Unstructured) or self.of != "weights":
-            raise WfbenchError(f"pattern {self.pattern!r} of {self.of} is not supported; use Unstructured() of weights")
+        if self.of not in self.pattern.units:
+            raise WfbenchError(
+                f"the pattern {self.pattern.name} counts {' or '.join(self.pattern.units)}, not {self.of}"
+            )
+        if isinstance(self.pattern, NM) and self.sparsity not in (0, 1 - self.pattern.n / self.pattern.m):
+            n, m = self.pattern.n, self.pattern.m
+            raise WfbenchError(f"{n}:{m} removes {1 - n / m:g} of the weights, not {self.sparsity}")
 
     def removed(self, weights: int) -> int:
         """How many of `weights` go."""
@@ -57,11 +147,16 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
         scores: one tensor a prunable weight; higher = keep.
 
     Raises:
-        WfbenchError: NaN among the scores, or a layer that would be left with no weight under `scope="layer"`.
+        WfbenchError: NaN among the scores, a layer that would be left with no weight under `scope="layer"`, or a
+            pattern of whole channels, which scores of single weights do not make.
     """
     for name, tensor in scores.items():
         if torch.isnan(tensor).any():
             raise WfbenchError(f"the scores of {name} contain NaN")
+    if isinstance(target.pattern, NM) and target.sparsity > 0:
+        return {name: target.pattern.mask(tensor) for name, tensor in scores.items()}
+    if not isinstance(target.pattern, (Unstructured, NM)):
+        raise WfbenchError(f"scores of single weights make no mask of the pattern {target.pattern.name}")
     if target.scope == "global":
         flat = flatten(scores)
         return unflatten(keep_all_but(target.removed(len(flat)), flat), scores)
@@ -82,3 +177,22 @@ def keep_all_but(removed: int, scores: Tensor) -> Tensor:
     kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     kept[torch.sort(scores.flatten(), stable=True).indices[:removed]] = False
     return kept.reshape(scores.shape)
+
+
+def removed_weights(net: Network, pruned: Pruned) -> dict[str, dict[str, int]]:
+    """How many weights of every layer went, by what they are and by what the mask says; dense zeros are no removal."""
+    masked = {name: ~pruned.mask[name] for name in net.weights}
+    zero = {name: (pruned.state[name] == 0) & ((w != 0) | masked[name]) for name, w in net.weights.items()}
+    return {
+        "zero": {name: int(gone.sum()) for name, gone in zero.items()},
+        "outside the mask": {name: int(gone.sum()) for name, gone in masked.items()},
+    }
+
+
+def zero_share(net: Network, pruned: Pruned) -> float:
+    """The share of the prunable weights that are zero and were not before, or are outside the mask."""
+    return sum(removed_weights(net, pruned)["zero"].values()) / sum(_sizes(net).values())
+
+
+def _sizes(net: Network) -> dict[str, int]:
+    return {name: weight.numel() for name, weight in net.weights.items()}

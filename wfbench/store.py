@@ -10,8 +10,11 @@ from wfbench.case import Record
 from wfbench.errors import WfbenchError
 
 IDENTITY = (
-    "task", "method", "budget", "seed", "replicate", "sparsity", "pattern", "scope", "recovery",
+    "task", "method", "budget", "seed", "replicate", "sparsity", "pattern", "scope", "of", "recovery", "draw",
+    "wrong_labels",
 )  # fmt: skip
+USUAL: dict[str, Any] = {"of": "weights", "draw": "random", "wrong_labels": 0.0}
+"""What a record means that does not say."""
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -28,7 +31,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            _ = [record[name] for name in (*IDENTITY, "status", "key")]
+            _ = [{**USUAL, **record}[name] for name in (*IDENTITY, "status", "key")]
         except (ValueError, KeyError, TypeError):
             record = None
         if record is None or (number == len(lines) and not text.endswith(b"\n")):
@@ -45,7 +48,7 @@ def latest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last record of every case, in the order in which the cases first came."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for record in records:
-        found[tuple(record[name] for name in IDENTITY)] = record
+        found[tuple({**USUAL, **record}[name] for name in IDENTITY)] = record
     return list(found.values())
 
 

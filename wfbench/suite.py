@@ -1,13 +1,17 @@
-"""A suite: the declared grid of a marker, cut down by the user's options."""
+"""A suite: the declared grids of a marker, cut down by the user's options."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wfbench.case import Case
+from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
 from wfbench.plugins import Registry
+from wfbench.pruner import Pruner
 from wfbench.recoveries import RECOVERIES
 from wfbench.recovery import Recovery
 from wfbench.sparsity import Target
+from wfbench.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -15,13 +19,16 @@ class Suite:
     """Which cases a marker runs. An empty `tasks` or `methods` means all there are.
 
     Args:
-        name: the marker, and the name of the record file.
+        name: of the record file; the marker, or the marker and what is special.
         budgets: numbers of calibration samples.
         sparsities: fractions of weights removed.
         recoveries: names of what follows the pruning.
         seeds: draws 0 … seeds−1; draw s is run on dense checkpoint s mod (checkpoints of the task).
         tasks: names.
         methods: names.
+        samplings: how samples are drawn; those that look at labels or change them go to labelled cases alone.
+        only_declared: options keep what the grid declares and add nothing to it.
+        also: further grids in the same record file, with `only_declared`.
     """
 
     name: str
@@ -31,10 +38,26 @@ class Suite:
     seeds: int
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    samplings: tuple[Sampling, ...] = (RANDOM,)
+    only_declared: bool = False
+    also: tuple["Suite", ...] = ()
 
     def narrowed(self, **chosen: tuple[object, ...] | int | None) -> "Suite":
         """This suite with the user's choices in place of the declared ones."""
-        return replace(self, **{name: value for name, value in chosen.items() if value is not None})  # type: ignore[arg-type]
+        wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        also = tuple(grid._kept(wanted) for grid in self.also)
+        return replace(self._kept(wanted) if self.only_declared else replace(self, **wanted), also=also)
+
+    def _kept(self, wanted: dict[str, Any]) -> "Suite":
+        """What this grid declares and the user wants, with the user's number of draws; without `budgets` if nothing."""
+        kept: dict[str, Any] = {}
+        for name, value in wanted.items():
+            kept[name] = value
+            if isinstance(value, tuple):
+                kept[name] = tuple(item for item in getattr(self, name) if item in value or _uncut(item) in value)
+                if not kept[name]:
+                    return replace(self, budgets=())
+        return replace(self, **kept)
 
     def cases(self, registry: Registry) -> list[Case]:
         """Every case, ordered so that neighbours share as much as they can: draw, budget (largest first), method.
@@ -44,17 +67,43 @@ class Suite:
         """
         if self.seeds < 1:
             raise WfbenchError(f"{self.seeds} draws: give at least 1")
+        found = self._grid(registry)
+        return found + [case for grid in self.also for case in grid._grid(registry)]
+
+    def _grid(self, registry: Registry) -> list[Case]:
         recoveries = [_recovery(name) for name in self.recoveries]
         methods = [registry.pruner(name) for name in self.methods or sorted(registry.pruners)]
         return [
-            Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery)
+            made
             for task in [registry.task(name) for name in self.tasks or registry.tasks]
             for seed in range(self.seeds)
+            for sampling in self.samplings
             for budget in sorted(self.budgets, reverse=True)
             for method in methods
             for target in [Target(sparsity, scope=method.scope) for sparsity in sorted(self.sparsities)]
             for recovery in recoveries
+            if (made := _case(task, budget, seed, target, method, recovery, sampling)) is not None
         ]
+
+
+def _case(
+    task: Task,
+    budget: int,
+    seed: int,
+    target: Target,
+    method: Pruner[Any],
+    recovery: Recovery,
+    sampling: Sampling,
+) -> Case | None:
+    """None where a draw that needs labels meets a case that may not see any."""
+    if sampling.needs_labels and "labeled" not in (method.track, recovery.track):
+        return None
+    return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)
+
+
+def _uncut(name: object) -> object:
+    """`TASK` for `TASK[2000]`."""
+    return name.partition("[")[0] if isinstance(name, str) else name
 
 
 def _recovery(name: str) -> Recovery:

@@ -1,7 +1,7 @@
 """Records to summaries: one frame a question, numbers only; tables and the report give them their looks."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from wfbench import stats
-from wfbench.store import latest, read
+from wfbench.store import USUAL, latest, read
 
-GROUP = ["task", "budget", "method", "track", "scope", "pattern", "recovery", "sparsity"]
-BLOCK = ["budget", "recovery", "sparsity"]
+GROUP = ["task", "budget", "method", "track", "scope", "setting", "recovery", "sparsity"]
+BLOCK = ["budget", "recovery", "sparsity", "setting"]
 REFERENCE = "magnitude"
 SHARE_OF_DENSE = 0.95
 
@@ -29,9 +29,11 @@ def load_results(results: Path | str = "results") -> pd.DataFrame:
 def write_parquet(results: Path, path: Path) -> Path:
     """`load_results` as a Parquet file; dictionaries become JSON text."""
     frame = load_results(results)
-    for name in ("options", "environment"):
+    for name in ("options", "environment", "tried", "steps"):
         if name in frame:
-            frame[name] = [json.dumps(found, sort_keys=True) for found in frame[name]]
+            frame[name] = [
+                json.dumps(found, sort_keys=True) if isinstance(found, (dict, list)) else None for found in frame[name]
+            ]
     frame.to_parquet(path, index=False)
     return path
 
@@ -47,7 +49,19 @@ def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
         return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
     for name in ("accuracy", "dense_accuracy", "magnitude_overlap", "seconds"):
         frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
+    for name, value in USUAL.items():
+        frame[name] = frame[name].fillna(value) if name in frame else value
+    frame["setting"] = [setting(record) for record in frame.to_dict("records")]
     return frame.sort_values(["suite", *GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
+
+
+def setting(record: Mapping[Any, Any]) -> str:
+    """What is unusual about a case, in words: pattern, what its sparsity counts, how its samples were drawn."""
+    words = [str(record["pattern"])] if record["pattern"] != "unstructured" else []
+    words += [f"of {record['of']}"] if record["of"] != "weights" else []
+    words += [str(record["draw"])] if record["draw"] != "random" else []
+    words += [f"{100 * record['wrong_labels']:g} % wrong labels"] if record["wrong_labels"] else []
+    return " ".join(words)
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
@@ -168,7 +182,8 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     all draws at the largest budget.
     """
     rows = []
-    for (task, sparsity), part in frame.groupby(["task", "sparsity"], sort=True) if len(frame) else []:
+    ways = ["task", "sparsity", "setting"]
+    for (task, sparsity, unusual), part in frame.groupby(ways, sort=True) if len(frame) else []:
         base = part[(part["method"] == REFERENCE) & (part["recovery"] == "batchnorm")]
         base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
         levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
@@ -182,7 +197,7 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
                 needed = stats.samples_needed(wide.columns.to_numpy(dtype=float), wide.to_numpy(), float(level))
                 found = {"samples": needed.samples, "low": needed.low, "high": needed.high}
                 limits = {"smallest": wide.columns.min(), "largest": wide.columns.max(), "draws": len(wide)}
-                where = {"task": task, "sparsity": sparsity, "recovery": recovery, "method": method}
+                where = {"task": task, "sparsity": sparsity, "setting": unusual, "recovery": recovery, "method": method}
                 rows.append({**where, "level": name, "level_accuracy": level, **found, **limits})
     return pd.DataFrame(rows)
 

@@ -71,33 +71,54 @@ def _dense(part: pd.DataFrame) -> str:
     return f" (dense {100 * dense:.2f} %)" if dense == dense else ""
 
 
+def _unusual(setting: Any) -> str:
+    return f", {setting}" if setting else ""
+
+
 def by_sparsity(cells: pd.DataFrame) -> list[Table]:
     """One table a task and budget: methods down, sparsities across."""
     return [
-        Table(f"{task}, {budget} samples{_dense(part)}", _pivot(part, "sparsity", percent))
-        for (task, budget), part in cells.groupby(["task", "budget"], sort=True)
+        Table(f"{task}, {budget} samples{_unusual(setting)}{_dense(part)}", _pivot(part, "sparsity", percent))
+        for (task, budget, setting), part in cells.groupby(["task", "budget", "setting"], sort=True)
     ]
 
 
 def by_budget(cells: pd.DataFrame) -> list[Table]:
     """One table a task and sparsity: methods down, budgets across."""
     return [
-        Table(f"{task}, {percent(sparsity)} removed{_dense(part)}", _pivot(part, "budget", lambda n: f"{n} samples"))
-        for (task, sparsity), part in cells.groupby(["task", "sparsity"], sort=True)
+        Table(
+            f"{task}, {percent(sparsity)} removed{_unusual(setting)}{_dense(part)}",
+            _pivot(part, "budget", lambda n: f"{n} samples"),
+        )
+        for (task, sparsity, setting), part in cells.groupby(["task", "sparsity", "setting"], sort=True)
+    ]
+
+
+def by_setting(cells: pd.DataFrame) -> list[Table]:
+    """One table a task, budget and sparsity: methods down, ways to draw samples and to label them across."""
+    return [
+        Table(
+            f"{task}, {budget} samples, {percent(sparsity)} removed{_dense(part)}",
+            _pivot(part, "setting", lambda setting: setting or "random"),
+        )
+        for (task, budget, sparsity), part in cells.groupby(["task", "budget", "sparsity"], sort=True)
+        if part["setting"].nunique() > 1
     ]
 
 
 def by_recovery(cells: pd.DataFrame) -> list[Table]:
     """One table a task, budget and sparsity: who earned the accuracy, mask and update (down) or recovery (across)?"""
     found = []
-    for (task, budget, sparsity), part in cells.groupby(["task", "budget", "sparsity"], sort=True):
+    ways = ["task", "budget", "sparsity", "setting"]
+    for (task, budget, sparsity, setting), part in cells.groupby(ways, sort=True):
         if part["recovery"].nunique() < 2:
             continue
         rows = part.assign(text=[_cell(row) for row in part.itertuples()])
         table = rows.pivot_table(index=["method", "scope"], columns="recovery", values="text", aggfunc="first")
         columns = sorted(table.columns, key=none_first)
         table = table[columns].fillna("").reset_index()
-        found.append(Table(f"{task}, {budget} samples, {percent(sparsity)} removed", table[["method", *columns]]))
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed{_unusual(setting)}"
+        found.append(Table(title, table[["method", *columns]]))
     return found
 
 
@@ -124,7 +145,7 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
     components = summary.components(frame)
     found = []
     for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
-        budget, recovery, sparsity = block
+        budget, recovery, sparsity, setting = block
         rows = part.set_index("method")
         against = _of_block(differences, block).set_index("method") if len(differences) else differences
         lines = []
@@ -154,7 +175,7 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
             note += (
                 f" Standard deviation between tasks {tasks:.1f}, between draws {draws:.1f} points, mean over methods."
             )
-        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}"
+        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}{_unusual(setting)}"
         found.append(Table(title, pd.DataFrame(lines), note))
     return found
 
@@ -178,7 +199,8 @@ def samples_needed(frame: pd.DataFrame) -> list[Table]:
     """One table a task and level: how many samples each method needs, by sparsity."""
     needed = summary.efficiency(frame)
     found = []
-    for (task, level), part in needed.groupby(["task", "level"], sort=True) if len(needed) else []:
+    ways = ["task", "level", "setting"]
+    for (task, level, setting), part in needed.groupby(ways, sort=True) if len(needed) else []:
         cells = part.assign(text=[_needed(row) for row in part.itertuples()])
         table = cells.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
         order = sorted(part["sparsity"].unique())
@@ -192,7 +214,11 @@ def samples_needed(frame: pd.DataFrame) -> list[Table]:
             f"Level, % accuracy: {levels}. Interval by bootstrap over draws; ≤ and > are the ends of the budgets run."
         )
         found.append(
-            Table(f"{task}: samples to reach {level}", table[["method", "recovery", *map(percent, order)]], note)
+            Table(
+                f"{task}{_unusual(setting)}: samples to reach {level}",
+                table[["method", "recovery", *map(percent, order)]],
+                note,
+            )
         )
     return found
 
@@ -239,7 +265,17 @@ def provenance(frame: pd.DataFrame) -> str:
         return "No records."
     seen = {
         name: sorted({str(found[name]) for found in frame["environment"] if isinstance(found, dict) and name in found})
-        for name in ("torch", "device", "machine", "threads", "evaluation_batch")
+        for name in (
+            "commit",
+            "torch",
+            "device",
+            "machine",
+            "threads",
+            "evaluation_batch",
+            "checkpoint",
+            "train",
+            "test",
+        )
     }
     versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
     keys = hashlib.sha256("".join(sorted(frame["key"])).encode()).hexdigest()

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from wfbench.case import Case
 from wfbench.data import Labeled, Unlabeled
-from wfbench.errors import WfbenchError
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.network import Network
-from wfbench.pruner import Pruned, Pruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Pruner
 from wfbench.recovery import NoRecovery
-from wfbench.runner import BrokenRule, CaseFailed, Runner
+from wfbench.runner import Runner
 from wfbench.sparsity import Target
 from wfbench.tasks.task import Task
 

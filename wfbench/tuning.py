@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from wfbench.data import Labeled, Unlabeled
 from wfbench.network import Network, Params
-from wfbench.pruner import D, Pruned
+from wfbench.pruned import Pruned
+from wfbench.pruner import D
 from wfbench.recovery import Recovery
 
 BATCH = 64
@@ -114,11 +115,13 @@ class FeatureDistillation(_Tuning):
                 net.logits(state, x[at])
             return seen
 
+        everything = torch.arange(len(data)).split(BATCH)
+        with torch.no_grad():
+            parts = [outputs({}, at) for at in everything]
+        wanted = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
+
         def distance(state: Params, at: Tensor) -> Tensor:
-            with torch.no_grad():
-                wanted = outputs({}, at)
-            found = outputs(state, at)
-            pairs = zip(found, wanted, strict=True)
+            pairs = zip(outputs(state, at), (of_layer[at] for of_layer in wanted), strict=True)
             shares = [(a - b).square().sum() / b.square().sum().clamp(min=1e-12) for a, b in pairs]
             return torch.stack(shares).mean()
 

@@ -1,5 +1,5 @@
 "use strict";
-const FILTERS = ["suite", "task", "track", "pattern", "budget", "sparsity", "recovery"];
+const FILTERS = ["suite", "task", "track", "setting", "budget", "sparsity", "recovery"];
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const DASHES = ["", "6 3", "2 3"];
 const DRAWN = 6, MATRIX = 12, LISTED = 200, RESAMPLES = 400;
@@ -194,7 +194,7 @@ function drawMatrix(rows, lines) {
   const scores = new Map(methods.map((method) => [method, new Map()]));
   for (const row of rows) {
     const of = scores.get(at("method", row));
-    if (of && C.accuracy[row] !== null) of.set([C.task.at[row], C.seed[row], C.budget.at[row], C.sparsity.at[row], C.recovery.at[row], C.pattern.at[row]].join(), C.accuracy[row]);
+    if (of && C.accuracy[row] !== null) of.set([C.task.at[row], C.seed[row], C.budget.at[row], C.sparsity.at[row], C.recovery.at[row], C.setting.at[row]].join(), C.accuracy[row]);
   }
   head(table, [["", "row minus column"], ...methods.map((method) => [method, method])], false);
   const body = make("tbody");

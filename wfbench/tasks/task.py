@@ -1,13 +1,14 @@
 """A task: a dense network and the data it was trained for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from wfbench.data import Dataset, MapStyle
+from wfbench.data import Dataset, MapStyle, draw_indices
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import Scores
 
@@ -58,6 +59,17 @@ class Task:
         if not isinstance(made, nn.Module):
             raise WfbenchError(f"{self.name}: `module` gave a {type(made).__name__}, not a torch.nn.Module")
         return made
+
+    def scored_on(self, n: int) -> "Task":
+        """This task scored on a fixed subset of `n` test samples, `NAME[n]`; its registered accuracies are not its own.
+
+        Raises:
+            WfbenchError: `n` below 1 or above the number of test samples.
+        """
+        whole = self.test() if callable(self.test) else self.test
+        chosen = draw_indices(len(self.test_set), n, 0, f"{self.name} test")
+        part = (whole[0][chosen], whole[1][chosen]) if isinstance(whole, tuple) else Subset(whole, chosen)  # type: ignore[arg-type, var-annotated]
+        return replace(self, name=f"{self.name}[{n}]", test=part, accuracies=())
 
     def check_registered(self, replicate: int, scores: Scores) -> None:
         """The dense network reproduces its registered accuracy to two images.

@@ -1,0 +1,41 @@
+"""Damping: multiples of it, shares of the curvature, and the choice by cross-validation."""
+
+from collections.abc import Callable
+
+import pytest
+
+from wfbench.case import Case
+from wfbench.damping import CrossValidated
+from wfbench.suite import Suite
+
+DAMPED = {
+    "chita": 1e-5,
+    "kfac": 1e-3,
+    "lobs": 0.01,
+    "obc": 0.01,
+    "sparsegpt": 0.01,
+    "woodfisher": 1e-5,
+    "woodfisher-joint": 1e-5,
+    "woodfisher-unlabeled-joint": 1e-5,
+}
+"""Methods and their default damping: absolute, or for the layer-wise ones a share of the mean diagonal."""
+WOODFISHER = tuple(name for name in DAMPED if name.startswith("woodfisher"))
+
+SUITE = Suite(
+    "damping",
+    tasks=("digits-cnn", "fashion-mlpnet"),
+    methods=(
+        *(f"{name}[damping={default * by:g}]" for name, default in DAMPED.items() for by in CrossValidated().factors),
+        *(f"{name}[damping=relative:{share:g}]" for name in WOODFISHER for share in (0.01, 0.1, 1, 10)),
+        *(f"{name}[damping=cross-validated]" for name in DAMPED),
+    ),
+    budgets=(10, 100),
+    sparsities=(0.8, 0.9),
+    recoveries=("none",),
+    seeds=3,
+)
+
+
+@pytest.mark.damping
+def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
+    run_case(case)

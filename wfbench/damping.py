@@ -1,0 +1,63 @@
+"""The damping λ: absolute, relative to the curvature, or chosen inside the samples. Never a hidden constant."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from wfbench.errors import WfbenchError
+
+
+@dataclass(frozen=True)
+class Relative:
+    """λ as a share of the mean diagonal of the whole curvature, `tr(RRᵀ)/p`."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _positive("share", self.share)
+
+
+@dataclass(frozen=True)
+class CrossValidated:
+    """λ, among multiples of the method's default, by the realised change of the loss on held-out folds.
+
+    Args:
+        factors: what the default is multiplied with, as many as a method may try.
+        folds: parts of the samples, each held out once; at most one a sample.
+    """
+
+    factors: tuple[float, ...] = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+    folds: int = 4
+
+    def __post_init__(self) -> None:
+        for factor in self.factors:
+            _positive("factor", factor)
+        if self.folds < 2 or not self.factors:
+            raise WfbenchError(f"{self.folds} folds of {len(self.factors)} factors: give at least 2 folds and 1 factor")
+
+
+Damping: TypeAlias = float | Relative | CrossValidated
+
+
+def _positive(what: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise WfbenchError(f"{what} {value} must be positive and finite")
+
+
+def check_damping(damping: Damping) -> None:
+    """Raise WfbenchError for an absolute damping that is not positive and finite."""
+    if isinstance(damping, (int, float)):
+        _positive("damping", damping)
+
+
+def damping_of(text: str) -> Damping:
+    """What a name says: `1e-5`, `relative:0.01` or `cross-validated`."""
+    if text == "cross-validated":
+        return CrossValidated()
+    kind, _, number = text.rpartition(":")
+    try:
+        value = float(number)
+    except ValueError:
+        value = float("nan")
+    if kind not in ("", "relative") or value != value:
+        raise WfbenchError(f'damping "{text}" is unknown; give a number, relative:SHARE or cross-validated')
+    return Relative(value) if kind else value
