@@ -274,3 +274,35 @@ def test_the_page_says_what_it_was_made_with() -> None:
 def test_no_records_is_an_empty_table_and_not_a_crash() -> None:
     assert pages.plain(summary.frame_of([])) == "no records"
     assert "No records." in text_of([])
+
+
+def test_an_option_has_its_values_down_numbers_first() -> None:
+    values = {"1e-05": 0.5, "0.001": 0.6, "relative:1": 0.7, "cross-validated": 0.8}
+    records = [
+        record(seed, accuracy + sparsity / 100, method=f"w[damping={value}]", sparsity=sparsity)
+        for seed in range(2)
+        for sparsity in (0.5, 0.9)
+        for value, accuracy in values.items()
+    ]
+    lines = [line for line in text_of([*records, record(0, 0.1)], "-options").splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert table[0] == ["damping", "50 %", "90 %"]
+    assert [row[0] for row in table[2:]] == ["1e-05", "0.001", "cross-validated", "relative:1"]
+    assert table[2][1:] == ["50.5 ± 0.0", "50.9 ± 0.0"]
+    picture = pages.render("s", records)["figures/s-sensitivity.svg"]
+    assert picture == pages.render("s", list(reversed(records)))["figures/s-sensitivity.svg"]
+
+
+def test_unusual_draws_and_labels_stand_side_by_side_and_never_mix() -> None:
+    ways = {"random": {}, "k-shot": {"draw": "k-shot"}, "30 % wrong labels": {"wrong_labels": 0.3}}
+    records = [
+        record(seed, accuracy, **way)
+        for seed in range(3)
+        for accuracy, way in zip((0.8, 0.7, 0.6), ways.values(), strict=True)
+    ]
+    assert len(cells(records)) == 3
+    lines = [line for line in text_of(records, "-labels").splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert table[0][3:] == ["random", "30 % wrong labels", "k-shot"]
+    assert table[2][3:] == ["80.0 ± 0.0", "60.0 ± 0.0", "70.0 ± 0.0"]
+    assert "t, 16 samples, k-shot (dense" in text_of(records)

@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from tests.cases import blob_network, blobs
 from tests.test_repair import magnitude
-from wfbench import Labeled, Network, Unlabeled
+from wfbench import Labeled, Network, Pruned, Unlabeled
 from wfbench.network import NORMS
 from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import Recovery
+from wfbench.recovery import BatchNormReestimation, Recovery
 from wfbench.tuning import BATCH, FeatureDistillation, FineTuning, LogitDistillation
 
 KINDS = [FineTuning, LogitDistillation, FeatureDistillation]
@@ -23,6 +23,11 @@ def problem(n: int = 20) -> tuple[Network, Labeled]:
 
 def handed(recovery: Recovery, data: Labeled) -> Labeled | Unlabeled:
     return data if recovery.licence is Labeled else Unlabeled(data.inputs)
+
+
+def start(net: Network, data: Labeled, sparsity: float) -> Pruned:
+    """Magnitude's network with re-estimated statistics: where the descent starts; doing it again changes nothing."""
+    return BatchNormReestimation().apply(net, magnitude(net, sparsity), Unlabeled(data.inputs))
 
 
 def features(net: Network, state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
@@ -51,7 +56,7 @@ def value(kind: type, net: Network, state: dict[str, Tensor], data: Labeled) -> 
 def test_the_first_step_is_adams_along_the_gradient_of_the_loss_written_out(kind: type) -> None:
     """Adam's first step is the rate times the gradient's sign, wherever the gradient is far above its ε of 1e-8."""
     net, data = problem()
-    pruned = magnitude(net, 0.5)
+    pruned = start(net, data, 0.5)
     recovery = kind(steps=1, rate=1e-4)
     after = recovery.apply(net, pruned, handed(recovery, data)).state
     state = {name: tensor.clone() for name, tensor in pruned.state.items()}
@@ -82,15 +87,15 @@ def test_the_first_step_is_adams_along_the_gradient_of_the_loss_written_out(kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_falls_the_mask_holds_and_running_statistics_stay(kind: type) -> None:
+def test_the_loss_falls_the_mask_holds_and_re_estimated_statistics_stay(kind: type) -> None:
     net, data = problem()
-    pruned = magnitude(net, 0.6)
+    pruned = start(net, data, 0.6)
     recovery = kind(steps=100, rate=1e-2)
     found = recovery.apply(net, pruned, handed(recovery, data))
-    assert float(value(kind, net, found.state, data)) < 0.6 * float(value(kind, net, pruned.state, data))
+    assert float(value(kind, net, found.state, data)) < 0.75 * float(value(kind, net, pruned.state, data))
     for name, mask in pruned.mask.items():
         assert not found.state[name][~mask].any()
-    for name, tensor in net.state().items():
+    for name, tensor in pruned.state.items():
         if name not in net.movable:
             assert torch.equal(found.state[name], tensor), name
 

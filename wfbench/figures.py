@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from wfbench import stats
+from wfbench import stats, summary
 from wfbench.tables import harmless, none_first
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -23,12 +23,12 @@ ALWAYS = ("magnitude", "woodfisher")
 GREY = "#BBBBBB"
 
 
-def budgets(summary: pd.DataFrame, recovery: str = "none") -> Figure:
+def budgets(cells: pd.DataFrame, recovery: str = "none") -> Figure:
     """Accuracy against data budget: a row a task, a column a sparsity, a line a method, bars the 95 % intervals.
 
     The eight methods with the best mean accuracy, magnitude and woodfisher have a name; the others are grey.
     """
-    shown = summary[(summary["recovery"] == recovery) & summary["accuracy"].notna()]
+    shown = cells[(cells["recovery"] == recovery) & cells["accuracy"].notna()]
     tasks, sparsities = sorted(shown["task"].unique()), sorted(shown["sparsity"].unique())
     looks = _looks(shown)
     figure = Figure(figsize=(2.6 * len(sparsities) + 2.2, 2.4 * len(tasks) + 0.6), layout="constrained")
@@ -124,6 +124,42 @@ def profiles(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+def sensitivity(varied: pd.DataFrame) -> Figure:
+    """Accuracy against a numeric option: a panel a method, a colour a sparsity, a line a task and budget.
+
+    Other values, such as `cross-validated`, are horizontal lines of the same colour.
+    """
+    methods = sorted(varied["base"].unique())
+    sparsities = sorted(varied["sparsity"].unique())
+    groups = sorted({(task, budget) for task, budget in zip(varied["task"], varied["budget"], strict=True)})
+    width = min(4, len(methods))
+    rows = -(-len(methods) // width)
+    figure = Figure(figsize=(2.9 * width + 2.6, 2.5 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, width, sharey=True, squeeze=False)
+    for axis in axes.flat[len(methods) :]:
+        axis.set_axis_off()
+    for axis, method in zip(axes.flat, methods, strict=False):
+        for colour, sparsity in zip(COLOURS, sparsities, strict=False):
+            for (marker, style), (task, budget) in zip(STYLES * len(groups), groups, strict=False):
+                at = (varied["base"] == method) & (varied["sparsity"] == sparsity) & (varied["task"] == task)
+                line = varied[at & (varied["budget"] == budget)].sort_values("number")
+                look = {"color": colour, "linestyle": style, "linewidth": 1.2}
+                label = f"{harmless(task)}, {budget} samples, {100 * sparsity:g} %"
+                numbers = line[line["number"].notna()]
+                axis.plot(
+                    numbers["number"], 100 * numbers["accuracy"], marker=marker, markersize=3, label=label, **look
+                )
+                for value in line[line["value"] == "cross-validated"]["accuracy"]:
+                    axis.axhline(100 * value, **{**look, "linewidth": 0.6})
+        axis.set(xscale="log", ylim=(0, 100))
+        axis.set_title(harmless(method), fontsize=9)
+        axis.set_xlabel(harmless(varied[varied["base"] == method]["option"].iloc[0]), fontsize=9)
+        axis.tick_params(labelsize=8)
+    axes[0, 0].set_ylabel("accuracy, %\n(thin: cross-validated)", fontsize=9)
+    _legend(figure, axes)
+    return figure
+
+
 def _legend(figure: Figure, axes: Any) -> None:
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
@@ -133,9 +169,15 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     """The suite's pictures, the same bytes from the same records; none where nothing succeeded."""
     if cells.empty or not cells["accuracy"].notna().any():
         return {}
+    if (cells["setting"] == "").any():  # what is unusual has tables of its own
+        frame, cells = frame[frame["setting"] == ""], cells[cells["setting"] == ""]
     drawn = {f"figures/{suite}-profiles.svg": profiles(frame)}
     if ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
         drawn[f"figures/{suite}.svg"] = budgets(cells)
+    varied = summary.options(cells)
+    varied = varied[(varied["recovery"] == "none") & (varied["option"] == "damping")]
+    if len(varied):
+        drawn[f"figures/{suite}-sensitivity.svg"] = sensitivity(varied)
     return {name: _svg(figure) for name, figure in drawn.items()}
 
 

@@ -90,6 +90,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-budgets": (tables.by_budget(cells), NOTE),
         "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + NOTE),
         "-recoveries": (tables.by_recovery(cells), NOTE),
+        "-options": (tables.by_option(cells), "Values of an option down, sparsities across. " + NOTE),
         "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
         "-overall": (
             tables.across_tasks(frame),

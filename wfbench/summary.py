@@ -90,6 +90,16 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def options(cells: pd.DataFrame) -> pd.DataFrame:
+    """The lines of methods named `METHOD[option=value]`, with columns `base`, `option`, `value` and its `number`.
+
+    A value that is no number has NaN there.
+    """
+    split = cells["method"].str.extract(r"^(?P<base>.+)\[(?P<option>\w+)=(?P<value>[^\]]*)\]$")
+    found = cells.join(split)[split["option"].notna()]
+    return found.assign(number=pd.to_numeric(found["value"], errors="coerce"))
+
+
 def _pivots(frame: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
     """For every budget, recovery and sparsity: accuracies, a row for each (task, seed), a column a method.
 

@@ -139,6 +139,21 @@ def attribution(cells: pd.DataFrame) -> list[Table]:
     return found
 
 
+def by_option(cells: pd.DataFrame) -> list[Table]:
+    """One table a task, budget, recovery, method and option: values down (numbers first), sparsities across."""
+    found = []
+    ways = ["task", "budget", "recovery", "setting", "base", "option"]
+    varied = summary.options(cells)
+    for (task, budget, recovery, setting, base, option), part in varied.groupby(ways, sort=True) if len(varied) else []:
+        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
+        table = rows.pivot(index=["number", "value"], columns="sparsity", values="text").fillna("")
+        order = sorted(part["sparsity"].unique())
+        table = table[order].rename(columns=percent).reset_index().sort_values(["number", "value"], kind="stable")
+        title = f"{task}, {budget} samples, {base}, recovery {recovery}{_unusual(setting)}{_dense(part)}"
+        found.append(Table(title, table.rename(columns={"value": option})[[option, *map(percent, order)]]))
+    return found
+
+
 def across_tasks(frame: pd.DataFrame) -> list[Table]:
     """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
     overall, differences = summary.overall(frame), summary.differences(frame)

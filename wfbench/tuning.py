@@ -13,14 +13,14 @@ from wfbench.data import Labeled, Unlabeled
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import D
-from wfbench.recovery import Recovery
+from wfbench.recovery import BatchNormReestimation, Recovery
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class _Tuning(Recovery):
-    """Adam on the movable weights that were kept; norm layers keep their running statistics.
+    """Adam on the movable weights that were kept, from re-estimated BatchNorm statistics, which then stay.
 
     Batches of at most 64 samples, drawn without replacement, the order anew for every pass; the learning rate falls
     to zero along a cosine.
@@ -40,6 +40,7 @@ class _Tuning(Recovery):
     def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
         assert isinstance(data, (Unlabeled, Labeled))
         loss = self.loss(net, data)
+        pruned = BatchNormReestimation().apply(net, pruned, data)
         kept = {name: pruned.mask.get(name) for name in net.movable}
         free = {name: pruned.state[name].clone().requires_grad_() for name in net.movable}
         optimizer = torch.optim.Adam(free.values(), self.rate)
@@ -100,7 +101,6 @@ class FeatureDistillation(_Tuning):
 
     name: ClassVar[str] = "distill-200"
     licence: ClassVar[type] = Unlabeled
-    rate: float = 1e-2
 
     def loss(self, net: Network, data: Unlabeled | Labeled) -> Callable[[Params, Tensor], Tensor]:
         x = data.inputs.to(net.device)
