@@ -12,8 +12,6 @@ MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "r
 UPDATES = ("kept", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint", "obc", "snows")
 CONTROLS = tuple(f"{by}-as-{mask}" for mask in MASKS[1:-1] for by in ("magnitude", "random"))
 
-WRONG = (Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3))
-
 SUITE = Suite(
     "attribution",
     tasks=("digits-cnn",),
@@ -22,7 +20,18 @@ SUITE = Suite(
     sparsities=(0.6, 0.8, 0.9),
     recoveries=("none", "batchnorm", "correction", "repair", "distill-200", "finetune-200"),
     seeds=5,
-    also=(Suite("wrong labels", (50,), (0.8, 0.9), ("finetune-200",), 5, ("digits-cnn",), ("magnitude+kept",), WRONG),),
+    also=(
+        Suite(
+            "wrong labels",
+            tasks=("digits-cnn",),
+            methods=("magnitude+kept",),
+            budgets=(50,),
+            sparsities=(0.8, 0.9),
+            recoveries=("finetune-200",),
+            seeds=5,
+            samplings=(Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3)),
+        ),
+    ),
 )
 
 

@@ -18,7 +18,17 @@ SUITE = Suite(
     recoveries=("none", "batchnorm", "repair", "distill-200"),
     seeds=5,
     only_declared=True,
-    also=(Suite("one cell of 2000 steps", (50,), (0.9,), ("distill-2000",), 5, (TASK,), ("magnitude",)),),
+    also=(
+        Suite(
+            "one cell of 2000 steps",
+            tasks=(TASK,),
+            methods=("magnitude",),
+            budgets=(50,),
+            sparsities=(0.9,),
+            recoveries=("distill-2000",),
+            seeds=5,
+        ),
+    ),
 )
 
 

@@ -4,9 +4,10 @@ import ast
 from pathlib import Path
 
 ORDER = [
-    *("errors", "cache", "data", "damping", "network", "channels"),
+    *("errors", "cache", "data", "damping", "network", "channels", "footprint"),
     *("curvature.gram", "curvature.inverse", "curvature.rows", "curvature.diagnostics", "obs"),
-    *("pruned", "sparsity", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
+    *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
+    *("structured",),
     *("recovery", "repair", "tuning", "recoveries"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),

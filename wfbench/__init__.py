@@ -6,11 +6,13 @@ from wfbench.curvature.rows import fisher_rows
 from wfbench.damping import CrossValidated, Relative
 from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
 from wfbench.errors import WfbenchError
+from wfbench.filters import Filter
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
 from wfbench.runner import run
 from wfbench.sparsity import NM, Target, Unstructured
+from wfbench.structured import ChannelPruner
 from wfbench.summary import load_results
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
@@ -18,8 +20,10 @@ from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
 __all__ = [
     "NM",
     "Case",
+    "ChannelPruner",
     "CrossValidated",
     "Dataset",
+    "Filter",
     "Fitted",
     "Labeled",
     "Network",

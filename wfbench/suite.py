@@ -6,11 +6,12 @@ from typing import Any
 from wfbench.case import Case
 from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
+from wfbench.filters import Filter
 from wfbench.plugins import Registry
 from wfbench.pruner import Pruner
 from wfbench.recoveries import RECOVERIES
 from wfbench.recovery import Recovery
-from wfbench.sparsity import Target
+from wfbench.sparsity import NM, Pattern, Scope, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
 
@@ -26,6 +27,9 @@ class Suite:
         seeds: draws 0 … seeds−1; draw s is run on dense checkpoint s mod (checkpoints of the task).
         tasks: names.
         methods: names.
+        pattern: name of the sparsity pattern; without `methods` all that reach it.
+        of: what the sparsities count.
+        scopes: allocations over layers; empty for each method's own.
         samplings: how samples are drawn; those that look at labels or change them go to labelled cases alone.
         only_declared: options keep what the grid declares and add nothing to it.
         also: further grids in the same record file, with `only_declared`.
@@ -38,6 +42,9 @@ class Suite:
     seeds: int
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    pattern: str = "unstructured"
+    of: Unit = "weights"
+    scopes: tuple[Scope, ...] = ()
     samplings: tuple[Sampling, ...] = (RANDOM,)
     only_declared: bool = False
     also: tuple["Suite", ...] = ()
@@ -70,9 +77,15 @@ class Suite:
         found = self._grid(registry)
         return found + [case for grid in self.also for case in grid._grid(registry)]
 
+    def _targets(self, task: Task, method: Pruner[Any]) -> list[Target]:
+        pattern = _pattern(self.pattern, task)
+        scopes = self.scopes or (method.scope,)
+        return [Target(sparsity, pattern, scope, self.of) for scope in scopes for sparsity in sorted(self.sparsities)]
+
     def _grid(self, registry: Registry) -> list[Case]:
         recoveries = [_recovery(name) for name in self.recoveries]
-        methods = [registry.pruner(name) for name in self.methods or sorted(registry.pruners)]
+        able = (name for name, pruner in sorted(registry.pruners.items()) if self.pattern in pruner.patterns)
+        methods = [registry.pruner(name) for name in self.methods or able]
         return [
             made
             for task in [registry.task(name) for name in self.tasks or registry.tasks]
@@ -80,10 +93,16 @@ class Suite:
             for sampling in self.samplings
             for budget in sorted(self.budgets, reverse=True)
             for method in methods
-            for target in [Target(sparsity, scope=method.scope) for sparsity in sorted(self.sparsities)]
+            for target in self._targets(task, method)
             for recovery in recoveries
             if (made := _case(task, budget, seed, target, method, recovery, sampling)) is not None
         ]
+
+
+def _pattern(name: str, task: Task) -> Pattern:
+    if name == Filter.name:
+        return Filter(tuple(task.train_set.take([0]).inputs.shape[1:]))
+    return {found.name: found for found in (Unstructured(), NM())}[name]
 
 
 def _case(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wfbench.case import Case
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
+from wfbench.filters import Filter
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
@@ -82,8 +83,14 @@ class Trial:
     device: str = "cpu"
 
     def case(self, sparsity: float, *, budget: int = BUDGET, seed: int = 0, replicate: int = 0) -> Case:
-        target = Target(sparsity, scope=self.pruner.scope)
-        return Case(self.task, budget, seed, replicate, target, self.pruner, NoRecovery())
+        return Case(self.task, budget, seed, replicate, self.target(sparsity), self.pruner, NoRecovery())
+
+    def target(self, sparsity: float) -> Target:
+        """Of single weights where the method reaches that pattern, else of whole channels."""
+        if "unstructured" in self.pruner.patterns:
+            return Target(sparsity, scope=self.pruner.scope)
+        assert isinstance(self.task.train, tuple)
+        return Target(sparsity, Filter(tuple(self.task.train[0].shape[1:])), self.pruner.scope, "filters")
 
     def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: int) -> Pruned:
         """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""
@@ -106,7 +113,7 @@ class Trial:
         """Without the harness: fit and prune, half of the weights."""
         licence = self.pruner.licence
         handed = data if licence is Labeled else Unlabeled(data.inputs) if licence is Unlabeled else None
-        return self.pruner.fit(network, handed).prune(Target(0.5, scope=self.pruner.scope))
+        return self.pruner.fit(network, handed).prune(self.target(0.5))
 
 
 def trial_of(pruner: Pruner[Any]) -> Trial:

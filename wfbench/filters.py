@@ -1,0 +1,269 @@
+"""Whole channels: the pattern, what channels cost, and which go until a target is met."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wfbench.channels import Coupled, coupled_channels, masked, shrunk
+from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.footprint import footprint
+from wfbench.network import Network, Params
+from wfbench.pruned import Pruned
+from wfbench.sparsity import Pattern, Target, Unit
+
+AGREEMENT = 1e-4
+"""Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
+
+_TRACED: WeakKeyDictionary[Network, dict[tuple[int, ...], list[Coupled]]] = WeakKeyDictionary()
+_DENSE: WeakKeyDictionary[Network, dict[tuple[int, ...], dict[str, Any]]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Filter(Pattern):
+    """Coupled channels go as a whole, and the network shrinks.
+
+    Args:
+        shape: of one input, for the network to be traced with.
+    """
+
+    name: ClassVar[str] = "filter"
+    units: ClassVar[tuple[Unit, ...]] = ("filters", "params", "macs")
+    shape: tuple[int, ...]
+
+    def example(self, net: Network) -> Tensor:
+        """One input of zeros."""
+        return torch.zeros((1, *self.shape), dtype=net.dtype, device=net.device)
+
+    def groups(self, net: Network) -> list[Coupled]:
+        """Every group of channels that can be taken out; traced once a network.
+
+        Raises:
+            WfbenchError: the network cannot be traced, or has no such group.
+        """
+        known = _TRACED.setdefault(net, {})
+        if self.shape not in known:
+            known[self.shape] = coupled_channels(net, self.example(net))
+        if not known[self.shape]:
+            raise WfbenchError("no channel of this network can be taken out: none is read by a later layer")
+        return known[self.shape]
+
+    def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
+        """The share of what `target.of` counts; what is masked is what the removed channels take with them."""
+        groups, gone = self.groups(net), pruned.removed_channels
+        unknown = gone.keys() - {group.name for group in groups}
+        if unknown:
+            raise BrokenRule(f"removed_channels names {', '.join(sorted(unknown))}, which are no groups of channels")
+        for group in groups:
+            if len(set(gone.get(group.name, ()))) >= group.size:
+                raise BrokenRule(f"all {group.size} channels of {group.name} are gone; a layer keeps at least one")
+        expected = masks(net, groups, gone)
+        for name, mask in expected.items():
+            if not torch.equal(pruned.mask.get(name, torch.ones_like(mask)), mask):
+                raise BrokenRule(f"the mask of {name} is not what the removed channels take with them")
+            if pruned.state[name][~mask].any():
+                raise BrokenRule(f"{name} is not zero where channels were removed")
+        if extra := [name for name, mask in pruned.mask.items() if name not in expected and not mask.all()]:
+            raise BrokenRule(f"the mask of {extra[0]} removes what belongs to no removed channel")
+        costs = Costs(net, groups, self.example(net))
+        counts = {name: len(set(channels)) for name, channels in gone.items()}
+        whole, left = costs.total({}, target.of), costs.total(counts, target.of)
+        allowed = (1 - target.sparsity) * whole
+        last = max((costs.total({**counts, g: c - 1}, target.of) for g, c in counts.items() if c), default=whole)
+        if left > allowed or (last <= allowed and any(counts.values())):
+            raise BrokenRule(
+                f"{left} of {whole} {target.of} are left; the target is sparsity {target.sparsity}, met to one channel"
+            )
+        return 1 - left / whole
+
+    def measured(self, net: Network, pruned: Pruned, x: Tensor) -> dict[str, Any]:
+        """Parameters, MACs, latency [s] and activation memory [bytes] of the shrunk and the dense network, batch 1.
+
+        Raises:
+            BrokenRule: the shrunk network's logits are not the masked one's.
+        """
+        example = self.example(net)
+        small = shrunk(net, pruned.state, example, {name: list(gone) for name, gone in pruned.removed_channels.items()})
+        probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
+        with torch.no_grad():
+            wanted, found = net.logits(pruned.state, probe), small(probe)
+        difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        if not difference <= AGREEMENT:
+            raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
+        known = _DENSE.setdefault(net, {})
+        if self.shape not in known:
+            known[self.shape] = footprint(net.module(), example)
+        dense = {f"dense_{name}": value for name, value in known[self.shape].items()}
+        count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
+        return {**footprint(small, example), **dense, "removed_channels": count}
+
+
+def masks(net: Network, groups: Iterable[Coupled], gone: Mapping[str, Iterable[int]]) -> Params:
+    """True = kept, for every prunable weight and every other parameter that a removed channel takes entries of."""
+    ones = {name: torch.ones_like(tensor) for name, tensor in net.movable.items()}
+    kept = masked(ones, _within(groups, ones), {name: list(channels) for name, channels in gone.items()})
+    found = {name: tensor.bool() for name, tensor in kept.items()}
+    return {name: mask for name, mask in found.items() if name in net.weights or not mask.all()}
+
+
+def _within(groups: Iterable[Coupled], names: Mapping[str, Tensor]) -> list[Coupled]:
+    """The groups without slices of tensors that are not named."""
+    return [
+        Coupled(
+            group.name,
+            group.size,
+            tuple(part for part in group.charged if part.name in names),
+            tuple(part for part in group.deleted if part.name in names),
+            group.consumers,
+        )
+        for group in groups
+    ]
+
+
+def pruned_of(
+    net: Network,
+    groups: list[Coupled],
+    gone: Mapping[str, Iterable[int]],
+    weights: Params | None = None,
+    diagnostics: Mapping[str, float] | None = None,
+) -> Pruned:
+    """The dense state with `weights` in place and the removed channels masked.
+
+    Args:
+        gone: removed channels by the group's name.
+        weights: changed parameters, of any float dtype.
+    """
+    removed = {name: tuple(sorted(channels)) for name, channels in gone.items()}
+    state = net.state()
+    for name, weight in (weights or {}).items():
+        state[name] = weight.to(state[name].dtype).reshape(state[name].shape)
+    lists = {name: list(channels) for name, channels in removed.items()}
+    return Pruned(masked(state, groups, lists), masks(net, groups, lists), removed, diagnostics or {})
+
+
+class Costs:
+    """Filters, parameters and multiply-accumulates of the network with some channels gone.
+
+    Exact, from the shapes of the layers: a channel takes as many entries from a tensor as every other of its group.
+    """
+
+    def __init__(self, net: Network, groups: list[Coupled], x: Float[Tensor, "1 *input"]) -> None:
+        module = net.module()
+        self.groups = {group.name: group.size for group in groups}
+        self._shapes = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
+        self._widths: dict[str, list[tuple[int, str, int]]] = {name: [] for name in self._shapes}
+        for group in groups:
+            for part in (*group.charged, *group.deleted):
+                if part.name in self._widths:
+                    self._widths[part.name].append((part.axis, group.name, part.index.shape[1]))
+        self._places = _places(net, x)
+        self._filters = [name for name in net.weights if any(axis == 0 for axis, *_ in self._widths[name])]
+        self._touching = {
+            group: [name for name, widths in self._widths.items() if any(of == group for _, of, _ in widths)]
+            for group in self.groups
+        }
+
+    def total(self, gone: Mapping[str, int], of: Unit, only: Iterable[str] | None = None) -> int:
+        """What is left with so many channels gone of each group.
+
+        Args:
+            only: the parameters to count, by name; all by default.
+        """
+        found = 0
+        for name in self._shapes if only is None else only:
+            shape = list(self._shapes[name])
+            for axis, group, width in self._widths[name]:
+                shape[axis] -= width * gone.get(group, 0)
+            if of == "filters":
+                found += shape[0] if name in self._filters else 0
+            else:
+                size = 1
+                for length in shape:
+                    size *= length
+                found += size if of == "params" else size * self._places.get(name, 0)
+        return found
+
+    def saving(self, gone: Mapping[str, int], group: str, of: Unit) -> int:
+        """What one more channel of the group takes away."""
+        names, more = self._touching[group], {**gone, group: gone.get(group, 0) + 1}
+        return self.total(gone, of, names) - self.total(more, of, names)
+
+
+def _places(net: Network, x: Tensor) -> dict[str, int]:
+    """How often every prunable weight is multiplied with in one sample: output positions, over all calls."""
+    found: dict[str, int] = {}
+
+    def count(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        weight = f"{name}.weight".lstrip(".")
+        if weight in net.weights:
+            found[weight] = found.get(weight, 0) + output.numel() // net.weights[weight].shape[0]
+
+    with torch.no_grad(), net.hooked(count):
+        net.logits({}, x)
+    return found
+
+
+class Removal:
+    """Channels taken out one by one until a target is met; every group keeps at least one.
+
+    Under `scope="global"` any group may lose the next one; under `"layer"` one that has lost the smallest share so far.
+    """
+
+    def __init__(self, costs: Costs, target: Target) -> None:
+        self.costs, self.target = costs, target
+        self.gone: dict[str, list[int]] = {name: [] for name in costs.groups}
+        self._left = self._whole = costs.total({}, target.of)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {name: len(channels) for name, channels in self.gone.items()}
+
+    @property
+    def met(self) -> bool:
+        return self._left <= (1 - self.target.sparsity) * self._whole
+
+    def open(self) -> list[str]:
+        """The groups that may lose a channel next.
+
+        Raises:
+            WfbenchError: there are none, and the target is not met.
+        """
+        sizes = self.costs.groups
+        found = [name for name, channels in self.gone.items() if len(channels) < sizes[name] - 1]
+        if not found and not self.met:
+            raise WfbenchError(
+                f"sparsity {self.target.sparsity} of {self.target.of} cannot be met: with one channel of every group "
+                f"left it is {1 - self._left / self._whole:.3f}"
+            )
+        if self.target.scope == "layer" and found:
+            least = min(len(self.gone[name]) / sizes[name] for name in found)
+            found = [name for name in found if len(self.gone[name]) / sizes[name] == least]
+        return found
+
+    def take(self, group: str, channel: int) -> None:
+        self._left -= self.costs.saving(self.counts, group, self.target.of)
+        self.gone[group].append(channel)
+
+    def price(self, group: str, per: Unit | None) -> float:
+        """What a channel's saliency is divided by: what the next one of its group saves; 1 for None."""
+        return 1.0 if per is None else float(max(1, self.costs.saving(self.counts, group, per)))
+
+
+def remove_lowest(
+    scores: Mapping[str, Float[Tensor, " channels"]], costs: Costs, target: Target, per: Unit | None = None
+) -> dict[str, list[int]]:
+    """The channels with the lowest scores (per what they save) that meet the target; ties go by group and channel."""
+    for name, values in scores.items():
+        if torch.isnan(values).any():
+            raise WfbenchError(f"the scores of {name} contain NaN")
+    removal = Removal(costs, target)
+    queues = {name: values.double().argsort(stable=True).tolist() for name, values in scores.items()}
+    while not removal.met:
+        prices = {name: removal.price(name, per) for name in removal.open()}
+        best = min(prices, key=lambda name: float(scores[name][queues[name][0]]) / prices[name])
+        removal.take(best, queues[best].pop(0))
+    return removal.gone
