@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from wfbench import Task
+from wfbench import Filter, Pruner, Target, Task
 from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -105,3 +105,10 @@ def _trained() -> nn.Module:
 def blob_task(name: str = "blobs") -> Task:
     """A task that trains in a second and evaluates in a millisecond."""
     return Task(name, blob_network(), train=blobs(300, 0), validation=blobs(60, 1), test=blobs(203, 2))
+
+
+def blob_target(pruner: Pruner, sparsity: float) -> Target:
+    """Of single weights where the method reaches that pattern, else of the clouds' network's hidden units."""
+    if "unstructured" in pruner.patterns:
+        return Target(sparsity, scope=pruner.scope)
+    return Target(sparsity, Filter((4,)), pruner.scope, "filters")

@@ -285,6 +285,5 @@ def test_controls_take_from_each_layer_what_the_method_takes(by: str, of: str) -
 def test_every_method_says_where_it_comes_from_and_how_faithful_it_is() -> None:
     for name, pruner in REGISTRY.pruners.items():
         assert pruner.source, name
-        assert pruner.patterns in (("unstructured",), ("unstructured", "n:m"))
-        if type(pruner).__module__ != "wfbench.woodfisher":
-            assert pruner.fidelity, name
+        assert pruner.patterns in (("unstructured",), ("unstructured", "n:m"), ("filter",))
+        assert pruner.fidelity, name

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.cases import blob_network, blob_task, blobs
+from tests.cases import blob_network, blob_target, blob_task, blobs
 from wfbench import (
     Case,
     CrossValidated,
@@ -132,7 +132,7 @@ def test_cross_validation_takes_the_least_change_on_held_out_folds(labeled: bool
 def test_rule_15_every_damping_is_chosen_among_as_many_values_and_every_trial_is_logged(method: str) -> None:
     pruner = REGISTRY.pruner(f"{method}[damping=cross-validated]")
     assert isinstance(pruner, Tuned)
-    record = run(Case(blob_task(), 8, 0, 0, Target(0.5, scope=pruner.scope), pruner, NoRecovery()))
+    record = run(Case(blob_task(), 8, 0, 0, blob_target(pruner, 0.5), pruner, NoRecovery()))
     assert record.status == "ok", record.reason
     assert record.trials == len(record.tried) == TRIALS
     assert (record.n_inputs, record.track) == (8, REGISTRY.pruner(method).track)

@@ -7,12 +7,13 @@ ORDER = [
     *("errors", "cache", "data", "damping", "network", "channels", "footprint"),
     *("curvature.gram", "curvature.inverse", "curvature.rows", "curvature.diagnostics", "obs"),
     *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
-    *("structured",),
+    *("structured", "channelwise", "groups", "woodfisher_filter"),
     *("recovery", "repair", "tuning", "recoveries"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
-    *("case", "reuse", "store", "plugins", "stages", "runner", "trial", "checks", "suite"),
-    *("stats", "summary", "tables", "figures", "pages", "report", "compare", "pytest_plugin", "cli", "__main__"),
+    *("case", "reuse", "store", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),
+    *("stats", "summary", "tables", "figures", "pages", "report", "compare"),
+    *("pytest_plugin", "pruning_cli", "cli", "__main__"),
 ]
 
 

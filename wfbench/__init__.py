@@ -11,6 +11,7 @@ from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
 from wfbench.runner import run
+from wfbench.saved import load_pruned
 from wfbench.sparsity import NM, Target, Unstructured
 from wfbench.structured import ChannelPruner
 from wfbench.summary import load_results
@@ -43,6 +44,7 @@ __all__ = [
     "WoodburyInverse",
     "draw",
     "fisher_rows",
+    "load_pruned",
     "load_results",
     "run",
 ]

@@ -19,6 +19,9 @@ from wfbench.errors import WfbenchError
 from wfbench.network import NORMS, PRUNABLE, Network, Params
 
 CONVOLUTION = nn.modules.conv._ConvNd
+TRANSPOSED = nn.modules.conv._ConvTransposeNd
+ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+"""Norms over several channels: with one gone the others change, so such channels stay."""
 STATISTICS = ("running_mean", "running_var")
 
 
@@ -68,15 +71,19 @@ def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[C
     """Every group of channels that can be taken out, in the order of their first layers; logits stay.
 
     Raises:
-        WfbenchError: the network cannot be traced, or has grouped convolutions that are not depthwise.
+        WfbenchError: the network cannot be traced, or has transposed or grouped, not depthwise, convolutions.
     """
     module = net.module()
     names = {layer: name for name, layer in module.named_modules()}
     for layer, name in names.items():
         if isinstance(layer, CONVOLUTION) and 1 < layer.groups < max(layer.in_channels, layer.out_channels):
             raise WfbenchError(f"{name} is a grouped convolution that is not depthwise; its channels are not supported")
+        if isinstance(layer, TRANSPOSED):
+            raise WfbenchError(f"{name} is a transposed convolution; its channels are not supported")
     graph = _graph(module, example.to(net.device))
-    found = [_coupled(group, graph, names) for group in graph.get_all_groups(root_module_types=list(PRUNABLE))]
+    groups = graph.get_all_groups(root_module_types=list(PRUNABLE))
+    alone = [group for group in groups if not any(isinstance(item.dep.target.module, ACROSS) for item in group)]
+    found = [_coupled(group, graph, names) for group in alone]
     order = {name: place for place, name in enumerate(names.values())}
     return sorted((group for group in found if group.consumers), key=lambda group: order[group.name])
 
@@ -85,7 +92,7 @@ def _graph(module: nn.Module, example: Tensor) -> Any:
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd's
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
             return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
     except Exception as error:  # the tracer may fail in any way

@@ -1,4 +1,4 @@
-"""`wfbench`: list, check, fetch, train, tables, report, compare, doctor."""
+"""`wfbench`: list, check, fetch, train, prune, tables, report, compare, doctor."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from wfbench import checks, pages, report
+from wfbench import checks, pages, pruning_cli, report
 from wfbench.attribution import KEPT
 from wfbench.cache import cache_folder
 from wfbench.case import environment
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of the checkpoint and its registry.json (default: checkpoints/ in the cache folder)",
     )
+    pruning = command("prune", pruning_cli.prune, pruning_cli.ABOUT)
+    pruning_cli.add_arguments(pruning)
+    _plugin_paths(pruning)
     tabling = command("tables", _tables, "Regenerate the tables of every record file.")
     tabling.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table or figure is not what the records give"

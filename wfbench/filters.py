@@ -49,7 +49,9 @@ class Filter(Pattern):
         if self.shape not in known:
             known[self.shape] = coupled_channels(net, self.example(net))
         if not known[self.shape]:
-            raise WfbenchError("no channel of this network can be taken out: none is read by a later layer")
+            raise WfbenchError(
+                "no channel can be taken out: none is read by a later layer without a norm over channels between"
+            )
         return known[self.shape]
 
     def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
@@ -72,7 +74,7 @@ class Filter(Pattern):
         costs = Costs(net, groups, self.example(net))
         counts = {name: len(set(channels)) for name, channels in gone.items()}
         whole, left = costs.total({}, target.of), costs.total(counts, target.of)
-        allowed = (1 - target.sparsity) * whole
+        allowed = _allowed(target, whole)
         last = max((costs.total({**counts, g: c - 1}, target.of) for g, c in counts.items() if c), default=whole)
         if left > allowed or (last <= allowed and any(counts.values())):
             raise BrokenRule(
@@ -85,12 +87,20 @@ class Filter(Pattern):
 
         Raises:
             BrokenRule: the shrunk network's logits are not the masked one's.
+            WfbenchError: the shrunk network does not run.
         """
         example = self.example(net)
-        small = shrunk(net, pruned.state, example, {name: list(gone) for name, gone in pruned.removed_channels.items()})
         probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
-        with torch.no_grad():
-            wanted, found = net.logits(pruned.state, probe), small(probe)
+        removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
+        try:
+            small = shrunk(net, pruned.state, example, removed)
+            with torch.no_grad():
+                wanted, found = net.logits(pruned.state, probe), small(probe)
+        except (RuntimeError, IndexError) as error:
+            raise WfbenchError(
+                f"the network does not run without its removed channels ({error}); write its forward pass without "
+                "fixed sizes, such as flatten(1) in place of view(-1, 64), and call each layer once"
+            ) from error
         difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
         if not difference <= AGREEMENT:
             raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
@@ -100,6 +110,11 @@ class Filter(Pattern):
         dense = {f"dense_{name}": value for name, value in known[self.shape].items()}
         count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
         return {**footprint(small, example), **dense, "removed_channels": count}
+
+
+def _allowed(target: Target, whole: int) -> float:
+    """How much may be left; 1 of 10 at sparsity 0.9, although 1 - 0.9 is below 0.1."""
+    return (1 - target.sparsity + 1e-9) * whole
 
 
 def masks(net: Network, groups: Iterable[Coupled], gone: Mapping[str, Iterable[int]]) -> Params:
@@ -224,7 +239,12 @@ class Removal:
 
     @property
     def met(self) -> bool:
-        return self._left <= (1 - self.target.sparsity) * self._whole
+        return self._left <= _allowed(self.target, self._whole)
+
+    @property
+    def share(self) -> float:
+        """What is gone of what the target counts."""
+        return 1 - self._left / self._whole
 
     def open(self) -> list[str]:
         """The groups that may lose a channel next.
@@ -237,7 +257,7 @@ class Removal:
         if not found and not self.met:
             raise WfbenchError(
                 f"sparsity {self.target.sparsity} of {self.target.of} cannot be met: with one channel of every group "
-                f"left it is {1 - self._left / self._whole:.3f}"
+                f"left it is {self.share:.3f}"
             )
         if self.target.scope == "layer" and found:
             least = min(len(self.gone[name]) / sizes[name] for name in found)

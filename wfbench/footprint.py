@@ -2,19 +2,20 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 SECONDS = 0.1
 """Least time over which a latency is measured."""
 
 
-def footprint(module: nn.Module, x: Tensor) -> dict[str, float]:
+def footprint(module: nn.Module, x: Tensor) -> dict[str, int | float]:
     """`params`; `macs`, half of torch's FLOP count; `activation_memory` [bytes], `latency` [s], on the input `x`.
 
     Activation memory is the most that one layer's inputs and output take together; latency the median of a forward
     pass, on the threads that torch has.
     """
+    from torch.utils.benchmark import Timer  # slow to import, and warns where there is nvcc but no GPU
+
     most = 0
 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

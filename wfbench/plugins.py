@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from wfbench import woodfisher
+from wfbench import woodfisher, woodfisher_filter
 from wfbench.attribution import KEPT, Transplant
 from wfbench.controls import By, LayerMatched
 from wfbench.crossvalidation import Tuned
@@ -109,7 +109,8 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
     import baselines
 
     registry = Registry()
-    registry.add_pruners(pruners_of(woodfisher), "wfbench.woodfisher")
+    for module in (woodfisher, woodfisher_filter):
+        registry.add_pruners(pruners_of(module), module.__name__)
     for module in (digits, fashion):
         registry.add_tasks(module.TASKS, module.__name__)
     for path in python_files([str(Path(baselines.__file__).parent), *baseline_paths]):

@@ -1,0 +1,111 @@
+"""`wfbench prune`: one task, one method, one network in a file."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+from tabulate import tabulate
+
+from wfbench.case import Case, Record
+from wfbench.errors import WfbenchError
+from wfbench.filters import Filter
+from wfbench.plugins import discover
+from wfbench.recoveries import RECOVERIES
+from wfbench.saved import check_onnx, check_writable, export_onnx, pruned_network, save
+from wfbench.sparsity import Pattern, Scope, Target, Unit, Unstructured
+
+ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
+
+
+RIGHT = ("left", "right", "right")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("--method", required=True, metavar="M", help="any name of `wfbench list`")
+    parser.add_argument("--sparsity", required=True, type=float, metavar="S", help="the fraction removed, in [0, 1)")
+    parser.add_argument(
+        "--of",
+        choices=get_args(Unit),
+        help="what the sparsity counts (default: weights, or macs for methods that take out whole channels)",
+    )
+    parser.add_argument("--scope", choices=get_args(Scope), help="allocation over layers (default: the method's)")
+    parser.add_argument("--budget", type=int, default=100, metavar="N", help="calibration samples (default 100)")
+    parser.add_argument("--seed", type=int, default=0, metavar="D", help="of the draw of samples (default 0)")
+    parser.add_argument("--replicate", type=int, default=0, metavar="R", help="dense checkpoint (default 0)")
+    parser.add_argument("--recovery", choices=list(RECOVERIES), default="none", help="what follows (default: none)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors; wfbench.load_pruned")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
+def prune(options: argparse.Namespace) -> int:
+    """Everything that can be refused is refused before the work."""
+    files: list[Path] = [options.out] if options.onnx is None else [options.out, options.onnx]
+    for path in files:
+        check_writable(path)
+    if len({path.resolve() for path in files}) < len(files):
+        raise WfbenchError(f"--out and --onnx both name {options.out}; give two files")
+    if options.onnx:
+        check_onnx()
+    case = case_of(options)
+    outcome = pruned_network(case, options.device)
+    save(options.out, outcome.module, outcome.about)
+    if options.onnx:
+        export_onnx(options.onnx, outcome.module, tuple(outcome.about["shape"]))
+    if options.json:
+        print(json.dumps({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]}, indent=1))
+        return 0
+    print(tabulate(_rows(outcome.record), headers=["", "dense", "pruned"], disable_numparse=True, colalign=RIGHT))
+    print(f"\n{case.label()}, checkpoint {case.replicate}; {_handed(outcome.record)}", *files, sep="\n")
+    return 0
+
+
+def case_of(options: argparse.Namespace) -> Case:
+    """What the options ask for.
+
+    Raises:
+        WfbenchError: an unknown name, a number out of range, or a method that does not reach what `--of` counts.
+    """
+    registry = discover(options.baseline_path, options.task_path)
+    for origin, reason in registry.failures.items():
+        print(f"left out: {origin}: {reason}", file=sys.stderr)
+    task, method = registry.task(options.task), registry.pruner(options.method)
+    of: Unit = options.of or ("weights" if Unstructured.name in method.patterns else "macs")
+    shape = tuple(task.train_set.take([0]).inputs.shape[1:])
+    pattern: Pattern = Unstructured() if of == "weights" else Filter(shape)
+    if pattern.name not in method.patterns:
+        kind = "single weights" if of == "weights" else "whole channels"
+        reached = " and ".join(method.patterns)
+        raise WfbenchError(f"--of {of} is for methods that remove {kind}; {method.name} reaches {reached}")
+    target = Target(options.sparsity, pattern, options.scope or method.scope, of)
+    recovery = RECOVERIES[options.recovery]
+    task.dense(options.replicate)
+    return Case(task, options.budget, options.seed, options.replicate, target, method, recovery)
+
+
+def _rows(record: Record) -> list[list[Any]]:
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.2f} %"
+
+    rows = [
+        ["accuracy", percent(record.dense_accuracy), percent(record.accuracy)],
+        [f"sparsity of {record.of}", "", percent(record.achieved_sparsity)],
+    ]
+    if record.latency is not None and record.dense_latency is not None:
+        rows += [
+            ["parameters", f"{record.dense_params:,}", f"{record.params:,}"],
+            ["MACs", f"{record.dense_macs:,}", f"{record.macs:,}"],
+            ["latency [ms], batch 1", f"{1e3 * record.dense_latency:.3f}", f"{1e3 * record.latency:.3f}"],
+        ]
+    return rows
+
+
+def _handed(record: Record) -> str:
+    if not record.n_inputs:
+        return "no samples used"
+    return f"{record.n_inputs} samples used, {'with' if record.n_labels else 'without'} labels"
