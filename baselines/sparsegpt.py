@@ -5,6 +5,7 @@ Fidelity: blocks, damping and lazy updates as published, for convolutions too; c
 until they are pruned. No published figure reproduced.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.layers import damped, one_by_one, only_layer_scope
 from wfbench.sparsity import Scope, keep_all_but
 
@@ -28,6 +29,7 @@ class SparseGPT(Pruner[Unlabeled]):
 
     name: ClassVar[str] = "sparsegpt"
     scope: ClassVar[Scope] = "layer"
+    patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     source: ClassVar[str] = "Frantar & Alistarh 2023, algorithm 1"
     fidelity: ClassVar[str] = "equal to a dense column-by-column oracle; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
@@ -51,8 +53,11 @@ class FittedSparseGPT:
         only_layer_scope("sparsegpt", target)
 
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-            hessians, quota = damped(moment, self.damping), Quota(matrices.numel(), target)
-            parts = [sweep(w, h, self.block, quota) for w, h in zip(matrices, hessians, strict=True)]
+            hessians, choose = damped(moment, self.damping), Quota(matrices.numel(), target).mask
+            block = self.block
+            if isinstance(target.pattern, NM) and target.sparsity > 0:
+                choose, block = target.pattern.mask, target.pattern.m
+            parts = [sweep(w, h, block, choose) for w, h in zip(matrices, hessians, strict=True)]
             return torch.stack([weights for weights, _ in parts]), torch.stack([mask for _, mask in parts])
 
         return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change))
@@ -71,9 +76,13 @@ class Quota:
         self._given += share
         return share
 
+    def mask(self, scores: Tensor) -> Tensor:
+        """True = kept, for the next block of scores."""
+        return keep_all_but(self.take(scores.numel()), scores)
+
 
 def sweep(
-    weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"], block: int, quota: Quota
+    weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"], block: int, choose: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "rows d"]]:
     """The pruned matrix and its mask. `U`, the upper Cholesky factor of `H⁻¹`, holds every downdated inverse's row."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
@@ -83,7 +92,7 @@ def sweep(
         stop = min(start + block, w.shape[1])
         pivots = upper.diagonal()[start:stop]
         scores = (w[:, start:stop] / pivots).square()
-        mask[:, start:stop] = keep_all_but(quota.take(scores.numel()), scores)
+        mask[:, start:stop] = choose(scores)
         errors = torch.zeros_like(w[:, start:stop])
         for i in range(start, stop):
             errors[:, i - start] = torch.where(mask[:, i], 0, w[:, i]) / upper[i, i]

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from tests.cases import trained_looking
 from tests.oracles import constrained_minimum
-from wfbench import Network, Pruned, Target, Unlabeled
+from wfbench import NM, Network, Pruned, Target, Unlabeled
 from wfbench.plugins import discover
 
 REGISTRY = discover()
@@ -168,6 +168,44 @@ def test_sparsegpt_is_column_by_column_surgery_with_an_inverse_recomputed_each_t
             new.append(torch.where(mask, w, 0))
         expected = torch.cat(new).reshape(net.weights[name].shape)
         torch.testing.assert_close(pruned.state[name], expected, rtol=1e-7, atol=1e-9)
+
+
+def best_of_four(scores: Tensor) -> Tensor:
+    """The two highest of every four in a row, by loops; of a shorter last group the two highest."""
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    for row in range(len(scores)):
+        for start in range(0, scores.shape[1], 4):
+            group = scores[row, start : start + 4]
+            for index in sorted(range(len(group)), key=lambda i: float(group[i]))[-2:]:
+                mask[row, start + index] = True
+    return mask
+
+
+def test_sparsegpt_and_wanda_choose_two_of_four_by_their_own_scores() -> None:
+    net = Network(trained_looking(convolutional))
+    x = torch.randn(6, 2, 4, 4, dtype=torch.float64)
+    target = Target(0.5, NM(2, 4), "layer")
+    found = {name: REGISTRY.pruner(name).fit(net, Unlabeled(x)).prune(target) for name in ("sparsegpt", "wanda")}
+    for name in net.weights:
+        pruned, expected = found["sparsegpt"], []
+        for weight, rows in matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]:
+            h, w = hessian(rows), weight.clone()
+            mask = torch.ones_like(w, dtype=torch.bool)
+            for i in range(w.shape[1]):
+                if i % 4 == 0:
+                    stop = min(i + 4, w.shape[1])
+                    pivots = torch.stack([torch.linalg.inv(h[j:, j:])[0, 0] for j in range(i, stop)])
+                    mask[:, i:stop] = best_of_four(w[:, i:stop] ** 2 / pivots)
+                inverse = torch.linalg.inv(h[i:, i:])
+                w[:, i:] -= (torch.where(mask[:, i], 0, w[:, i]) / inverse[0, 0])[:, None] * inverse[0]
+            expected.append(torch.where(mask, w, 0))
+        torch.testing.assert_close(
+            pruned.state[name], torch.cat(expected).reshape(net.weights[name].shape), rtol=1e-7, atol=1e-9
+        )
+        pruned = found["wanda"]
+        groups = matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]
+        scores = torch.cat([weight.abs() * rows.norm(dim=0) for weight, rows in groups])
+        assert torch.equal(pruned.mask[name].flatten(1), best_of_four(scores))
 
 
 def test_wanda_compares_weight_times_input_norm_within_rows() -> None:

@@ -23,6 +23,7 @@ from wfbench.suite import Suite
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
     "unstructured": "single weights, every method, four tasks",
+    "structured": "whole channels by MACs, every method that takes them out, four tasks; 2:4 weights",
     "lowdata": "from 5 to 100 samples, six methods, five draws; wrong labels and balanced draws",
     "unlabeled": "without labels: drawn from the network 1, 4, 16 times, or every class weighted",
     "damping": "multiples, shares and cross-validated values of the damping",

@@ -1,0 +1,39 @@
+"""Whole channels: every method that takes them out, by MACs, allocated over all layers and evenly; and 2:4 weights."""
+
+from collections.abc import Callable
+
+import pytest
+
+from wfbench.case import Case
+from wfbench.suite import Suite
+
+TASKS = ("digits-cnn", "fashion-mlpnet", "fashion-resnet20[2000]", "fashion-mobilenetv1[2000]")
+
+SUITE = Suite(
+    "structured",
+    tasks=TASKS,
+    budgets=(10, 100),
+    sparsities=(0.3, 0.5, 0.7),
+    recoveries=("none", "batchnorm", "repair"),
+    seeds=3,
+    pattern="filter",
+    of="macs",
+    scopes=("global", "layer"),
+    also=(
+        Suite(
+            "2:4",
+            tasks=TASKS,
+            methods=("lobs", "magnitude", "sparsegpt", "wanda", "woodfisher", "woodfisher-joint"),
+            budgets=(10, 100),
+            sparsities=(0.5,),
+            recoveries=("none", "batchnorm", "repair"),
+            seeds=3,
+            pattern="n:m",
+        ),
+    ),
+)
+
+
+@pytest.mark.structured
+def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
+    run_case(case)
