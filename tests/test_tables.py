@@ -157,10 +157,19 @@ def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense(
 
 def test_structured_cases_show_what_the_shrunk_network_costs() -> None:
     shrunk = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "latency": 0.0021, "pattern": "filter"}
-    text = text_of([record(seed, 0.6, **shrunk) for seed in range(2)], "-structured")
-    (line,) = {line for line in text.splitlines() if "60.0" in line}
-    shown = [cell.strip() for cell in line.strip("|").split("|")]
-    assert shown == ["none", "m", "global", "0.5", "60.0", "50 %", "33.3 %", "2.10"]
+    shrunk |= {"dense_latency": 0.0042, "of": "macs"}
+    records = [record(seed, 0.6 + 0.1 * seed, **shrunk) for seed in range(2)]
+    records += [record(seed, 0.8, method="better", recovery="../../etc", **shrunk) for seed in range(2)]
+    records += [record(seed, 0.9, method="better", **shrunk) for seed in range(2)]
+    text = text_of([*records, record(0, 0.1)], "-structured")
+    assert "## t, 16 samples, 50 % removed, filter of macs, recovery none (dense 90.00 %)" in text
+    lines = [line for line in text.split("recovery none")[1].splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert table[0] == ["method", "scope", "accuracy", "MACs", "parameters", "latency, ms", "speed-up"]
+    assert table[2] == ["better", "global", "90.0 ± 0.0", "33.3 %", "50 %", "2.10", "2.00"]
+    assert table[3] == ["m", "global", "65.0 ± 63.5", "33.3 %", "50 %", "2.10", "2.00"]
+    names = pages.render("s", records).keys()
+    assert {"figures/s-macs-none.svg", "figures/s-macs-______etc.svg"} <= names
 
 
 def test_results_load_as_a_frame_and_as_parquet(tmp_path: Path) -> None:

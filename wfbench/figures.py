@@ -1,5 +1,6 @@
 """Records to pictures: deterministic SVG, colours that colour-blind readers can tell apart (Okabe & Ito 2008)."""
 
+import re
 from io import BytesIO
 from typing import Any
 
@@ -160,6 +161,43 @@ def sensitivity(varied: pd.DataFrame) -> Figure:
     return figure
 
 
+def macs(frame: pd.DataFrame, recovery: str) -> Figure:
+    """Accuracy against the MACs left, at the largest budget: a row a task, a column a scope, a line a method."""
+    shown = frame[(frame["recovery"] == recovery) & frame["macs"].notna() & frame["accuracy"].notna()]
+    shown = shown[shown["budget"] == shown["budget"].max()]
+    shown = shown.assign(left=shown["macs"] / shown["dense_macs"])
+    tasks, scopes, looks = sorted(shown["task"].unique()), sorted(shown["scope"].unique()), _looks(shown)
+    figure = Figure(figsize=(3.4 * len(scopes) + 2.4, 2.4 * len(tasks) + 0.6), layout="constrained")
+    axes = figure.subplots(len(tasks), len(scopes), sharex=True, sharey="row", squeeze=False)
+    for row, task in enumerate(tasks):
+        for column, scope in enumerate(scopes):
+            axis, cell = axes[row, column], shown[(shown["task"] == task) & (shown["scope"] == scope)]
+            for method, look in looks.items():
+                line = cell[cell["method"] == method].groupby("sparsity")[["left", "accuracy"]].mean()
+                colour, marker, style = look or (GREY, "", "-")
+                axis.plot(
+                    100 * line["left"],
+                    100 * line["accuracy"],
+                    color=colour,
+                    marker=marker,
+                    linestyle=style,
+                    markersize=3,
+                    linewidth=1.2 if look else 0.6,
+                    label=harmless(method) if look else "others",
+                )
+            axis.axhline(100 * cell["dense_accuracy"].mean(), color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
+            axis.set(xlim=(100, 0), ylim=(0, 100))
+            axis.tick_params(labelsize=8)
+            if row == 0:
+                axis.set_title(f"scope {scope}, recovery {harmless(recovery)}", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(f"{harmless(task)}\naccuracy, %", fontsize=9)
+            if row == len(tasks) - 1:
+                axis.set_xlabel("MACs left, %", fontsize=9)
+    _legend(figure, axes)
+    return figure
+
+
 def _legend(figure: Figure, axes: Any) -> None:
     handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
@@ -169,11 +207,17 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     """The suite's pictures, the same bytes from the same records; none where nothing succeeded."""
     if cells.empty or not cells["accuracy"].notna().any():
         return {}
-    if (cells["setting"] == "").any():  # what is unusual has tables of its own
-        frame, cells = frame[frame["setting"] == ""], cells[cells["setting"] == ""]
+    whole = frame
+    usual = "" if (cells["setting"] == "").any() else cells["setting"].mode()[0]  # the others have tables
+    frame, cells = frame[frame["setting"] == usual], cells[cells["setting"] == usual]
     drawn = {f"figures/{suite}-profiles.svg": profiles(frame)}
     if ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
         drawn[f"figures/{suite}.svg"] = budgets(cells)
+    if "macs" in whole and (whole["macs"].notna() & whole["accuracy"].notna()).any():
+        recoveries = sorted(whole[whole["macs"].notna()]["recovery"].unique(), key=none_first)
+        drawn |= {
+            f"figures/{suite}-macs-{re.sub(r'[^a-z0-9-]', '_', name)}.svg": macs(whole, name) for name in recoveries
+        }
     varied = summary.options(cells)
     varied = varied[(varied["recovery"] == "none") & (varied["option"] == "damping")]
     if len(varied):

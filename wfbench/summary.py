@@ -11,7 +11,7 @@ import pandas as pd
 from wfbench import stats
 from wfbench.store import USUAL, latest, read
 
-GROUP = ["task", "budget", "method", "track", "scope", "setting", "recovery", "sparsity"]
+GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 BLOCK = ["budget", "recovery", "sparsity", "setting"]
 REFERENCE = "magnitude"
 SHARE_OF_DENSE = 0.95

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wfbench import summary
+from wfbench import stats, summary
 
 IN_EFFECT = 0.98
 NOTE = (
@@ -101,7 +101,7 @@ def by_setting(cells: pd.DataFrame) -> list[Table]:
             f"{task}, {budget} samples, {percent(sparsity)} removed{_dense(part)}",
             _pivot(part, "setting", lambda setting: setting or "random"),
         )
-        for (task, budget, sparsity), part in cells.groupby(["task", "budget", "sparsity"], sort=True)
+        for (task, budget, sparsity, _), part in cells.groupby(["task", "budget", "sparsity", "pattern"], sort=True)
         if part["setting"].nunique() > 1
     ]
 
@@ -249,28 +249,32 @@ def _needed(row: Any) -> str:
 
 
 def structured(frame: pd.DataFrame) -> list[Table]:
-    """One table a task and budget of structured cases: accuracy, parameters, MACs and latency of the shrunk network."""
+    """One table a task, budget, recovery and target: accuracy, and what the shrunk network costs, methods down."""
     if "macs" not in frame:
         return []
     found = []
-    for (task, budget), part in frame[frame["macs"].notna()].groupby(["task", "budget"], sort=True):
-        keys = ["recovery", "method", "scope", "sparsity"]
-        means = (
-            part.groupby(keys, sort=True)[["accuracy", "params", "dense_params", "macs", "dense_macs", "latency"]]
-            .mean()
-            .reset_index()
-        )
-        rows = [
-            {
-                **{key: row[key] for key in keys},
-                "accuracy": f"{100 * row['accuracy']:.1f}",
-                "parameters": percent(round(row["params"] / row["dense_params"], 3)),
-                "MACs": percent(round(row["macs"] / row["dense_macs"], 3)),
-                "latency, ms": f"{1000 * row['latency']:.2f}",
-            }
-            for _, row in means.iterrows()
-        ]
-        found.append(Table(f"{task}, {budget} samples", pd.DataFrame(rows)))
+    ways = ["task", "budget", "recovery", "setting", "sparsity"]
+    for (task, budget, recovery, setting, sparsity), part in frame[frame["macs"].notna()].groupby(ways, sort=True):
+        rows = []
+        for (method, scope), group in part.groupby(["method", "scope"], sort=True):
+            accuracy = stats.student(group["accuracy"].to_numpy(dtype=float))
+            mean = group[["params", "dense_params", "macs", "dense_macs", "latency", "dense_latency"]].mean()
+            half = accuracy.high - accuracy.estimate
+            rows.append(
+                {
+                    "method": method,
+                    "scope": scope,
+                    "accuracy": f"{100 * accuracy.estimate:.1f}" + ("" if np.isnan(half) else f" ± {100 * half:.1f}"),
+                    "MACs": percent(round(mean["macs"] / mean["dense_macs"], 3)),
+                    "parameters": percent(round(mean["params"] / mean["dense_params"], 3)),
+                    "latency, ms": f"{1000 * mean['latency']:.2f}",
+                    "speed-up": f"{mean['dense_latency'] / mean['latency']:.2f}",
+                    "order": -accuracy.estimate,
+                }
+            )
+        table = pd.DataFrame(rows).sort_values(["order", "method", "scope"], kind="stable").drop(columns="order")
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed{_unusual(setting)}, recovery {recovery}"
+        found.append(Table(f"{title}{_dense(part)}", table))
     return found
 
 
