@@ -7,6 +7,7 @@ ORDER = [
     *("errors", "cache", "data", "damping", "network", "channels", "footprint"),
     *("curvature.gram", "curvature.inverse", "curvature.rows", "curvature.diagnostics", "obs"),
     *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
+    *("scratch", "gradual"),
     *("structured", "channelwise", "groups", "woodfisher_filter"),
     *("recovery", "repair", "tuning", "recoveries"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),

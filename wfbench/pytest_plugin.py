@@ -1,6 +1,7 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.plugins import Registry, discover
 from wfbench.recoveries import RECOVERIES
 from wfbench.runner import Runner
+from wfbench.scratch import steps_in
 from wfbench.store import Store
 from wfbench.suite import Suite
 
@@ -24,6 +26,7 @@ MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
     "unstructured": "single weights, every method, four tasks",
     "structured": "whole channels by MACs, every method that takes them out, four tasks; 2:4 weights",
+    "gradual": "in steps with training in between, on all training samples and on few",
     "lowdata": "from 5 to 100 samples, six methods, five draws; wrong labels and balanced draws",
     "unlabeled": "without labels: drawn from the network 1, 4, 16 times, or every class weighted",
     "damping": "multiples, shares and cross-validated values of the damping",
@@ -46,6 +49,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run")
     group.addoption("--case-timeout", type=float, metavar="S", help="a method that takes longer has a failed record")
     group.addoption("--retry-failed", action="store_true", help="run failed cases again")
+
+
+STEPS = ".steps"
+"""Folder, within the results, of what cases that are not finished have done."""
 
 
 class Session:
@@ -108,6 +115,10 @@ class Session:
             self.failures[case.label()] = str(reason)
 
     def _run(self, suite: str, case: Case) -> Record:
+        with steps_in(self.results / STEPS / self.runner.key(case)[:24]):  # code and data are in the key
+            return self._timed(suite, case)
+
+    def _timed(self, suite: str, case: Case) -> Record:
         """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
         if self.limit is None:
             return self.runner.run(case, suite)
@@ -235,7 +246,7 @@ def run_case(request: pytest.FixtureRequest) -> Callable[[Case], None]:
     return run
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
     session = config.stash.get(KEY, None)
     if session is None:
         return
@@ -243,6 +254,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         session.bar.close()
     for origin, reason in session.registry.failures.items():
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
+    if exitstatus == 0 and config.getoption("maxfail", 0) == 0:
+        shutil.rmtree(session.results / STEPS, ignore_errors=True)  # every case has its record
     for suite, store in session.stores.items():
         if not store.records:
             continue
