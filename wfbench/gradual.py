@@ -54,7 +54,7 @@ class Gradual(Pruner[Labeled]):
     start: float = 0.05
     epochs: int = 1
     last_epochs: int = 3
-    rate: float = 0.01
+    rate: float = 0.05
     momentum: float = 0.9
     decay: float = 1e-4
     batch: int = 128
