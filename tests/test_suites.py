@@ -80,6 +80,16 @@ def test_no_marker_lists_the_markers() -> None:
     assert "-m unstructured" in found.stderr + found.stdout
 
 
+def test_a_method_joins_the_grids_that_it_reaches(tmp_path: Path) -> None:
+    """Magnitude is in the suite of whole channels with its 2:4 weights alone; both files of a marker run."""
+    narrow = ["--tasks", "digits-cnn", "--budgets", "10", "--recoveries", "none", "--seeds", "1"]
+    found = suites("-m", "structured", "--methods", "magnitude,filter-l1", *narrow, "--results", str(tmp_path))
+    assert found.returncode == 0, found.stdout + found.stderr
+    lines = (tmp_path / "structured.jsonl").read_text().splitlines()
+    seen = {(record["method"], record["pattern"], record["scope"]) for record in map(json.loads, lines)}
+    assert seen == {("magnitude", "n:m", "global"), ("filter-l1", "filter", "global"), ("filter-l1", "filter", "layer")}
+
+
 def test_an_unknown_marker_lists_the_markers() -> None:
     refused(suites("-m", "smok"), r"there is no suite smok; the suites are:\s+-m smoke")
 
@@ -92,6 +102,7 @@ def test_an_unknown_marker_lists_the_markers() -> None:
         (["--budgets", "many"], "--budgets many: give int values"),
         (["--sparsities", "0.5,1.0"], r"sparsity 1\.0 is outside \[0, 1\)"),
         (["--tasks", "mnist"], 'unknown task "mnist"; there are: digits-cnn'),
+        (["--methods", "fpgm"], "fpgm reaches filter; the suite smoke is of unstructured"),
         (["--methods", "wodfisher"], 'unknown method "wodfisher"; there are: .*woodfisher'),
         (["--recoveries", "magic"], 'unknown recovery "magic"; there are: none, batchnorm'),
         (["--seeds", "0"], "0 draws: give at least 1"),

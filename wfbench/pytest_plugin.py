@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
 from wfbench import pages, summary
@@ -101,12 +102,14 @@ class Session:
 
     def run(self, suite: str, case: Case) -> None:
         store = self.stores[suite]
-        known = store.find(self.runner.key(case))
+        key = self.runner.key(case)
+        known = store.find(key)
         if known is not None and not (self.retry and known["status"] == "failed"):
             self.counts["reused"] += 1
             status, reason = known["status"], known["reason"]
         else:
-            record = self._run(suite, case)
+            with steps_in(self.results / STEPS / key[:24]):  # code, options and data are in the key
+                record = self._run(suite, case)
             store.append(record)
             self.counts["run"] += 1
             status, reason = record.status, record.reason
@@ -115,10 +118,6 @@ class Session:
             self.failures[case.label()] = str(reason)
 
     def _run(self, suite: str, case: Case) -> Record:
-        with steps_in(self.results / STEPS / self.runner.key(case)[:24]):  # code and data are in the key
-            return self._timed(suite, case)
-
-    def _timed(self, suite: str, case: Case) -> Record:
         """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
         if self.limit is None:
             return self.runner.run(case, suite)
@@ -191,6 +190,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames or not isinstance(suite, Suite):
         return
     session = metafunc.config.stash[KEY]
+    own = {mark.name for mark in metafunc.definition.iter_markers()}
+    if not Expression.compile(metafunc.config.getoption("-m")).evaluate(lambda name, /, **_: name in own):
+        metafunc.parametrize("case", [])  # pytest leaves it out; its thousands of cases need not be made
+        return
     try:
         cases = session.cases_of(suite)
     except WfbenchError as error:

@@ -70,10 +70,17 @@ class Suite:
         """Every case, ordered so that neighbours share as much as they can: draw, budget (largest first), method.
 
         Raises:
-            WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range.
+            WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range; a
+                method that reaches none of the suite's patterns.
         """
         if self.seeds < 1:
             raise WfbenchError(f"{self.seeds} draws: give at least 1")
+        patterns = {self.pattern, *(grid.pattern for grid in self.also)}
+        for name in self.methods:
+            if patterns.isdisjoint(reached := registry.pruner(name).patterns):
+                raise WfbenchError(
+                    f"{name} reaches {', '.join(reached)}; the suite {self.name} is of {', '.join(sorted(patterns))}"
+                )
         found = self._grid(registry)
         return found + [case for grid in self.also for case in grid._grid(registry)]
 
@@ -84,8 +91,8 @@ class Suite:
 
     def _grid(self, registry: Registry) -> list[Case]:
         recoveries = [_recovery(name) for name in self.recoveries]
-        able = (name for name, pruner in sorted(registry.pruners.items()) if self.pattern in pruner.patterns)
-        methods = [registry.pruner(name) for name in self.methods or able]
+        methods = [registry.pruner(name) for name in self.methods or sorted(registry.pruners)]
+        methods = [method for method in methods if self.pattern in method.patterns]
         return [
             made
             for task in [registry.task(name) for name in self.tasks or registry.tasks]
