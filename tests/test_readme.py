@@ -68,3 +68,8 @@ def test_the_numbers_shown_are_those_of_the_tables() -> None:
     assert len(lines) == 8
     for method, track, *cells in lines:
         assert found[method, track] == cells
+    named = README.split("What an engineer")[1].split("![The report")[0]
+    page = (ROOT / "results" / "tables" / "unlabeled.md").read_text()
+    figures = re.findall(r"\d+\.\d ± \d+\.\d", named.replace("\n", " "))
+    assert len(figures) == 4
+    assert all(figure in page for figure in figures)
