@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()  # here, where a reader that left is no error, and not at the interpreter's end
         return status
     except WfbenchError as error:
         print(f"wfbench: {error}", file=sys.stderr)
