@@ -1,7 +1,8 @@
 """Records to summaries: one frame a question, numbers only; tables and the report give them their looks."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from wfbench.store import USUAL, latest, read
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 BLOCK = ["budget", "recovery", "sparsity", "setting"]
+UNUSUAL = ("pattern", "of", "draw", "wrong_labels")
 REFERENCE = "magnitude"
 SHARE_OF_DENSE = 0.95
 
@@ -51,16 +53,17 @@ def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
         frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
     for name, value in USUAL.items():
         frame[name] = frame[name].fillna(value) if name in frame else value
-    frame["setting"] = [setting(record) for record in frame.to_dict("records")]
+    frame["setting"] = [setting(*words) for words in zip(*(frame[name] for name in UNUSUAL), strict=True)]
     return frame.sort_values(["suite", *GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
 
 
-def setting(record: Mapping[Any, Any]) -> str:
+@cache
+def setting(pattern: str, of: str, draw: str, wrong_labels: float) -> str:
     """What is unusual about a case, in words: pattern, what its sparsity counts, how its samples were drawn."""
-    words = [str(record["pattern"])] if record["pattern"] != "unstructured" else []
-    words += [f"of {record['of']}"] if record["of"] != "weights" else []
-    words += [str(record["draw"])] if record["draw"] != "random" else []
-    words += [f"{100 * record['wrong_labels']:g} % wrong labels"] if record["wrong_labels"] else []
+    words = [pattern] if pattern != "unstructured" else []
+    words += [f"of {of}"] if of != "weights" else []
+    words += [draw] if draw != "random" else []
+    words += [f"{100 * wrong_labels:g} % wrong labels"] if wrong_labels else []
     return " ".join(words)
 
 
