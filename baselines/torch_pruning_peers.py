@@ -13,7 +13,7 @@ from torch_pruning.pruner import importance
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target
 from wfbench.channels import _graph, _pruner
-from wfbench.filters import Costs, Filter, pruned_of, remove_lowest
+from wfbench.filters import Filter, pruned_of, remove_lowest
 from wfbench.structured import filters_of
 
 
@@ -38,7 +38,7 @@ class FittedPeer:
     def prune(self, target: Target) -> Pruned:
         pattern = filters_of(target, self.method)
         groups = pattern.groups(self.net)
-        costs = Costs(self.net, groups, pattern.example(self.net))
+        costs = pattern.costs(self.net)
         return pruned_of(self.net, groups, remove_lowest(self.scores(pattern), costs, target))
 
 

@@ -218,6 +218,17 @@ def test_compressed_rows_keep_the_curvature_to_the_least_eigenvalue(
         torch.testing.assert_close(found.T @ found, rows.T @ rows)
 
 
+@given(k=st.integers(2, 9), rank=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_a_rank_leaves_out_no_more_than_the_strongest_direction_beyond_it(k: int, rank: int, seed: int) -> None:
+    rows = torch.randn(k, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    found = compressed(rows, rows @ rows.T, 0.0, rank).T
+    assert len(found) == min(k, rank)
+    beyond = torch.linalg.svdvals(rows)[rank:].square()  # Eckart and Young 1936
+    difference = torch.linalg.matrix_norm(rows.T @ rows - found.T @ found, ord=2)
+    torch.testing.assert_close(difference, beyond[0] if len(beyond) else difference * 0, rtol=1e-9, atol=1e-9)
+
+
 class Two(nn.Module):
     """Two layers with a norm and a ReLU in between."""
 

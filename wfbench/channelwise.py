@@ -12,7 +12,7 @@ from torch import Tensor
 from wfbench.channels import Coupled
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled, Unlabeled
-from wfbench.filters import Costs, Filter, Removal, pruned_of
+from wfbench.filters import Filter, Removal, pruned_of
 from wfbench.layers import damped, second_moments
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -134,7 +134,7 @@ class ReadFitted:
     def prune(self, target: Target) -> Pruned:
         pattern = filters_of(target, self.method)
         groups = pattern.groups(self.net)
-        removal = Removal(Costs(self.net, groups, pattern.example(self.net)), target)
+        removal = Removal(pattern.costs(self.net), target)
         while not removal.met:
             counts = removal.counts
             best = min(removal.open(), key=lambda name: self.orders[name][1][counts[name]])

@@ -20,6 +20,7 @@ AGREEMENT = 1e-4
 """Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
 
 _TRACED: WeakKeyDictionary[Network, dict[tuple[int, ...], list[Coupled]]] = WeakKeyDictionary()
+_COSTS: WeakKeyDictionary[Network, dict[tuple[int, ...], "Costs"]] = WeakKeyDictionary()
 _DENSE: WeakKeyDictionary[Network, dict[tuple[int, ...], dict[str, Any]]] = WeakKeyDictionary()
 
 
@@ -54,6 +55,13 @@ class Filter(Pattern):
             )
         return known[self.shape]
 
+    def costs(self, net: Network) -> "Costs":
+        """What the channels of every group cost; worked out once a network."""
+        known = _COSTS.setdefault(net, {})
+        if self.shape not in known:
+            known[self.shape] = Costs(net, self.groups(net), self.example(net))
+        return known[self.shape]
+
     def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
         """The share of what `target.of` counts; what is masked is what the removed channels take with them."""
         groups, gone = self.groups(net), pruned.removed_channels
@@ -71,7 +79,7 @@ class Filter(Pattern):
                 raise BrokenRule(f"{name} is not zero where channels were removed")
         if extra := [name for name, mask in pruned.mask.items() if name not in expected and not mask.all()]:
             raise BrokenRule(f"the mask of {extra[0]} removes what belongs to no removed channel")
-        costs = Costs(net, groups, self.example(net))
+        costs = self.costs(net)
         counts = {name: len(set(channels)) for name, channels in gone.items()}
         whole, left = costs.total({}, target.of), costs.total(counts, target.of)
         allowed = _allowed(target, whole)

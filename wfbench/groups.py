@@ -193,14 +193,16 @@ def blocks_of(
     return found
 
 
-def compressed(rows: Float[Tensor, "k p"], gram: Float[Tensor, "k k"], least: float) -> Float[Tensor, "p r"]:
+def compressed(
+    rows: Float[Tensor, "k p"], gram: Float[Tensor, "k k"], least: float, rank: int | None = None
+) -> Float[Tensor, "p r"]:
     """Rᵀ with the rows turned to the eigenvectors of `RRᵀ`, those with an eigenvalue below `least` left out.
 
-    `RᵀR` changes by at most `least` in any direction.
+    `RᵀR` changes by at most `least` in any direction, or with a `rank` by the largest eigenvalue that it leaves out.
     """
     values, vectors = torch.linalg.eigh(gram)
-    kept = vectors[:, values > least]
-    kept = kept if kept.shape[1] else vectors[:, -1:]
+    count = int((values > least).sum().clamp(min=1))
+    kept = vectors[:, -min(count, rank or count) :]
     out = rows.new_empty((rows.shape[1], kept.shape[1]))
     for start in range(0, len(out), COLUMNS):
         part = slice(start, start + COLUMNS)

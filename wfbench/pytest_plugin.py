@@ -4,7 +4,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,11 @@ class Session:
             self.counts["reused"] += 1
             status, reason = known["status"], known["reason"]
         else:
-            with steps_in(self.results / STEPS / key[:24]):  # code, options and data are in the key
+            steps = self.results / STEPS / key[:24]  # code, options and data are in the key
+            with steps_in(steps):
                 record = self._run(suite, case)
             store.append(record)
+            shutil.rmtree(steps, ignore_errors=True)
             self.counts["run"] += 1
             status, reason = record.status, record.reason
         if status == "failed":
@@ -255,10 +257,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         return
     if session.bar is not None:
         session.bar.close()
+    with suppress(OSError):  # other runs may have steps there
+        (session.results / STEPS).rmdir()
     for origin, reason in session.registry.failures.items():
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
-    if exitstatus == 0 and config.getoption("maxfail", 0) == 0:
-        shutil.rmtree(session.results / STEPS, ignore_errors=True)  # every case has its record
     for suite, store in session.stores.items():
         if not store.records:
             continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from wfbench.channels import Coupled
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
-from wfbench.filters import Costs, Filter, pruned_of, remove_lowest
+from wfbench.filters import Filter, pruned_of, remove_lowest
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import D, Fitted, Pruner
@@ -74,7 +74,7 @@ class ChannelFitted:
     def prune(self, target: Target) -> Pruned:
         pattern = filters_of(target, self.method.name)
         groups, scores = pattern.groups(self.net), self.scores_for(pattern)
-        costs = Costs(self.net, groups, pattern.example(self.net))
+        costs = pattern.costs(self.net)
         gone = remove_lowest(scores, costs, target, self.method.per)
         changed = self.method.updated(self.net, groups, gone, self.data) if any(gone.values()) else {}
         return pruned_of(self.net, groups, gone, changed)

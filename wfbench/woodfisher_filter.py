@@ -18,7 +18,7 @@ from wfbench.curvature.rows import Gradients, gradients
 from wfbench.damping import CrossValidated, Damping, Relative, check_damping
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
-from wfbench.filters import Costs, Removal, pruned_of
+from wfbench.filters import Removal, pruned_of
 from wfbench.groups import Block, Coordinates, blocks_of, compressed
 from wfbench.network import Network, flatten, unflatten
 from wfbench.pruned import Pruned
@@ -44,7 +44,7 @@ class FittedWoodFisherFilter:
     @cached_property
     def columns(self) -> Tensor:
         """Rᵀ, unscaled, the rows turned to their eigenvectors: `[p, r]` with r at most the number of gradients."""
-        return compressed(self.gradients.rows, self.gradients.gram, LEAST * self._scaled)
+        return compressed(self.gradients.rows, self.gradients.gram, LEAST * self._scaled, self.options.rank)
 
     @property
     def _scaled(self) -> float:
@@ -59,14 +59,14 @@ class FittedWoodFisherFilter:
     def prune(self, target: Target) -> Pruned:
         pattern = filters_of(target, "woodfisher-filter")
         groups = pattern.groups(self.net)
-        removal = Removal(Costs(self.net, groups, pattern.example(self.net)), target)
+        removal = Removal(pattern.costs(self.net), target)
         if removal.met:
             return pruned_of(self.net, groups, removal.gone, diagnostics=self.diagnostics)
         where = Coordinates(self.net, groups)
         blocks = self._blocks(groups, where)
         w = flatten(self.net.movable).double()
         if self.options.update == "independent":
-            delta = self._independent(removal, blocks, where, w)
+            delta = self._independent(removal, blocks, w)
         else:
             delta = self._joint(removal, blocks, where, w)
         gone = [where.taken[name][channel] for name, channels in removal.gone.items() for channel in channels]
@@ -88,7 +88,7 @@ class FittedWoodFisherFilter:
             moving = moving if moves == "all" else dict.fromkeys(moving, nothing)
         return blocks_of(self.columns, w, self._scaled, groups, where, moving)
 
-    def _independent(self, removal: Removal, blocks: dict[str, Block], where: Coordinates, w: Tensor) -> Tensor:
+    def _independent(self, removal: Removal, blocks: dict[str, Block], w: Tensor) -> Tensor:
         """Every channel by its own saliency, and the sum of their own updates."""
         scores = {name: block.scores() for name, block in blocks.items()}
         while not removal.met:
@@ -147,6 +147,7 @@ class _Options:
         moves: U, what the update may change: what is left of the layers that read the channels; nothing; or all.
         per: what a saliency is divided by: nothing (None), or the `params` or `macs` that the channel saves.
         stages: the channels go in this many batches, rescored in between; None is one at a time.
+        rank: curvature is cut down to this many of its strongest directions; None keeps all that count.
     """
 
     damping: Damping = 1e-5
@@ -154,6 +155,7 @@ class _Options:
     moves: Moves = "consumers"
     per: Unit | None = "macs"
     stages: int | None = None
+    rank: int | None = None
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
@@ -165,6 +167,8 @@ class _Options:
             raise WfbenchError(f'per "{self.per}" is unknown; use None, "params" or "macs"')
         if self.stages is not None and self.stages < 1:
             raise WfbenchError(f"stages={self.stages} must be at least 1, or None for one channel at a time")
+        if self.rank is not None and self.rank < 1:
+            raise WfbenchError(f"rank={self.rank} must be at least 1, or None for every direction")
 
     def _fitted(self, net: Network, found: Gradients, *, labeled: bool) -> Fitted:
         damping: Any = self.damping
@@ -213,12 +217,13 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
 
 @dataclass(frozen=True, kw_only=True)
 class WoodFisherFilterExact(WoodFisherFilterUnlabeled):
-    """The exact Fisher, a row for every class of every sample; channels go in 16 stages."""
+    """The exact Fisher, a row for every class of every sample, cut down to rank 256; channels go in 16 stages."""
 
     name: ClassVar[str] = "woodfisher-filter-exact"
     order_invariant: ClassVar[bool] = True
     fisher: Literal["sampled", "exact"] = "exact"
     stages: int | None = 16
+    rank: int | None = 256
 
 
 @dataclass(frozen=True, kw_only=True)
