@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from wfbench import figures, load_results, pages, summary
+from wfbench import figures, load_results, pages, reported, summary
 from wfbench.cli import main
 
 
@@ -110,6 +110,30 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
     shown = capsys.readouterr().out
     assert "tables/old.md comes from no record file" in shown
     assert "tables/s.csv is missing" in shown
+
+
+def test_reported_figures_stand_beside_ours_and_say_so() -> None:
+    records = [record(seed, 0.7 + 0.02 * seed, task="imagenet-resnet50[2000]", sparsity=0.8) for seed in range(2)]
+    first, one_shot = text_of(records, "-reported").split("## ")[1:]
+    reported = {line.split("|")[1].strip(): line for line in first.splitlines() if "reported, not measured" in line}
+    assert reported.keys() == {"WoodFisher", "magnitude, global"}
+    assert "76.7" in reported["WoodFisher"]  # Singh & Alistarh 2020, table of gradual pruning at 80 %
+    assert "75.3" in reported["WoodFisher"]
+    (ours,) = (line for line in first.splitlines() if "16 samples, none, global" in line)
+    assert "71.0 ± 12.7" in ours
+    assert "reported" not in ours
+    assert "github.com/IST-DASLab/WoodFisher" in first
+    assert "L-OBS" in one_shot  # top-5, which is not measured here
+    assert "16 samples" not in one_shot
+    assert "tables/s-reported.md" not in pages.render("s", many())
+
+
+def test_every_reported_figure_is_an_accuracy_below_the_dense_one_with_a_source() -> None:
+    found = reported.figures()
+    assert ((found["sparsity"] > 0) & (found["sparsity"] < 1)).all()
+    assert ((found["accuracy"] > 40) & (found["accuracy"] < found["dense"] + 0.2)).all()
+    assert found["file"].str.fullmatch(r"plotmaker/[a-z0-9_]+\.py").all()
+    assert not found.duplicated(["task", "method", "schedule", "metric", "sparsity"]).any()
 
 
 def test_pivots_by_budget_and_recovery_hold_the_same_cells() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from wfbench import figures, summary, tables
+from wfbench import figures, reported, summary, tables
 from wfbench.errors import WfbenchError
 from wfbench.store import read
 from wfbench.tables import NOTE, Table, harmless
@@ -101,6 +101,11 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             tables.structured(frame),
             "Mean accuracy in per cent over draws, the best first, ± half of the 95 % Student-t interval; MACs and "
             "parameters of the shrunk network as shares of the dense one's; latency of one sample.",
+        ),
+        "-reported": (
+            reported.beside_ours(cells),
+            "Figures from the literature are reported, not measured here, on other checkpoints and with all data. "
+            + NOTE,
         ),
         "-failures": (tables.failed(frame), "Cases without a result."),
     }

@@ -45,7 +45,8 @@ def none_first(recovery: str) -> str:
     return "" if recovery == "none" else recovery
 
 
-def _cell(row: Any) -> str:
+def cell(row: Any) -> str:
+    """Mean ± half-width of a row of `summary.cells`, in per cent, with what a reader must know beside it."""
     failed = f" ({row.failed} failed)" if row.failed else ""
     if not row.draws:
         return f"failed ({row.failed})"
@@ -56,7 +57,7 @@ def _cell(row: Any) -> str:
 
 def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.DataFrame:
     """Methods down, by recovery with `none` first; `across` across."""
-    cells = part.assign(text=[_cell(row) for row in part.itertuples()])
+    cells = part.assign(text=[cell(row) for row in part.itertuples()])
     table = cells.pivot(index=["recovery", "method", "track", "scope"], columns=across, values="text").fillna("")
     order = sorted(part[across].unique())
     table = table[order].rename(columns=label).reset_index()
@@ -66,7 +67,8 @@ def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.D
     return table[["method", "track", "recovery", *(label(value) for value in order)]]
 
 
-def _dense(part: pd.DataFrame) -> str:
+def dense_note(part: pd.DataFrame) -> str:
+    """The dense accuracy, for a title; empty where there is none."""
     dense = part["dense_accuracy"].mean()
     return f" (dense {100 * dense:.2f} %)" if dense == dense else ""
 
@@ -78,7 +80,7 @@ def _unusual(setting: Any) -> str:
 def by_sparsity(cells: pd.DataFrame) -> list[Table]:
     """One table a task and budget: methods down, sparsities across."""
     return [
-        Table(f"{task}, {budget} samples{_unusual(setting)}{_dense(part)}", _pivot(part, "sparsity", percent))
+        Table(f"{task}, {budget} samples{_unusual(setting)}{dense_note(part)}", _pivot(part, "sparsity", percent))
         for (task, budget, setting), part in cells.groupby(["task", "budget", "setting"], sort=True)
     ]
 
@@ -87,7 +89,7 @@ def by_budget(cells: pd.DataFrame) -> list[Table]:
     """One table a task and sparsity: methods down, budgets across."""
     return [
         Table(
-            f"{task}, {percent(sparsity)} removed{_unusual(setting)}{_dense(part)}",
+            f"{task}, {percent(sparsity)} removed{_unusual(setting)}{dense_note(part)}",
             _pivot(part, "budget", lambda n: f"{n} samples"),
         )
         for (task, sparsity, setting), part in cells.groupby(["task", "sparsity", "setting"], sort=True)
@@ -98,7 +100,7 @@ def by_setting(cells: pd.DataFrame) -> list[Table]:
     """One table a task, budget and sparsity: methods down, ways to draw samples and to label them across."""
     return [
         Table(
-            f"{task}, {budget} samples, {percent(sparsity)} removed{_dense(part)}",
+            f"{task}, {budget} samples, {percent(sparsity)} removed{dense_note(part)}",
             _pivot(part, "setting", lambda setting: setting or "random"),
         )
         for (task, budget, sparsity, _), part in cells.groupby(["task", "budget", "sparsity", "pattern"], sort=True)
@@ -113,7 +115,7 @@ def by_recovery(cells: pd.DataFrame) -> list[Table]:
     for (task, budget, sparsity, setting), part in cells.groupby(ways, sort=True):
         if part["recovery"].nunique() < 2:
             continue
-        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
+        rows = part.assign(text=[cell(row) for row in part.itertuples()])
         table = rows.pivot_table(index=["method", "scope"], columns="recovery", values="text", aggfunc="first")
         columns = sorted(table.columns, key=none_first)
         table = table[columns].fillna("").reset_index()
@@ -132,9 +134,9 @@ def attribution(cells: pd.DataFrame) -> list[Table]:
         if len(pairs)
         else []
     ):
-        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
+        rows = part.assign(text=[cell(row) for row in part.itertuples()])
         table = rows.pivot_table(index="mask", columns="update", values="text", aggfunc="first").fillna("")
-        title = f"{task}, {budget} samples, {percent(sparsity)} removed, recovery {recovery}{_dense(part)}"
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed, recovery {recovery}{dense_note(part)}"
         found.append(Table(title, table.reset_index().rename_axis(None, axis=1)))
     return found
 
@@ -145,11 +147,11 @@ def by_option(cells: pd.DataFrame) -> list[Table]:
     ways = ["task", "budget", "recovery", "setting", "base", "option"]
     varied = summary.options(cells)
     for (task, budget, recovery, setting, base, option), part in varied.groupby(ways, sort=True) if len(varied) else []:
-        rows = part.assign(text=[_cell(row) for row in part.itertuples()])
+        rows = part.assign(text=[cell(row) for row in part.itertuples()])
         table = rows.pivot(index=["number", "value"], columns="sparsity", values="text").fillna("")
         order = sorted(part["sparsity"].unique())
         table = table[order].rename(columns=percent).reset_index().sort_values(["number", "value"], kind="stable")
-        title = f"{task}, {budget} samples, {base}, recovery {recovery}{_unusual(setting)}{_dense(part)}"
+        title = f"{task}, {budget} samples, {base}, recovery {recovery}{_unusual(setting)}{dense_note(part)}"
         found.append(Table(title, table.rename(columns={"value": option})[[option, *map(percent, order)]]))
     return found
 
@@ -274,7 +276,7 @@ def structured(frame: pd.DataFrame) -> list[Table]:
             )
         table = pd.DataFrame(rows).sort_values(["order", "method", "scope"], kind="stable").drop(columns="order")
         title = f"{task}, {budget} samples, {percent(sparsity)} removed{_unusual(setting)}, recovery {recovery}"
-        found.append(Table(f"{title}{_dense(part)}", table))
+        found.append(Table(f"{title}{dense_note(part)}", table))
     return found
 
 
