@@ -60,6 +60,16 @@ def test_repair_of_linear_layers_is_least_squares_with_an_intercept_on_the_kept_
         dense = torch.relu(wanted)
 
 
+@pytest.mark.parametrize("n", [1, 7])
+def test_inputs_that_do_not_vary_leave_the_weights_and_set_the_bias(n: int) -> None:
+    """One sample, or the same one again: the bias alone brings the layer's output back, exactly."""
+    net, pruned, x = problem(perceptron, 1, 0.6)
+    repaired = LeastSquaresRepair().apply(net, pruned, Unlabeled(x.expand(n, -1)))
+    for name in net.weights:
+        assert torch.equal(repaired.state[name], pruned.state[name]), name
+    torch.testing.assert_close(net.logits(repaired.state, x), net.logits({}, x), rtol=1e-12, atol=1e-12)
+
+
 def test_repair_of_convolutions_solves_the_dense_constrained_quadratic() -> None:
     """The objective written out over each filter's kept and removed entries, ridge and all, and minimised by KKT."""
     net, pruned, x = problem(normed, 12)

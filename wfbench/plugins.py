@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from wfbench import woodfisher, woodfisher_filter
+from wfbench import woodfisher, woodfisher_filter, woodfisher_staged
 from wfbench.attribution import KEPT, Transplant
 from wfbench.controls import By, LayerMatched
 from wfbench.crossvalidation import Tuned
@@ -112,7 +112,7 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
     import baselines
 
     registry = Registry()
-    for module in (woodfisher, woodfisher_filter):
+    for module in (woodfisher, woodfisher_filter, woodfisher_staged):
         registry.add_pruners(pruners_of(module), module.__name__)
     for module in (digits, fashion):
         registry.add_tasks(module.TASKS, module.__name__)

@@ -15,6 +15,9 @@ from wfbench.pruned import Pruned
 from wfbench.pruner import D
 from wfbench.recovery import Recovery
 
+CONSTANT = 1e-12
+"""An input whose variance is a smaller share of its mean square counts as constant."""
+
 
 @dataclass(frozen=True)
 class LeastSquaresRepair(Recovery):
@@ -76,8 +79,10 @@ def _moments(net: Network, state: Params, name: str, x: Tensor, *, centred: bool
         return Moments(square, square, square[:, 0], square[:, 0])
     inner, cross, mean, dense_mean = (total / count for total in totals)
     if centred:
-        inner = inner - mean[..., None] * mean[:, None]
-        cross = cross - mean[..., None] * dense_mean[:, None]
+        size = inner.diagonal(dim1=1, dim2=2)
+        varies = size - mean.square() > CONSTANT * size  # of what does not, centring leaves rounding errors
+        inner = torch.where(varies[..., None] & varies[:, None], inner - mean[..., None] * mean[:, None], 0)
+        cross = torch.where(varies[..., None], cross - mean[..., None] * dense_mean[:, None], 0)
     return Moments(inner, cross, mean, dense_mean)
 
 
