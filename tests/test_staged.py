@@ -72,7 +72,7 @@ def test_an_update_is_a_dense_ridge_solution_and_comes_closer(n: int, sparsity: 
     torch.testing.assert_close(found[kept], moved.diagnostics["step"] * expected, rtol=1e-5, atol=1e-8)
     after = centred(net, dict(moved.state), data)
     assert (wanted - after).square().sum() < (wanted - before).square().sum()
-    assert moved.diagnostics["damping"] == pytest.approx(float(share))
+    assert moved.diagnostics["damping_ratio"] == pytest.approx(moved.diagnostics["damping"]) == pytest.approx(damping)
 
 
 def test_one_linear_layer_gets_its_logits_back_in_one_update() -> None:

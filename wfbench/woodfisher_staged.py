@@ -130,7 +130,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
     change = torch.zeros(len(kept), dtype=torch.float64, device=rows.device)
     change[kept] = torch.cat([part.double().T @ dual for part in rows.split(COLUMNS, 1)])
     delta = unflatten(change, net.weights)
-    diagnostics = row_diagnostics(found, absolute)
+    diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
     for halving in range(HALVINGS):
         state = dict(pruned.state)
         for name, mask in pruned.mask.items():
