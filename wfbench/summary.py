@@ -200,8 +200,9 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
         base = part[(part["method"] == REFERENCE) & (part["recovery"] == "batchnorm")]
         base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
         levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
-        for (method, recovery), group in part.groupby(["method", "recovery"], sort=True):
-            wide = group.pivot_table(index="seed", columns="budget", values="accuracy").dropna()
+        by_draw = part.pivot_table(index=["method", "recovery", "seed"], columns="budget", values="accuracy")
+        for (method, recovery), group in by_draw.groupby(level=["method", "recovery"], sort=True):
+            wide = group.dropna(axis=1, how="all").dropna()
             if len(wide) < 1 or wide.shape[1] < 2:
                 continue
             for name, level in levels.items():
