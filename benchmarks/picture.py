@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks.evidence import QUIET
 
 PAGE = Path("results/report/index.html")
+PICTURE = Path(__file__).with_name("report.png")
 VIEW = "#task=fashion-resnet20&budget=100&sparsity=0.8&recovery=none"
 
 
@@ -22,9 +23,9 @@ def main() -> int:
         page = browser.new_page(viewport={"width": 1100, "height": 760})
         page.goto(PAGE.resolve().as_uri() + VIEW)
         page.wait_for_selector("body[data-ready=yes]")
-        page.screenshot(path=PAGE.with_name("report.png"))
+        page.screenshot(path=PICTURE)
         browser.close()
-    print(PAGE.with_name("report.png"))
+    print(PICTURE)
     return 0
 
 

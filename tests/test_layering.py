@@ -9,7 +9,7 @@ ORDER = [
     *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
     *("scratch", "gradual"),
     *("structured", "channelwise", "groups", "woodfisher_filter"),
-    *("recovery", "repair", "tuning", "recoveries", "woodfisher_staged"),
+    *("recovery", "repair", "tuning", "recoveries", "staged", "woodfisher_staged"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "reuse", "store", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),

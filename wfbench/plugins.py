@@ -21,6 +21,7 @@ from wfbench.damping import CrossValidated, damping_of
 from wfbench.errors import WfbenchError
 from wfbench.gradual import Gradual
 from wfbench.pruner import Pruner, take_after
+from wfbench.staged import Staged
 from wfbench.tasks import digits, fashion
 from wfbench.tasks.task import Task
 
@@ -55,8 +56,9 @@ class Registry:
         """The method of that name, or an error that lists the names there are.
 
         `METHOD[option=value]` is METHOD with another hyper-parameter (several: `METHOD[a=1][b=2]`), `gradual-METHOD`
-        prunes in steps with training in between, `magnitude-as-METHOD` and `random-as-METHOD` are the controls of
-        every METHOD, and `METHOD+UPDATE` is its mask with the update of another.
+        prunes in steps with training in between, `staged-METHOD` with layers repaired in between,
+        `magnitude-as-METHOD` and `random-as-METHOD` are the controls of every METHOD, and `METHOD+UPDATE` is its mask
+        with the update of another.
         """
         if name in self.pruners:
             return self.pruners[name]
@@ -68,6 +70,8 @@ class Registry:
                 return LayerMatched(self.pruner(of), by)
         if (of := name.removeprefix("gradual-")) != name and not name.endswith("]"):
             return Gradual(self.pruner(of))
+        if (of := name.removeprefix("staged-")) != name and not name.endswith("]"):
+            return Staged(self.pruner(of))
         if name.endswith("]") and "[" in name:
             of, _, option = name[:-1].rpartition("[")
             return _with_option(self.pruner(of), option, name)

@@ -14,6 +14,7 @@ from wfbench.store import USUAL, latest, read
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 BLOCK = ["budget", "recovery", "sparsity", "setting"]
+FIGURES = ["dense_accuracy", "accuracy", "half_width", "magnitude_overlap", "seconds", "draws", "failed"]
 UNUSUAL = ("pattern", "of", "draw", "wrong_labels")
 REFERENCE = "magnitude"
 SHARE_OF_DENSE = 0.95
@@ -74,23 +75,17 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame.empty:
         return pd.DataFrame(columns=[*GROUP, "accuracy"])
-    rows = []
-    for cell, group in frame.groupby(GROUP, sort=True):
-        good = group[group["status"] == "ok"]
-        interval = stats.student(good["accuracy"].to_numpy(dtype=float))
-        rows.append(
-            {
-                **dict(zip(GROUP, cell, strict=True)),
-                "dense_accuracy": good["dense_accuracy"].mean(),
-                "accuracy": interval.estimate,
-                "half_width": interval.high - interval.estimate,
-                "magnitude_overlap": good["magnitude_overlap"].mean(),
-                "seconds": good["seconds"].mean(),
-                "draws": len(good),
-                "failed": len(group) - len(good),
-            }
-        )
-    return pd.DataFrame(rows)
+    grouped, ok = frame.groupby(GROUP, sort=True), (frame["status"] == "ok").to_numpy()
+    means = frame[ok].groupby(GROUP, sort=True)[["dense_accuracy", "magnitude_overlap", "seconds"]].mean()
+    found = grouped.size().rename("draws").to_frame().join(means)
+    accuracy, places = frame["accuracy"].to_numpy(dtype=float), grouped.indices
+    good = [places[cell][ok[places[cell]]] for cell in found.index]
+    intervals = [stats.student(accuracy[at]) for at in good]
+    found["accuracy"] = [interval.estimate for interval in intervals]
+    found["half_width"] = [interval.high - interval.estimate for interval in intervals]
+    found["failed"] = found["draws"] - [len(at) for at in good]
+    found["draws"] -= found["failed"]
+    return found.reset_index()[[*GROUP, *FIGURES]]
 
 
 def options(cells: pd.DataFrame) -> pd.DataFrame:

@@ -26,9 +26,8 @@ from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
-from wfbench.recovery import BatchNormReestimation
-from wfbench.repair import LeastSquaresRepair
 from wfbench.sparsity import Target, keep_largest
+from wfbench.staged import restored, shares, untouched
 
 HALVINGS = 6
 """How often a step is halved before it is given up."""
@@ -77,14 +76,11 @@ class FittedStaged:
     options: WoodFisherStaged
 
     def prune(self, target: Target) -> Pruned:
-        everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.net.weights.items()}
-        pruned = Pruned.of(self.net, self.net.weights, everything)
+        pruned = untouched(self.net)
         if target.sparsity == 0:
             return pruned
-        for stage in range(1, self.options.stages + 1):
-            done = stage / self.options.stages
-            share = 1 - (1 - target.sparsity) ** done if done < 1 else target.sparsity
-            pruned = self._smaller(pruned, replace(target, sparsity=share))
+        for share in shares(self.options.stages, target.sparsity):
+            pruned = restored(self.net, self._smaller(pruned, replace(target, sparsity=share)), self.data)
         for _ in range(self.options.steps):
             moved = joint_update(self.net, pruned, self.data, self.options.damping)
             if moved is None:
@@ -93,15 +89,14 @@ class FittedStaged:
         return pruned
 
     def _smaller(self, pruned: Pruned, target: Target) -> Pruned:
-        """To a higher sparsity: the smallest weights go, the layers are repaired, the norms re-estimated."""
+        """To a higher sparsity: the smallest weights go."""
         sizes = {name: torch.where(mask, pruned.state[name].abs(), -1) for name, mask in pruned.mask.items()}
         mask = keep_largest(sizes, target)
         kept = {
             name: torch.where(mask[name], tensor, 0) if name in mask else tensor
             for name, tensor in pruned.state.items()
         }
-        repaired = LeastSquaresRepair().apply(self.net, Pruned(kept, mask), self.data)
-        return BatchNormReestimation().apply(self.net, repaired, self.data)
+        return Pruned(kept, mask)
 
 
 def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) -> Pruned | None:

@@ -1,0 +1,120 @@
+"""Selection and recovery in turns: any method in stages, on the network that the stage before it left and repaired."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from wfbench.channels import masked, shrunk
+from wfbench.data import Labeled, Unlabeled
+from wfbench.errors import WfbenchError
+from wfbench.filters import Filter, masks
+from wfbench.network import Network, Params
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner, take_after
+from wfbench.recovery import BatchNormReestimation
+from wfbench.repair import LeastSquaresRepair
+from wfbench.sparsity import Target
+
+
+def shares(stages: int, sparsity: float) -> list[float]:
+    """The sparsity after every stage, each keeping the same share of what the one before it kept."""
+    return [*(1 - (1 - sparsity) ** (stage / stages) for stage in range(1, stages)), sparsity]
+
+
+def untouched(net: Network) -> Pruned:
+    """The dense network, everything kept."""
+    return Pruned(
+        net.state(), {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in net.weights.items()}
+    )
+
+
+def restored(net: Network, pruned: Pruned, data: Labeled | Unlabeled) -> Pruned:
+    """The layers brought back to the dense network's outputs by least squares, then the norms' statistics anew."""
+    return BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, pruned, data), data)
+
+
+@dataclass(frozen=True)
+class Staged(Pruner[Any]):
+    """A method in stages, called `staged-METHOD`: after each, the layers are repaired and the norms re-estimated.
+
+    The method sees the network as the stages before it left it, without the channels that are gone.
+
+    Args:
+        of: the method; zero weights must rank last, as they do wherever a weight's size counts.
+        stages: removals, the last one to the target.
+    """
+
+    source: ClassVar[str] = "selection and recovery in turns; not a published method"
+    fidelity: ClassVar[str] = "repair equal to a dense constrained solve; not a published configuration"
+    of: Pruner[Any]
+    stages: int = 8
+
+    def __post_init__(self) -> None:
+        licence = Labeled if self.of.licence is Labeled else Unlabeled
+        take_after(self, self.of, f"staged-{self.of.name}", licence)
+        object.__setattr__(self, "patterns", tuple(p for p in self.of.patterns if p in ("unstructured", Filter.name)))
+        if self.stages < 1:
+            raise WfbenchError(f"stages={self.stages} must be at least 1")
+
+    def fit(self, net: Network, data: Labeled | Unlabeled) -> Fitted:
+        return FittedStaged(net, data, self)
+
+
+@dataclass(frozen=True)
+class FittedStaged:
+    """Nothing is computed beforehand: all of it depends on the target."""
+
+    net: Network
+    data: Labeled | Unlabeled
+    options: Staged
+
+    def prune(self, target: Target) -> Pruned:
+        pruned = untouched(self.net)
+        remove = self._channels if isinstance(target.pattern, Filter) else self._weights
+        for share in shares(self.options.stages, target.sparsity) if target.sparsity > 0 else ():
+            pruned = restored(self.net, remove(pruned, replace(target, sparsity=share)), self.data)
+        return pruned
+
+    def _handed(self) -> Labeled | Unlabeled | None:
+        return None if self.options.of.licence is type(None) else self.data
+
+    def _weights(self, before: Pruned, target: Target) -> Pruned:
+        module = self.net.module()
+        module.load_state_dict(dict(before.state))
+        found = self.options.of.fit(Network(module), self._handed()).prune(target)
+        for name, mask in found.mask.items():
+            if (mask & ~before.mask[name]).any():
+                raise WfbenchError(f"{self.options.of.name} takes weights of {name} back; it cannot work in stages")
+        return found
+
+    def _channels(self, before: Pruned, target: Target) -> Pruned:
+        """Of the network without what is gone already, whose channels are numbered anew."""
+        pattern = target.pattern
+        assert isinstance(pattern, Filter)
+        groups, gone = pattern.groups(self.net), {name: list(at) for name, at in before.removed_channels.items()}
+        small = Network(shrunk(self.net, before.state, pattern.example(self.net), gone))
+        whole = pattern.costs(self.net).total({}, target.of)
+        left = pattern.costs(small).total({}, target.of)
+        rest = replace(target, sparsity=max(0.0, 1 - (1 - target.sparsity) * whole / left))
+        found = self.options.of.fit(small, self._handed()).prune(rest)
+        state = self._placed(found.state, masked(_ones(self.net), groups, gone))
+        for group in groups:
+            kept = [channel for channel in range(group.size) if channel not in gone.get(group.name, ())]
+            more = [kept[at] for at in found.removed_channels.get(group.name, ())]
+            gone[group.name] = [*gone.get(group.name, ()), *more]
+        removed = {name: tuple(sorted(at)) for name, at in gone.items()}
+        return Pruned(masked(state, groups, gone), masks(self.net, groups, gone), removed, found.diagnostics)
+
+    def _placed(self, small: Params, kept: Params) -> Params:
+        """The tensors of the small network where they are in the large one, zeros elsewhere."""
+        state = self.net.state()
+        for name, where in kept.items():
+            state[name] = torch.zeros_like(state[name])
+            state[name][where.bool()] = small[name].flatten()
+        return state
+
+
+def _ones(net: Network) -> Params:
+    """For every tensor with channels."""
+    return {name: torch.ones_like(tensor) for name, tensor in net.state().items() if tensor.ndim}
