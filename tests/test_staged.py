@@ -1,135 +1,144 @@
-"""WoodFisher in stages: Jacobian, joint update and stages against autograd, a dense ridge solution, closed forms."""
+"""Any method in stages: against its parts one by one, on weights and on whole channels."""
 
-from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as some
-from torch import Tensor, nn
-from torch.func import functional_call, jacrev
 
-from tests.cases import trained_looking
-from wfbench import Network, Pruned, Target, Unlabeled, WfbenchError
-from wfbench.network import flatten
+from tests.cases import blob_network, blobs
+from tests.test_filters import EVERY, problem
+from wfbench import Labeled, Network, Pruned, Target, Unlabeled, WfbenchError
+from wfbench.channels import shrunk
+from wfbench.checks import check
+from wfbench.plugins import discover
 from wfbench.recovery import BatchNormReestimation
 from wfbench.repair import LeastSquaresRepair
-from wfbench.sparsity import keep_largest
-from wfbench.woodfisher_staged import WoodFisherStaged, jacobian, joint_update
+from wfbench.sparsity import Scope
+from wfbench.staged import Staged, restored, shares
+from wfbench.woodfisher_staged import WoodFisherStaged
+
+REGISTRY = discover()
+SMALL = [name for name in EVERY if name not in ("mobilenetv1", "mlpnet")]
 
 
-def perceptron() -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+def same_bits(one: Pruned, two: Pruned) -> None:
+    assert one.state.keys() == two.state.keys()
+    assert all(torch.equal(one.state[name], tensor) for name, tensor in two.state.items())
+    assert all(torch.equal(one.mask[name], mask) for name, mask in two.mask.items())
+    gone = [{name: at for name, at in found.removed_channels.items() if at} for found in (one, two)]
+    assert gone[0] == gone[1]
 
 
-def normed() -> nn.Module:
-    first = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
-    return nn.Sequential(*first, nn.Flatten(), nn.Linear(64, 3))
+def samples(shape: tuple[int, ...], n: int = 12) -> Unlabeled:
+    return Unlabeled(torch.randn((n, *shape), generator=torch.Generator().manual_seed(1)))
 
 
-def problem(build: Callable[[], nn.Module], n: int, sparsity: float) -> tuple[Network, Pruned, Unlabeled]:
-    net = Network(trained_looking(build))
-    mask = keep_largest({name: weight.abs() for name, weight in net.weights.items()}, Target(sparsity))
-    shape = (5,) if build is perceptron else (2, 4, 4)
-    x = torch.randn(n, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
-    return net, Pruned.of(net, net.weights, mask), Unlabeled(x)
+def test_every_stage_keeps_the_same_share() -> None:
+    assert shares(3, 1 - 0.4**3) == pytest.approx([0.6, 1 - 0.4**2, 1 - 0.4**3])
+    assert shares(7, 0.9)[-1] == 0.9
 
 
-def centred(net: Network, state: dict[str, Tensor], data: Unlabeled) -> Tensor:
-    logits = functional_call(net.module(), state, (data.inputs,))
-    return logits - logits.mean(1, keepdim=True)
+@pytest.mark.parametrize("method", ["magnitude", "obc", "woodfisher-joint"])
+def test_one_stage_is_the_method_repaired_and_its_norms_re_estimated(method: str) -> None:
+    pruner, net = REGISTRY.pruner(method), Network(blob_network())
+    labeled = Labeled(*blobs(20, 0))
+    data: Any = labeled if pruner.licence is Labeled else Unlabeled(labeled.inputs)
+    target = Target(0.7, scope=pruner.scope)
+    found = Staged(pruner, stages=1).fit(net, data).prune(target)
+    alone = pruner.fit(net, None if pruner.licence is type(None) else data).prune(target)
+    same_bits(found, BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, alone, data), data))
 
 
-def dense_jacobian(net: Network, state: dict[str, Tensor], data: Unlabeled) -> Tensor:
-    rest = {name: tensor for name, tensor in state.items() if name not in net.weights}
-    weights = {name: state[name] for name in net.weights}
-    found = jacrev(lambda weights: centred(net, rest | weights, data))(weights)
-    return torch.cat([found[name].flatten(2) for name in net.weights], 2).flatten(0, 1)
+def test_two_stages_are_two_times_the_method_on_what_there_is() -> None:
+    pruner, net = REGISTRY.pruner("obc"), Network(blob_network())
+    data, goal = Unlabeled(blobs(20, 0)[0]), Target(1 - 0.6**2, scope="layer")
+    first = restored(net, pruner.fit(net, data).prune(Target(0.4, scope="layer")), data)
+    module = net.module()
+    module.load_state_dict(dict(first.state))
+    second = restored(net, pruner.fit(Network(module), data).prune(goal), data)
+    same_bits(Staged(pruner, stages=2).fit(net, data).prune(goal), second)
 
 
-@pytest.mark.parametrize("build", [perceptron, normed])
-@pytest.mark.parametrize("n", [1, 3, 35])
-def test_the_jacobian_is_autograds(build: Callable[[], nn.Module], n: int) -> None:
-    net, _, data = problem(build, n, 0.5)
-    torch.testing.assert_close(jacobian(net, data), dense_jacobian(net, dict(net.state()), data), rtol=1e-9, atol=1e-11)
+def test_magnitude_in_stages_is_woodfisher_in_stages_without_updates() -> None:
+    net, data = Network(blob_network()), Unlabeled(blobs(20, 0)[0])
+    for scope in ("global", "layer"):
+        target = Target(0.8, scope=scope)  # type: ignore[arg-type]
+        found = Staged(REGISTRY.pruner("magnitude"), stages=4).fit(net, data).prune(target)
+        same_bits(found, WoodFisherStaged(stages=4, steps=0).fit(net, data).prune(target))
 
 
-@given(n=some.integers(1, 6), sparsity=some.floats(0.05, 0.8), damping=some.sampled_from([1e-6, 1e-3, 1.0]))
-@settings(max_examples=25, deadline=None)
-def test_an_update_is_a_dense_ridge_solution_and_comes_closer(n: int, sparsity: float, damping: float) -> None:
-    net, pruned, data = problem(perceptron, n, sparsity)
-    wanted, before = centred(net, dict(net.state()), data), centred(net, dict(pruned.state), data)
-    moved = joint_update(net, pruned, data, damping)
-    if moved is None:  # six halvings did not help, or nothing was missing
-        return
-    kept = flatten(pruned.mask)
-    j = dense_jacobian(net, dict(pruned.state), data)[:, kept]
-    share = damping * j.square().sum() / j.shape[1]
-    expected = torch.linalg.solve(j.T @ j + share * torch.eye(j.shape[1]).double(), j.T @ (wanted - before).flatten())
-    found = flatten({name: moved.state[name] - pruned.state[name] for name in net.weights})
-    assert not found[~kept].any()
-    torch.testing.assert_close(found[kept], moved.diagnostics["step"] * expected, rtol=1e-5, atol=1e-8)
-    after = centred(net, dict(moved.state), data)
-    assert (wanted - after).square().sum() < (wanted - before).square().sum()
-    assert moved.diagnostics["damping_ratio"] == pytest.approx(moved.diagnostics["damping"]) == pytest.approx(damping)
-
-
-def test_one_linear_layer_gets_its_logits_back_in_one_update() -> None:
-    """Fewer samples than kept inputs of any row: the system is solvable, and linear."""
-    net = Network(trained_looking(lambda: nn.Linear(30, 3)))
-    mask = keep_largest({"weight": net.weights["weight"].abs()}, Target(0.5, scope="layer"))
-    data = Unlabeled(torch.randn(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
-    moved = joint_update(net, Pruned.of(net, net.weights, mask), data, 1e-9)
-    assert moved is not None
-    torch.testing.assert_close(
-        centred(net, dict(moved.state), data), centred(net, dict(net.state()), data), rtol=1e-6, atol=1e-6
-    )
-    assert moved.diagnostics["step"] == 1
-
-
-def test_one_stage_without_updates_is_magnitude_repaired_and_its_norms_re_estimated() -> None:
-    net, pruned, data = problem(normed, 20, 0.6)
-    found = WoodFisherStaged(stages=1, steps=0).fit(net, data).prune(Target(0.6))
-    expected = BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, pruned, data), data)
-    assert found.state.keys() == expected.state.keys()
-    for name, tensor in expected.state.items():
-        assert torch.equal(found.state[name], tensor), name
-
-
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "resnet20"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
-def test_stages_remove_ever_more_and_what_is_gone_stays_gone(scope: str) -> None:
-    net, _, data = problem(normed, 20, 0.6)
-    masks = [
-        flatten(WoodFisherStaged(stages=stages, steps=0).fit(net, data).prune(Target(sparsity, scope=scope)).mask)  # type: ignore[arg-type]
-        for stages, sparsity in ((1, 1 - 0.2 ** (1 / 3)), (2, 1 - 0.2 ** (2 / 3)), (3, 0.8))
+def test_channels_meet_the_target_and_the_networks_agree_after_every_stage(name: str, scope: Scope) -> None:
+    """`achieved` and `measured` raise where the target, the mask or rule 11 is broken."""
+    one = problem(name)
+    target = Target(0.5, one.pattern, scope, "params")
+    data = samples(one.pattern.shape)
+    for method in ("filter-l1", "obs-filter"):
+        found = Staged(REGISTRY.pruner(method), stages=3).fit(one.net, data).prune(target)
+        assert one.pattern.achieved(target, one.net, found, data.inputs) >= 0.5 - 1e-9
+        assert one.pattern.measured(one.net, found, data.inputs)["removed_channels"] > 0
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_stages_of_channels_are_two_times_the_method_on_the_smaller_network(name: str) -> None:
+    """Each stage by hand, on a network that is really smaller; outputs agree though numbering differs."""
+    one = problem(name)
+    pruner, data = REGISTRY.pruner("filter-l2"), samples(one.pattern.shape)
+    whole = one.costs.total({}, "filters")
+    target = Target(1 - 0.75**2, one.pattern, "layer", "filters")
+    found = Staged(pruner, stages=2).fit(one.net, data).prune(target)
+
+    first = restored(one.net, pruner.fit(one.net, None).prune(replace(target, sparsity=0.25)), data)
+    gone = {group: list(at) for group, at in first.removed_channels.items()}
+    small = Network(shrunk(one.net, first.state, one.pattern.example(one.net), gone))
+    left = one.pattern.costs(small).total({}, "filters")
+    rest = replace(target, sparsity=max(0.0, 1 - 0.75**2 * whole / left))
+    second = pruner.fit(small, None).prune(rest)
+    for group in one.groups:
+        kept = [channel for channel in range(group.size) if channel not in gone[group.name]]
+        gone[group.name] += [kept[at] for at in second.removed_channels.get(group.name, ())]
+    assert {group: list(at) for group, at in found.removed_channels.items()} == {
+        g: sorted(at) for g, at in gone.items()
+    }
+
+
+def test_what_the_small_network_computes_is_put_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without repair in between, the masked network computes what the last small one does."""
+    monkeypatch.setattr("wfbench.staged.restored", lambda net, pruned, data: pruned)
+    one = problem("plain")
+    data = samples(one.pattern.shape)
+    found = (
+        Staged(REGISTRY.pruner("obs-filter"), stages=3).fit(one.net, data).prune(Target(0.5, one.pattern, of="params"))
+    )
+    gone = {group: list(at) for group, at in found.removed_channels.items()}
+    small = shrunk(one.net, found.state, one.pattern.example(one.net), gone)
+    torch.testing.assert_close(one.net.logits(found.state, data.inputs), small(data.inputs), rtol=1e-4, atol=1e-5)
+    dense = one.net.state()
+    moved = [
+        name for name, tensor in found.state.items() if not torch.equal(tensor[tensor != 0], dense[name][tensor != 0])
     ]
-    counts = [int(mask.sum()) for mask in masks]
-    assert counts == sorted(counts, reverse=True)
-    assert len(set(counts)) == 3
-    for before, after in pairwise(masks):
-        assert not (after & ~before).any()
+    assert moved  # the readers took up what went
 
 
-def test_nothing_moves_where_nothing_is_missing_or_every_gradient_vanishes() -> None:
-    net, _, data = problem(perceptron, 3, 0.5)
-    everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in net.weights.items()}
-    assert joint_update(net, Pruned.of(net, net.weights, everything), data, 1e-3) is None
-    nothing = {name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in net.weights.items()}
-    assert joint_update(net, Pruned.of(net, net.weights, nothing), data, 1e-3) is None
+def test_sparsity_0_is_the_dense_network() -> None:
+    net = Network(blob_network())
+    found = Staged(REGISTRY.pruner("magnitude")).fit(net, Unlabeled(blobs(5, 0)[0])).prune(Target(0.0))
+    assert all(torch.equal(found.state[name], tensor) for name, tensor in net.state().items())
 
 
-def test_identical_samples_and_one_sample_are_no_trouble() -> None:
-    net, _, data = problem(normed, 1, 0.5)
-    for x in (data.inputs, data.inputs.expand(5, -1, -1, -1)):
-        found = WoodFisherStaged(stages=2).fit(net, Unlabeled(x)).prune(Target(0.7))
-        assert all(torch.isfinite(tensor).all() for tensor in found.state.values())
+def test_names_licences_and_options() -> None:
+    for name, licence in (("magnitude", Unlabeled), ("woodfisher", Labeled), ("obs-filter", Unlabeled)):
+        pruner = REGISTRY.pruner(f"staged-{name}")
+        assert (pruner.name, pruner.licence, pruner.scope) == (f"staged-{name}", licence, REGISTRY.pruner(name).scope)
+    assert REGISTRY.pruner("staged-magnitude[stages=3]").stages == 3  # type: ignore[attr-defined]
+    with pytest.raises(WfbenchError, match="stages=0"):
+        Staged(REGISTRY.pruner("magnitude"), stages=0)
+    with pytest.raises(WfbenchError, match=r"random takes weights of .* back"):
+        Staged(REGISTRY.pruner("random")).fit(Network(blob_network()), Unlabeled(blobs(5, 0)[0])).prune(Target(0.5))
 
 
-def test_options_that_make_no_sense_say_so() -> None:
-    for options, words in (({"stages": 0}, "stages=0"), ({"steps": -1}, "steps=-1"), ({"damping": 0.0}, "damping=0")):
-        with pytest.raises(WfbenchError, match=words):
-            WoodFisherStaged(**options)  # type: ignore[arg-type]
-    net, _, _ = problem(perceptron, 1, 0.5)
-    with pytest.raises(WfbenchError, match="2001 logits, more than 2000 rows"):
-        WoodFisherStaged().fit(net, Unlabeled(torch.zeros(667, 5, dtype=torch.float64)))
+@pytest.mark.parametrize("name", ["staged-magnitude[stages=3]", "staged-obs-filter[stages=2]", "staged-lobs[stages=2]"])
+def test_staged_methods_pass_the_kit(name: str) -> None:
+    assert [outcome for outcome in check(REGISTRY.pruner(name)) if outcome.status == "failed"] == []

@@ -31,7 +31,8 @@ def untouched(net: Network) -> Pruned:
 
 def restored(net: Network, pruned: Pruned, data: Labeled | Unlabeled) -> Pruned:
     """The layers brought back to the dense network's outputs by least squares, then the norms' statistics anew."""
-    return BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, pruned, data), data)
+    inputs = Unlabeled(data.inputs)
+    return BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, pruned, inputs), inputs)
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,9 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
     grouped, ok = frame.groupby(GROUP, sort=True), (frame["status"] == "ok").to_numpy()
     means = frame[ok].groupby(GROUP, sort=True)[["dense_accuracy", "magnitude_overlap", "seconds"]].mean()
     found = grouped.size().rename("draws").to_frame().join(means)
-    accuracy, places = frame["accuracy"].to_numpy(dtype=float), grouped.indices
-    good = [places[cell][ok[places[cell]]] for cell in found.index]
+    accuracy = frame["accuracy"].to_numpy(dtype=float)
+    places = [np.asarray(grouped.indices[cell]) for cell in found.index]
+    good = [at[ok[at]] for at in places]
     intervals = [stats.student(accuracy[at]) for at in good]
     found["accuracy"] = [interval.estimate for interval in intervals]
     found["half_width"] = [interval.high - interval.estimate for interval in intervals]
