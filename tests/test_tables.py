@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from wfbench import figures, load_results, pages, reported, summary
+from wfbench import figures, load_results, pages, report, reported, summary
 from wfbench.cli import main
 
 
@@ -182,18 +182,40 @@ def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense(
 def test_structured_cases_show_what_the_shrunk_network_costs() -> None:
     shrunk = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "latency": 0.0021, "pattern": "filter"}
     shrunk |= {"dense_latency": 0.0042, "of": "macs"}
-    records = [record(seed, 0.6 + 0.1 * seed, **shrunk) for seed in range(2)]
+    records = [record(seed, 0.6 + 0.1 * seed, **{**shrunk, "latency": 0.0021 + 0.003 * seed}) for seed in range(2)]
     records += [record(seed, 0.8, method="better", recovery="../../etc", **shrunk) for seed in range(2)]
     records += [record(seed, 0.9, method="better", **shrunk) for seed in range(2)]
     text = text_of([*records, record(0, 0.1)], "-structured")
     assert "## t, 16 samples, 50 % removed, filter of macs, recovery none (dense 90.00 %)" in text
     lines = [line for line in text.split("recovery none")[1].splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert table[0] == ["method", "scope", "accuracy", "MACs", "parameters", "latency, ms", "speed-up"]
-    assert table[2] == ["better", "global", "90.0 ± 0.0", "33.3 %", "50 %", "2.10", "2.00"]
-    assert table[3] == ["m", "global", "65.0 ± 63.5", "33.3 %", "50 %", "2.10", "2.00"]
+    assert table[0] == ["method", "accuracy", "MACs", "parameters", "latency, ms", "speed-up"]
+    assert table[2] == ["better", "90.0 ± 0.0", "33.3 %", "50 %", "2.10", "2.00"]
+    assert table[3] == ["m", "65.0 ± 63.5", "33.3 %", "50 %", "2.10", "2.00"]
     names = pages.render("s", records).keys()
     assert {"figures/s-macs-none.svg", "figures/s-macs-______etc.svg"} <= names
+
+
+def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
+    records = [
+        record(seed, accuracy, method=method, task=task, pattern="filter", of="macs", scope=scope, budget=budget)
+        for method in ("m", "n")
+        for scope, accuracy in (("global", 0.2), ("layer", 0.8))[: 2 if method == "m" else 1]
+        for seed in range(2)
+        for task in ("t", "u")
+        for budget in (4, 16)
+    ]
+    frame = summary.frame_of(records)
+    assert sorted(set(summary.told_apart(frame))) == ["m (global)", "m (layer)", "n"]
+    for suffix in ("", "-budgets", "-overall"):
+        text = text_of(records, suffix)
+        for name, accuracy in (("m (global)", "20.0"), ("m (layer)", "80.0"), ("n", "20.0")):
+            lines = [line for line in text.splitlines() if line.startswith(f"| {name} ")]
+            assert lines
+            assert all(accuracy in line for line in lines)
+        assert "50.0 " not in text.replace("50 %", "")
+    entry = report.columns(frame.assign(entry=summary.told_apart(frame)))["entry"]
+    assert entry["of"] == ["m (global)", "m (layer)", "n"]
 
 
 def test_results_load_as_a_frame_and_as_parquet(tmp_path: Path) -> None:

@@ -162,14 +162,20 @@ def sensitivity(varied: pd.DataFrame) -> Figure:
 
 
 def macs(frame: pd.DataFrame, recovery: str) -> Figure:
-    """Accuracy against the MACs left, at the largest budget: a row a task, a column a scope, a line a method."""
+    """Accuracy against the MACs left, at the largest budget: a row a task, a column a scope, a line a method.
+
+    A row begins below its least named point; others may lie lower.
+    """
     shown = frame[(frame["recovery"] == recovery) & frame["macs"].notna() & frame["accuracy"].notna()]
     shown = shown[shown["budget"] == shown["budget"].max()]
-    shown = shown.assign(left=shown["macs"] / shown["dense_macs"])
+    names = [name.removesuffix(f" ({scope})") for name, scope in zip(shown["method"], shown["scope"], strict=True)]
+    shown = shown.assign(left=shown["macs"] / shown["dense_macs"], method=names)  # a column is a scope already
     tasks, scopes, looks = sorted(shown["task"].unique()), sorted(shown["scope"].unique()), _looks(shown)
     figure = Figure(figsize=(3.4 * len(scopes) + 2.4, 2.4 * len(tasks) + 0.6), layout="constrained")
     axes = figure.subplots(len(tasks), len(scopes), sharex=True, sharey="row", squeeze=False)
     for row, task in enumerate(tasks):
+        named = shown[(shown["task"] == task) & shown["method"].isin([name for name, look in looks.items() if look])]
+        least = 100 * named.groupby(["method", "scope", "sparsity"])["accuracy"].mean().min()
         for column, scope in enumerate(scopes):
             axis, cell = axes[row, column], shown[(shown["task"] == task) & (shown["scope"] == scope)]
             for method, look in looks.items():
@@ -186,7 +192,7 @@ def macs(frame: pd.DataFrame, recovery: str) -> Figure:
                     label=harmless(method) if look else "others",
                 )
             axis.axhline(100 * cell["dense_accuracy"].mean(), color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
-            axis.set(xlim=(100, 0), ylim=(0, 100))
+            axis.set(xlim=(100, 0), ylim=(max(0, 5 * ((least - 2) // 5)), 100))
             axis.tick_params(labelsize=8)
             if row == 0:
                 axis.set_title(f"scope {scope}, recovery {harmless(recovery)}", fontsize=9)

@@ -73,7 +73,7 @@ def latex(title: str, content: Iterable[Table], *notes: str) -> str:
 
 def plain(frame: pd.DataFrame) -> str:
     """The main tables for a terminal."""
-    cells = summary.cells(frame)
+    cells = summary.cells(frame.assign(method=summary.told_apart(frame)))
     parts = [
         f"{harmless(table.title)}\n{_grid(table.rows.map(harmless), 'simple')}\n" for table in tables.by_sparsity(cells)
     ]
@@ -83,6 +83,7 @@ def plain(frame: pd.DataFrame) -> str:
 def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     """Every generated file of a suite, by its path under the results folder."""
     frame = summary.frame_of(records)
+    frame["method"] = summary.told_apart(frame)
     cells = summary.cells(frame)
     made_with = tables.provenance(frame)
     pages = {
@@ -100,7 +101,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-structured": (
             tables.structured(frame),
             "Mean accuracy in per cent over draws, the best first, ± half of the 95 % Student-t interval; MACs and "
-            "parameters of the shrunk network as shares of the dense one's; latency of one sample.",
+            "parameters of the shrunk network as shares of the dense one's; latency of one sample, least over draws.",
         ),
         "-reported": (
             reported.beside_ours(cells),

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from wfbench.errors import WfbenchError
-from wfbench.summary import load_results
+from wfbench.summary import load_results, told_apart
 from wfbench.tables import provenance
 
-CODED = ("suite", "task", "method", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
+CODED = ("suite", "task", "method", "entry", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
 DIGITS = 5
 MARK = b'<script id="data" type="application/octet-stream">'
@@ -57,7 +57,11 @@ def _unpacked(content: bytes) -> tuple[bytes, ...]:
 
 def page(frame: pd.DataFrame) -> bytes:
     """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
-    content = {"count": len(frame), "provenance": provenance(frame), "columns": columns(frame)}
+    content = {
+        "count": len(frame),
+        "provenance": provenance(frame),
+        "columns": columns(frame.assign(entry=told_apart(frame))),
+    }
     packed = gzip.compress(json.dumps(content, allow_nan=False).encode(), 9, mtime=0)
     text = _file("page.html").replace("/*STYLE*/", _file("style.css")).replace("/*SCRIPT*/", _file("script.js"))
     return text.replace("/*DATA*/", base64.b64encode(packed).decode()).encode()

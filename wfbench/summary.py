@@ -68,6 +68,15 @@ def setting(pattern: str, of: str, draw: str, wrong_labels: float) -> str:
     return " ".join(words)
 
 
+def told_apart(frame: pd.DataFrame) -> "pd.Series[str]":
+    """Each row's method, followed by its scope where a suite has the method under several."""
+    if frame.empty:
+        return frame["method"]
+    together = [name for name in ("suite", "pattern", "method") if name in frame]
+    several = frame.groupby(together)["scope"].transform("nunique") > 1
+    return frame["method"].where(~several, frame["method"] + " (" + frame["scope"].astype(str) + ")")
+
+
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN for one draw), counts.
 
@@ -94,7 +103,8 @@ def options(cells: pd.DataFrame) -> pd.DataFrame:
 
     A value that is no number has NaN there.
     """
-    split = cells["method"].str.extract(r"^(?P<base>.+)\[(?P<option>\w+)=(?P<value>[^\]]*)\]$")
+    split = cells["method"].str.extract(r"^(?P<base>.+)\[(?P<option>\w+)=(?P<value>[^\]]*)\](?P<under> \(\w+\))?$")
+    split["base"] += split.pop("under").fillna("")
     found = cells.join(split)[split["option"].notna()]
     return found.assign(number=pd.to_numeric(found["value"], errors="coerce"))
 

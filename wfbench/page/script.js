@@ -90,7 +90,7 @@ function summary(rows) {
 }
 
 function board(rows) {
-  const lines = [...grouped(rows, (row) => at("method", row))].map(([method, of]) => {
+  const lines = [...grouped(rows, (row) => at("entry", row))].map(([method, of]) => {
     const seconds = of.map((row) => C.seconds[row]).filter((value) => value !== null);
     const tracks = [...new Set(of.map((row) => at("track", row)))].sort().join("/");
     const overlaps = of.map((row) => C.magnitude_overlap[row]).filter((value) => value !== null);
@@ -166,7 +166,7 @@ function chart(figure, axis, label, methods, logarithmic) {
   }
   for (const value of values) drawing.append(svg("text", { x: x(value), y: H - bottom + 16, "text-anchor": "middle" }, axis === "sparsity" ? percent(value) : text(value)));
   drawing.append(svg("text", { x: (W + left) / 2, y: H - 4, "text-anchor": "middle" }, label));
-  const byMethod = grouped(rows, (row) => at("method", row));
+  const byMethod = grouped(rows, (row) => at("entry", row));
   methods.forEach((method, number) => {
     const of = byMethod.get(method) ?? [];
     const colour = COLOURS[number % COLOURS.length], dash = DASHES[Math.floor(number / COLOURS.length) % DASHES.length];
@@ -193,7 +193,7 @@ function drawMatrix(rows, lines) {
   const methods = [...new Set([...shown(lines), ...lines.map((line) => line.method)])].slice(0, MATRIX), table = $("matrix");
   const scores = new Map(methods.map((method) => [method, new Map()]));
   for (const row of rows) {
-    const of = scores.get(at("method", row));
+    const of = scores.get(at("entry", row));
     if (of && C.accuracy[row] !== null) of.set([C.task.at[row], C.seed[row], C.budget.at[row], C.sparsity.at[row], C.recovery.at[row], C.setting.at[row]].join(), C.accuracy[row]);
   }
   head(table, [["", "row minus column"], ...methods.map((method) => [method, method])], false);
@@ -221,7 +221,7 @@ function drawRecoveries(lines) {
   const rows = chosen("recovery"), table = $("recoveries");
   const names = [...new Set(rows.map((row) => at("recovery", row)))].sort((a, b) => (a === "none" ? -1 : b === "none" ? 1 : a < b ? -1 : 1));
   head(table, [["method", "method"], ...names.map((name) => [name, name])], false);
-  const byMethod = grouped(rows, (row) => at("method", row)), body = make("tbody");
+  const byMethod = grouped(rows, (row) => at("entry", row)), body = make("tbody");
   for (const { method } of lines) {
     const byRecovery = grouped(byMethod.get(method) ?? [], (row) => at("recovery", row));
     const cells = names.map((name) => { const found = summary(byRecovery.get(name) ?? []); return make("td", {}, points(found.mean), found.failed ? ` (${found.failed} failed)` : ""); });
@@ -235,7 +235,7 @@ function drawFailures(rows) {
   head(table, [["task", "task"], ["method", "method"], ["budget", "budget"], ["cases", "cases"], ["reason", "reason"]], false);
   for (const of of grouped(failed, (row) => ["task", "method", "budget", "reason"].map((name) => text(at(name, row))).join("\n")).values()) {
     const [row] = of;
-    body.append(make("tr", {}, make("td", {}, make("bdi", {}, text(at("task", row)))), make("td", { className: "left" }, make("bdi", {}, text(at("method", row)))), make("td", {}, text(at("budget", row))), make("td", {}, text(of.length)), make("td", { className: "left wrap" }, make("bdi", {}, text(at("reason", row))))));
+    body.append(make("tr", {}, make("td", {}, make("bdi", {}, text(at("task", row)))), make("td", { className: "left" }, make("bdi", {}, text(at("entry", row)))), make("td", {}, text(at("budget", row))), make("td", {}, text(of.length)), make("td", { className: "left wrap" }, make("bdi", {}, text(at("reason", row))))));
   }
   if (!failed.length) body.append(make("tr", {}, make("td", { colSpan: 5 }, "None in this view.")));
   table.append(body);
@@ -244,7 +244,7 @@ function drawFailures(rows) {
 function drawCases(rows) {
   const table = $("list");
   if (view.open === null) { table.replaceChildren(); $("which").textContent = "Open a method in the leaderboard to list its cases."; return; }
-  const of = rows.filter((row) => at("method", row) === view.open), body = make("tbody");
+  const of = rows.filter((row) => at("entry", row) === view.open), body = make("tbody");
   $("which").replaceChildren(make("bdi", {}, view.open), `: ${of.length} cases in this view${of.length > LISTED ? `, the first ${LISTED} are listed; filter for the others` : ""}.`);
   head(table, [["", "case"], ...["task", "budget", "draw", "sparsity", "recovery", "accuracy, %", "status"].map((name) => [name, name])], false);
   for (const row of of.slice(0, LISTED)) {
@@ -257,7 +257,7 @@ function drawCases(rows) {
 
 function record(row) {
   const body = make("tbody");
-  for (const name of Object.keys(C)) body.append(make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, name)), make("td", { className: "left wrap" }, make("bdi", {}, text(at(name, row))))));
+  for (const name of Object.keys(C).filter((name) => name !== "entry")) body.append(make("tr", {}, make("th", { scope: "row" }, make("bdi", {}, name)), make("td", { className: "left wrap" }, make("bdi", {}, text(at(name, row))))));
   $("fields").replaceChildren(body);
   $("record").showModal();
 }
@@ -269,7 +269,7 @@ function draw() {
   const said = FILTERS.filter((name) => view.filters[name] !== undefined).map((name) => `${name} ${view.filters[name]}`);
   $("about").textContent = `${rows.length} cases of ${lines.length} methods${said.length ? `: ${said.join(", ")}` : ""}.`;
   drawBoard(lines);
-  if (rows.length) { chart($("by-sparsity"), "sparsity", "weights removed", methods, false); chart($("by-budget"), "budget", "calibration samples", methods, true); }
+  if (rows.length) { chart($("by-sparsity"), "sparsity", "removed", methods, false); chart($("by-budget"), "budget", "calibration samples", methods, true); }
   drawLegend(methods);
   drawMatrix(rows, lines);
   drawRecoveries(lines);
