@@ -1,6 +1,9 @@
 """Tables to files: Markdown, LaTeX and CSV, the same bytes from the same records."""
 
+import multiprocessing
+import os
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,18 +125,34 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
 
 def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
     """Write every generated file of a suite under `results`; the paths written."""
-    written = []
-    for name, content in render(suite, records).items():
-        path = results / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        written.append(path)
-    return written
+    return _written(results, render(suite, records))
 
 
 def write_all(results: Path) -> list[Path]:
-    """Regenerate the tables and figures of every record file in `results`."""
-    return [path for file in sorted(results.glob("*.jsonl")) for path in write(results, file.stem, read(file))]
+    """Regenerate the tables and figures of every record file in `results`; the paths written."""
+    return _written(results, _render_all(results))
+
+
+def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
+    for name, content in found.items():
+        path = results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return [results / name for name in found]
+
+
+def _render_all(results: Path) -> dict[str, bytes]:
+    """`render` of every record file, a process each: they are independent and take seconds."""
+    files = sorted(results.glob("*.jsonl"), key=lambda file: (-file.stat().st_size, file.name))
+    if len(files) < 2:  # a process would take longer to start than it saves
+        return {name: content for file in files for name, content in _render_file(file).items()}
+    workers = min(len(files), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return {name: content for found in pool.map(_render_file, files) for name, content in found.items()}
+
+
+def _render_file(file: Path) -> dict[str, bytes]:
+    return render(file.stem, read(file))
 
 
 def stale(results: Path) -> list[str]:
@@ -142,10 +161,9 @@ def stale(results: Path) -> list[str]:
     Raises:
         WfbenchError: there are no record files.
     """
-    files = sorted(results.glob("*.jsonl"))
-    if not files:
+    if not any(results.glob("*.jsonl")):
         raise WfbenchError(f"no record files (*.jsonl) in {results}; run a suite first, or give --results")
-    expected = {name: content for file in files for name, content in render(file.stem, read(file)).items()}
+    expected = _render_all(results)
     there = {str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("*")}
     found = [f"{name} is missing" for name in sorted(expected.keys() - there)]
     found += [f"{name} comes from no record file" for name in sorted(there - expected.keys())]

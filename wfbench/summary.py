@@ -114,15 +114,19 @@ def _pivots(frame: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame
 
     Rows are those that every method has a record for; NaN is a failed one.
     """
-    for block, group in frame.groupby(BLOCK, sort=True):
-        counted = group.assign(there=1).pivot_table(
-            index=["task", "seed"], columns="method", values="there", aggfunc="sum"
-        )
-        wide = group.pivot_table(index=["task", "seed"], columns="method", values="accuracy", dropna=False)
-        complete = counted.index[counted.notna().all(axis=1)]
-        wide = wide.reindex(index=complete, columns=counted.columns)
+    accuracies = frame.groupby([*BLOCK, "task", "seed", "method"], sort=True)["accuracy"].agg(["mean", "size"])
+    for block, group in accuracies.groupby(level=[*BLOCK], sort=True):
+        cells = group.droplevel([*BLOCK])
+        counted, wide = cells["size"].unstack("method"), cells["mean"].unstack("method")
+        wide = wide[counted.notna().all(axis=1)]
         if len(wide):
             yield block, wide
+
+
+def _by_task(wide: pd.DataFrame) -> np.ndarray:
+    """A block's accuracies as an array (method, task, seed), NaN where a task has no such seed."""
+    tasks = wide.index.get_level_values("task").nunique()
+    return wide.unstack("seed").to_numpy(dtype=float).reshape(tasks, wide.shape[1], -1).swapaxes(0, 1)
 
 
 def overall(frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,10 +144,9 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
         places = stats.ranks(wide.to_numpy(), chance).mean(0)
         difference = stats.critical_difference(wide.shape[1], len(wide)) if wide.shape[1] > 1 else float("nan")
         friedman = stats.friedman(wide.to_numpy(), chance)
-        for method, rank in zip(wide.columns, places, strict=True):
-            by_task = wide[method].unstack("seed").to_numpy(dtype=float)
-            interval = stats.hierarchical(by_task)
-            good = wide[method].dropna().to_numpy(dtype=float)
+        for method, rank, values in zip(wide.columns, places, _by_task(wide), strict=True):
+            interval = stats.hierarchical(values)
+            good = values[np.isfinite(values)]
             rows.append(
                 {
                     **dict(zip(BLOCK, block, strict=True)),
@@ -156,9 +159,9 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
                     "rank": rank,
                     "critical_difference": difference,
                     "friedman_p": friedman,
-                    "tasks": wide.index.get_level_values("task").nunique(),
+                    "tasks": len(values),
                     "blocks": len(wide),
-                    "failed": int(wide[method].isna().sum()),
+                    "failed": len(wide) - len(good),
                 }
             )
     return pd.DataFrame(rows)
@@ -174,7 +177,8 @@ def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame
         if reference not in wide:
             continue
         others = [method for method in wide.columns if method != reference]
-        found = [stats.paired(wide[m].to_numpy(dtype=float), wide[reference].to_numpy(dtype=float)) for m in others]
+        base = wide[reference].to_numpy(dtype=float)
+        found = [stats.paired(wide[method].to_numpy(dtype=float), base) for method in others]
         adjusted = stats.holm(np.array([one.p for one in found]))
         for method, one, p in zip(others, found, adjusted, strict=True):
             rows.append(
@@ -207,16 +211,19 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
         base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
         levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
         by_draw = part.pivot_table(index=["method", "recovery", "seed"], columns="budget", values="accuracy")
+        budgets = by_draw.columns.to_numpy(dtype=float)
         for (method, recovery), group in by_draw.groupby(level=["method", "recovery"], sort=True):
-            wide = group.dropna(axis=1, how="all").dropna()
+            wide = group.to_numpy(dtype=float)
+            run = np.isfinite(wide).any(0)
+            wide = wide[np.isfinite(wide[:, run]).all(1)][:, run]
             if len(wide) < 1 or wide.shape[1] < 2:
                 continue
             for name, level in levels.items():
                 if not np.isfinite(level):
                     continue
-                needed = stats.samples_needed(wide.columns.to_numpy(dtype=float), wide.to_numpy(), float(level))
+                needed = stats.samples_needed(budgets[run], wide, float(level))
                 found = {"samples": needed.samples, "low": needed.low, "high": needed.high}
-                limits = {"smallest": wide.columns.min(), "largest": wide.columns.max(), "draws": len(wide)}
+                limits = {"smallest": budgets[run].min(), "largest": budgets[run].max(), "draws": len(wide)}
                 where = {"task": task, "sparsity": sparsity, "setting": unusual, "recovery": recovery, "method": method}
                 rows.append({**where, "level": name, "level_accuracy": level, **found, **limits})
     return pd.DataFrame(rows)
@@ -230,8 +237,8 @@ def components(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for block, wide in _pivots(frame):
         found = []
-        for method in wide.columns:
-            values = wide[method].unstack("seed").dropna(axis=1).to_numpy(dtype=float)
+        for values in _by_task(wide):
+            values = values[:, ~np.isnan(values).any(0)]
             if values.shape[0] > 1 and values.shape[1] > 1:
                 found.append(stats.variance_components(values[:, :, None]))
         if found:

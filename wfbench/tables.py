@@ -256,11 +256,11 @@ def structured(frame: pd.DataFrame) -> list[Table]:
     dense = frame.groupby("task")["dense_latency"].min().to_dict()
     ways = ["task", "budget", "recovery", "setting", "sparsity"]
     for (task, budget, recovery, setting, sparsity), part in frame[frame["macs"].notna()].groupby(ways, sort=True):
-        rows = []
-        for method, group in part.groupby("method", sort=True):
-            accuracy = stats.student(group["accuracy"].to_numpy(dtype=float))
-            mean = group[["params", "dense_params", "macs", "dense_macs"]].mean()
-            latency = group["latency"].min()  # what else the machine does only adds to it
+        rows, accuracies, grouped = [], part["accuracy"].to_numpy(dtype=float), part.groupby("method", sort=True)
+        means = grouped[["params", "dense_params", "macs", "dense_macs"]].mean()
+        latencies = grouped["latency"].min()  # what else the machine does only adds to it
+        for method, mean, latency in zip(means.index, means.to_dict("records"), latencies, strict=True):
+            accuracy = stats.student(accuracies[grouped.indices[method]])
             half = accuracy.high - accuracy.estimate
             rows.append(
                 {

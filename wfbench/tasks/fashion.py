@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.datasets import FashionMNIST
 
 from wfbench.cache import cache_folder
 from wfbench.errors import WfbenchError
@@ -37,6 +36,8 @@ def fetch() -> Path:
     """Put Fashion-MNIST into the cache folder, from Debian's package if installed, else through torchvision."""
     folder = raw_folder()
     if not all((folder / name).exists() for name in CONTENTS) and not _copy_from_debian(folder):
+        from torchvision.datasets import FashionMNIST  # here: every command would wait seconds for it
+
         try:
             FashionMNIST(str(cache_folder()), download=True)
         except (RuntimeError, OSError) as error:
@@ -78,6 +79,8 @@ def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     if not folder.exists() and not _copy_from_debian(folder):
         raise WfbenchError(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
     verify(folder)
+    from torchvision.datasets import FashionMNIST  # here: every command would wait seconds for it
+
     parts = {name: FashionMNIST(str(cache_folder()), train=name == "train") for name in ("train", "test")}
     pairs = {name: (_normalise(part.data), part.targets.long()) for name, part in parts.items()}
     x, y = pairs["train"]
