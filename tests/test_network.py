@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.cases import NETWORKS, Medley, blob_network, blobs, trained_looking
 from wfbench import Labeled, Network, WfbenchError
@@ -55,6 +56,22 @@ def test_layer_inputs_reproduce_the_layers() -> None:
     module = net.module()
     torch.testing.assert_close(module[3](inputs["3.weight"]), module(x))
     assert torch.equal(inputs["0.weight"], x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_places_are_the_multiply_accumulates_of_a_weight(name: str) -> None:
+    """Against torch's own counter, layer by layer."""
+    build, shape = NETWORKS[name]
+    module, x = build().eval(), torch.randn(1, *shape)
+    net = Network(module)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(x)
+    counted = {
+        path.partition(".")[2] + ".weight": sum(flops.values()) // 2
+        for path, flops in counter.get_flop_counts().items()
+    }
+    found = {weight: times * net.weights[weight].numel() for weight, times in net.places(x).items()}
+    assert found == {weight: counted[weight] for weight in net.weights}
 
 
 def test_flatten_is_row_major_and_invertible() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.cases import tiny_network
 from tests.oracles import constrained_minimum, curvature, greedy
@@ -138,6 +139,24 @@ def test_the_papers_one_shot_removes_the_smallest_saliencies(block: int | str | 
     assert torch.equal(flatten({name: pruned.mask[name] for name in net.weights}), mask)
     found = flatten({name: pruned.state[name] for name in net.weights})
     torch.testing.assert_close(found, torch.where(mask, moved, 0), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("update", ["independent", "joint"])
+def test_a_flops_aware_saliency_is_divided_by_the_weights_multiply_accumulates(power: float, update: str) -> None:
+    """A convolution, whose 6 weights are used 4 times a sample, beside a linear layer, whose 8 are used once."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv1d(1, 2, 3, bias=False), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)).double()
+    net = Network(module)
+    x, y = torch.randn(6, 1, 6, dtype=torch.float64), torch.arange(6) % 3
+    method = WoodFisher(damping=1e-3, block_size=None, update=update, stages=1, flops_power=power)  # type: ignore[arg-type]
+    found = method.fit(net, Labeled(x, y)).prune(Target(0.5))
+    diagonal = torch.linalg.inv(curvature(fisher_rows(net, Labeled(x, y)), 1e-3)).diagonal()
+    price = torch.tensor([4.0] * 6 + [1.0] * 24, dtype=torch.float64) ** power
+    scores = flatten(net.weights).square() / (2 * diagonal) / price
+    kept = torch.ones(30, dtype=torch.bool)
+    kept[scores.argsort()[:15]] = False
+    assert torch.equal(flatten({name: found.mask[name] for name in net.weights}), kept)
 
 
 def test_mean_leverage_is_the_trace() -> None:

@@ -68,8 +68,22 @@ def test_the_numbers_shown_are_those_of_the_tables() -> None:
     assert len(lines) == 8
     for method, track, *cells in lines:
         assert found[method, track] == cells
-    named = README.split("What an engineer")[1].split("![The report")[0]
+    named = README.split("What an engineer")[1].split("Whole channels")[0]
     page = (ROOT / "results" / "tables" / "unlabeled.md").read_text()
     figures = re.findall(r"\d+\.\d ± \d+\.\d", named.replace("\n", " "))
     assert len(figures) == 4
     assert all(figure in page for figure in figures)
+
+
+def test_the_numbers_of_whole_channels_are_those_of_the_table() -> None:
+    table = (ROOT / "results" / "tables" / "structured-recoveries.md").read_text()
+    part = table.split("fashion-resnet20\\[2000\\], 100 samples, 50 % removed, filter of macs")[1].split("##")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
+    assert rows[0] == ["method", "none", "batchnorm", "repair"]
+    found = {row[0]: row[1:] for row in rows}
+    shown = README.split("Whole channels")[1].split("Here the outputs")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
+    assert len(lines) == 8
+    for method, track, *cells in lines:
+        assert found[f"{method} (layer)"] == cells
+        assert discover().pruner(method).track == track

@@ -52,8 +52,8 @@ def task_path(tmp_path: Path) -> str:
     return str(path)
 
 
-def digits_case(method: str = "filter-l1", replicate: int = 1, recovery: str = "none") -> Case:
-    options = {"budget": 20, "seed": 0, "of": None, "scope": None, "sparsity": 0.5, "device": "cpu"}
+def digits_case(method: str = "filter-l1", replicate: int = 1, recovery: str = "none", of: str | None = None) -> Case:
+    options = {"budget": 20, "seed": 0, "of": of, "scope": None, "sparsity": 0.5, "device": "cpu"}
     paths = {"baseline_path": [], "task_path": [], "task": "digits-cnn"}
     chosen = {"method": method, "replicate": replicate, "recovery": recovery}
     return case_of_options(argparse.Namespace(**options, **paths, **chosen))
@@ -251,6 +251,9 @@ def test_the_command_prints_the_record_as_json(task_path: str, capsys: pytest.Ca
 def test_what_a_sparsity_counts_follows_the_method() -> None:
     assert digits_case("magnitude").target.of == "weights"
     assert digits_case("filter-l1").target.of == "macs"
+    of_macs = digits_case("magnitude", of="macs").target
+    assert (of_macs.of, of_macs.pattern.name) == ("macs", "unstructured")
+    assert digits_case("staged-obs-filter", of="macs").target.pattern.name == "filter"
     assert digits_case("wanda").target.scope == discover().pruner("wanda").scope
     assert digits_case("filter-l1", recovery="repair").recovery is RECOVERIES["repair"]
 
@@ -260,7 +263,7 @@ def test_what_a_sparsity_counts_follows_the_method() -> None:
     [
         ({"out": "/nowhere/small"}, "there is no folder /nowhere for small; make it, or choose another"),
         ({"onnx": "/nowhere/small.onnx"}, "there is no folder /nowhere"),
-        ({"method": "magnitude", "of": "macs"}, "--of macs is for methods that remove whole channels; magnitude reach"),
+        ({"method": "magnitude", "of": "filters"}, "--of filters is for methods that remove whole channels; magnitude"),
         ({"of": "weights"}, "--of weights is for methods that remove single weights; filter-l1 reaches filter"),
         ({"sparsity": "1.5"}, "sparsity 1.5 is outside [0, 1)"),
         ({"sparsity": "0.999"}, "sparsity 0.999 of macs cannot be met"),

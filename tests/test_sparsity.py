@@ -4,13 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.cases import blob_network, blobs
-from wfbench import NM, Network, Pruned, Target, WfbenchError
+from wfbench import NM, Labeled, Network, Pruned, Target, Unlabeled, Unstructured, WfbenchError
 from wfbench.errors import BrokenRule
 from wfbench.plugins import discover
 from wfbench.pruner import ScoreFitted
-from wfbench.sparsity import keep_largest
+from wfbench.sparsity import Scope, keep_largest
 
 
 def test_masks_by_hand() -> None:
@@ -52,6 +53,61 @@ def test_masks_meet_the_count_and_keep_the_best(
         assert int((~kept).sum()) == round(sparsity * len(values))
         if kept.any() and not kept.all():
             assert values[kept].min() >= values[~kept].max()
+
+
+@given(
+    layers=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 9)), min_size=1, max_size=4),
+    sparsity=st.floats(0, 0.99),
+    levels=st.integers(1, 5),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_target_in_macs_removes_the_lowest_until_their_share_is_reached(
+    layers: list[tuple[int, int]], sparsity: float, levels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {str(i): torch.randint(0, levels, (n,), generator=generator).double() for i, (n, _) in enumerate(layers)}
+    pattern = Unstructured(tuple((str(i), cost) for i, (_, cost) in enumerate(layers)))
+    found = torch.cat(list(keep_largest(scores, Target(sparsity, pattern, of="macs")).values()))
+    each = [cost for size, cost in layers for _ in range(size)]
+    order = sorted(range(len(each)), key=lambda at: (float(torch.cat(list(scores.values()))[at]), at))
+    removed, spent = set(), 0
+    for at in order:
+        if spent >= sparsity * sum(each):
+            break
+        removed.add(at)
+        spent += each[at]
+    assert {at for at, kept in enumerate(found.tolist()) if not kept} == removed
+
+
+@pytest.mark.parametrize(
+    ("method", "scope"),
+    [("magnitude", "global"), ("magnitude", "layer"), ("woodfisher-joint", "global"), ("wanda", "layer")],
+)
+def test_methods_meet_a_target_in_macs(method: str, scope: Scope) -> None:
+    """The convolution's 18 weights are used 36 times a sample, the linear layer's 216 once."""
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 3)))
+    x = torch.randn(9, 1, 8, 8)
+    pattern = Unstructured(tuple(net.places(x[:1]).items()))
+    assert dict(pattern.places) == {"0.weight": 36, "3.weight": 1}
+    pruner = discover().pruner(method)
+    handed: object = None
+    if pruner.licence is not type(None):
+        handed = Labeled(x, torch.arange(9) % 3) if pruner.licence is Labeled else Unlabeled(x)
+    target = Target(0.6, pattern, scope, "macs")
+    found = pruner.fit(net, handed).prune(target)
+    gone = {name: int((~found.mask[name]).sum()) for name in net.weights}
+    share = (36 * gone["0.weight"] + gone["3.weight"]) / (36 * 18 + 216)
+    assert share == pytest.approx(0.6, abs=36 / (36 * 18 + 216))
+    assert pattern.achieved(target, net, found, x[:1]) == pytest.approx(share)
+    with pytest.raises(BrokenRule, match=r"macs .* are zero; the target is sparsity 0.9"):
+        pattern.achieved(Target(0.9, pattern, scope, "macs"), net, found, x[:1])
+
+
+def test_macs_of_single_weights_need_to_be_told() -> None:
+    with pytest.raises(WfbenchError, match=r"give Unstructured\(tuple\(net.places"):
+        Target(0.5, of="macs")
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5, float("nan")])

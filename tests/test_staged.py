@@ -104,13 +104,27 @@ def test_two_stages_of_channels_are_two_times_the_method_on_the_smaller_network(
     }
 
 
-def test_what_the_small_network_computes_is_put_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_repair_it_is_the_method_with_its_curvature_taken_anew() -> None:
+    """The recomputation schedule by hand: each time a fresh fit to the network as it is."""
+    pruner, net = REGISTRY.pruner("woodfisher-joint"), Network(blob_network())
+    data, module, target = Labeled(*blobs(20, 0)), net.module(), Target(0.8)
+    for share in shares(3, 0.8):
+        by_hand = pruner.fit(Network(module), data).prune(Target(share))
+        module.load_state_dict(dict(by_hand.state))
+    found = REGISTRY.pruner("staged-woodfisher-joint[stages=3][restore=false]").fit(net, data).prune(target)
+    same_bits(found, by_hand)
+    once = pruner.fit(net, data).prune(target)
+    assert any(not torch.equal(found.state[name], once.state[name]) for name in net.weights)
+
+
+def test_what_the_small_network_computes_is_put_where_it_belongs() -> None:
     """Without repair in between, the masked network computes what the last small one does."""
-    monkeypatch.setattr("wfbench.staged.restored", lambda net, pruned, data: pruned)
     one = problem("plain")
     data = samples(one.pattern.shape)
     found = (
-        Staged(REGISTRY.pruner("obs-filter"), stages=3).fit(one.net, data).prune(Target(0.5, one.pattern, of="params"))
+        Staged(REGISTRY.pruner("obs-filter"), 3, restore=False)
+        .fit(one.net, data)
+        .prune(Target(0.5, one.pattern, of="params"))
     )
     gone = {group: list(at) for group, at in found.removed_channels.items()}
     small = shrunk(one.net, found.state, one.pattern.example(one.net), gone)
@@ -133,6 +147,8 @@ def test_names_licences_and_options() -> None:
         pruner = REGISTRY.pruner(f"staged-{name}")
         assert (pruner.name, pruner.licence, pruner.scope) == (f"staged-{name}", licence, REGISTRY.pruner(name).scope)
     assert REGISTRY.pruner("staged-magnitude[stages=3]").stages == 3  # type: ignore[attr-defined]
+    with pytest.raises(WfbenchError, match='restore is either true or false, not "no"'):
+        REGISTRY.pruner("staged-magnitude[restore=no]")
     with pytest.raises(WfbenchError, match="stages=0"):
         Staged(REGISTRY.pruner("magnitude"), stages=0)
     with pytest.raises(WfbenchError, match=r"random takes weights of .* back"):

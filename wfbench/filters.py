@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from wfbench.channels import Coupled, coupled_channels, masked, shrunk
 from wfbench.errors import BrokenRule, WfbenchError
@@ -183,7 +183,7 @@ class Costs:
             for part in (*group.charged, *group.deleted):
                 if part.name in self._widths:
                     self._widths[part.name].append((part.axis, group.name, part.index.shape[1]))
-        self._places = _places(net, x)
+        self._places = net.places(x)
         self._filters = [name for name in net.weights if any(axis == 0 for axis, *_ in self._widths[name])]
         self._touching = {
             group: [name for name, widths in self._widths.items() if any(of == group for _, of, _ in widths)]
@@ -214,20 +214,6 @@ class Costs:
         """What one more channel of the group takes away."""
         names, more = self._touching[group], {**gone, group: gone.get(group, 0) + 1}
         return self.total(gone, of, names) - self.total(more, of, names)
-
-
-def _places(net: Network, x: Tensor) -> dict[str, int]:
-    """How often every prunable weight is multiplied with in one sample: output positions, over all calls."""
-    found: dict[str, int] = {}
-
-    def count(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = f"{name}.weight".lstrip(".")
-        if weight in net.weights:
-            found[weight] = found.get(weight, 0) + output.numel() // net.weights[weight].shape[0]
-
-    with torch.no_grad(), net.hooked(count):
-        net.logits({}, x)
-    return found
 
 
 class Removal:

@@ -120,6 +120,22 @@ class Network:
             self._module(x.to(self.device))
         return {weight: found[layer] for weight in self.weights if (layer := weight.rpartition(".")[0]) in found}
 
+    def places(self, x: Float[Tensor, "1 *input"]) -> dict[str, int]:
+        """How often one sample is multiplied with every weight of a layer: output positions, over all calls.
+
+        By the name of the prunable weight; a weight's multiply-accumulates. One that `x` never meets has 0.
+        """
+        found = dict.fromkeys(self.weights, 0)
+
+        def count(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = f"{name}.weight".lstrip(".")
+            if weight in found:
+                found[weight] += output.numel() // self.weights[weight].shape[0]
+
+        with torch.no_grad(), self.hooked(count):
+            self._module(x.to(self.device))
+        return found
+
     def layer_of(self, weight: str) -> nn.Module:
         """The layer that owns a prunable weight."""
         return self.layers[weight.rpartition(".")[0]]

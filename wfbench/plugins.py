@@ -98,6 +98,8 @@ def _with_option(pruner: Pruner[Any], option: str, name: str) -> Pruner[Any]:
     value = damping_of(text) if key == "damping" else _value(text)
     if isinstance(value, CrossValidated):
         return Tuned(pruner, value)
+    if isinstance(getattr(pruner, key), bool) and not isinstance(value, bool):
+        raise WfbenchError(f'"{name}": {key} is either true or false, not "{text}"')
     made: Pruner[Any] = replace(pruner, **{key: value})  # type: ignore[type-var]
     take_after(made, pruner, name)
     return made

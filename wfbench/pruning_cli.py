@@ -14,7 +14,8 @@ from wfbench.filters import Filter
 from wfbench.plugins import discover
 from wfbench.recoveries import RECOVERIES
 from wfbench.saved import check_onnx, check_writable, export_onnx, pruned_network, save
-from wfbench.sparsity import Pattern, Scope, Target, Unit, Unstructured
+from wfbench.sparsity import Scope, Target, Unit, Unstructured
+from wfbench.suite import pattern_of
 
 ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
 
@@ -76,13 +77,12 @@ def case_of(options: argparse.Namespace) -> Case:
         print(f"left out: {origin}: {reason}", file=sys.stderr)
     task, method = registry.task(options.task), registry.pruner(options.method)
     of: Unit = options.of or ("weights" if Unstructured.name in method.patterns else "macs")
-    shape = tuple(task.train_set.take([0]).inputs.shape[1:])
-    pattern: Pattern = Unstructured() if of == "weights" else Filter(shape)
-    if pattern.name not in method.patterns:
+    counting = [p.name for p in (Unstructured, Filter) if p.name in method.patterns and of in p.units]
+    if not counting:
         kind = "single weights" if of == "weights" else "whole channels"
         reached = " and ".join(method.patterns)
         raise WfbenchError(f"--of {of} is for methods that remove {kind}; {method.name} reaches {reached}")
-    target = Target(options.sparsity, pattern, options.scope or method.scope, of)
+    target = Target(options.sparsity, pattern_of(counting[0], task, of), options.scope or method.scope, of)
     recovery = RECOVERIES[options.recovery]
     task.dense(options.replicate)
     return Case(task, options.budget, options.seed, options.replicate, target, method, recovery)

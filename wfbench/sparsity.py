@@ -1,5 +1,6 @@
 """What is asked of a pruner: how much, in which pattern, allocated over which scope; and masks that meet it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,23 +43,35 @@ class Pattern(ABC):
 
 @dataclass(frozen=True)
 class Unstructured(Pattern):
-    """Any weight may go."""
+    """Any weight may go.
+
+    Args:
+        places: `Network.places(x).items()`, how often a sample is multiplied with each weight of a layer; needed where
+            the sparsity counts MACs, as in the paper's FLOP targets.
+    """
 
     name: ClassVar[str] = "unstructured"
+    units: ClassVar[tuple[Unit, ...]] = ("weights", "macs")
+    places: tuple[tuple[str, int], ...] = ()
+
+    def costs(self, target: "Target", weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """What one weight of each layer counts for: 1, or its multiply-accumulates in one sample."""
+        return dict.fromkeys(weights, 1) | (dict(self.places) if target.of == "macs" else {})
 
     def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
         """Weights and mask meet the target to one weight, or one a layer under `scope="layer"`."""
-        layers = list(net.weights)
+        layers, sizes, costs = list(net.weights), _sizes(net), self.costs(target, net.weights)
         groups = [[layer] for layer in layers] if target.scope == "layer" else [layers]
         for what, found in removed_weights(net, pruned).items():
             for group in groups:
-                removed, weights = (sum(of[name] for name in group) for of in (found, _sizes(net)))
-                if abs(removed - target.sparsity * weights) > 1:
+                removed, whole = (sum(costs[name] * of[name] for name in group) for of in (found, sizes))
+                if abs(removed - target.sparsity * whole) > max(costs[name] for name in group):
                     where = f"of {group[0]}" if target.scope == "layer" else "in all"
                     raise BrokenRule(
-                        f"{removed} of {weights} weights {where} are {what}; the target is sparsity {target.sparsity}"
+                        f"{removed} of {whole} {target.of} {where} are {what}; the target is sparsity {target.sparsity}"
                     )
-        return zero_share(net, pruned)
+        zero = removed_weights(net, pruned)["zero"]
+        return sum(costs[name] * zero[name] for name in layers) / sum(costs[name] * sizes[name] for name in layers)
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,8 @@ class Target:
             raise WfbenchError(
                 f"the pattern {self.pattern.name} counts {' or '.join(self.pattern.units)}, not {self.of}"
             )
+        if self.of == "macs" and isinstance(self.pattern, Unstructured) and not self.pattern.places:
+            raise WfbenchError("to count MACs of single weights, give Unstructured(tuple(net.places(x).items()))")
         if isinstance(self.pattern, NM) and self.sparsity not in (0, 1 - self.pattern.n / self.pattern.m):
             n, m = self.pattern.n, self.pattern.m
             raise WfbenchError(f"{n}:{m} removes {1 - n / m:g} of the weights, not {self.sparsity}")
@@ -158,8 +173,7 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
     if not isinstance(target.pattern, (Unstructured, NM)):
         raise WfbenchError(f"scores of single weights make no mask of the pattern {target.pattern.name}")
     if target.scope == "global":
-        flat = flatten(scores)
-        return unflatten(keep_all_but(target.removed(len(flat)), flat), scores)
+        return unflatten(_keep_globally(scores, target, target.pattern), scores)
     masks = {}
     for name, tensor in scores.items():
         removed = target.removed(tensor.numel())
@@ -170,6 +184,18 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
             )
         masks[name] = keep_all_but(removed, tensor)
     return masks
+
+
+def _keep_globally(scores: Mapping[str, Tensor], target: Target, pattern: Unstructured | NM) -> Tensor:
+    """The mask (True = kept), flat, whose removed weights count for the target's share: the lowest scores go."""
+    flat = flatten(scores)
+    if target.of == "weights" or isinstance(pattern, NM):
+        return keep_all_but(target.removed(len(flat)), flat)
+    costs = pattern.costs(target, scores)
+    each = flatten({name: torch.full_like(tensor, costs[name], dtype=torch.int64) for name, tensor in scores.items()})
+    spent = each[torch.sort(flat, stable=True).indices].cumsum(0)
+    wanted = math.ceil(target.sparsity * int(spent[-1]))
+    return keep_all_but(int((spent < wanted).sum()) + (wanted > 0), flat)
 
 
 def keep_all_but(removed: int, scores: Tensor) -> Tensor:

@@ -37,19 +37,22 @@ def restored(net: Network, pruned: Pruned, data: Labeled | Unlabeled) -> Pruned:
 
 @dataclass(frozen=True)
 class Staged(Pruner[Any]):
-    """A method in stages, called `staged-METHOD`: after each, the layers are repaired and the norms re-estimated.
+    """A method in stages, called `staged-METHOD`: between them the layers are repaired, the norms re-estimated.
 
     The method sees the network as the stages before it left it, without the channels that are gone.
 
     Args:
         of: the method; zero weights must rank last, as they do wherever a weight's size counts.
         stages: removals, the last one to the target.
+        restore: False leaves repair and norms out: with a WoodFisher, the paper's recomputation schedule, its curvature
+            taken anew at every stage and nothing else.
     """
 
     source: ClassVar[str] = "selection and recovery in turns; not a published method"
     fidelity: ClassVar[str] = "repair equal to a dense constrained solve; not a published configuration"
     of: Pruner[Any]
     stages: int = 8
+    restore: bool = True
 
     def __post_init__(self) -> None:
         licence = Labeled if self.of.licence is Labeled else Unlabeled
@@ -74,7 +77,8 @@ class FittedStaged:
         pruned = untouched(self.net)
         remove = self._channels if isinstance(target.pattern, Filter) else self._weights
         for share in shares(self.options.stages, target.sparsity) if target.sparsity > 0 else ():
-            pruned = restored(self.net, remove(pruned, replace(target, sparsity=share)), self.data)
+            pruned = remove(pruned, replace(target, sparsity=share))
+            pruned = restored(self.net, pruned, self.data) if self.options.restore else pruned
         return pruned
 
     def _handed(self) -> Labeled | Unlabeled | None:

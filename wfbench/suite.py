@@ -7,6 +7,7 @@ from wfbench.case import Case
 from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
 from wfbench.filters import Filter
+from wfbench.network import Network
 from wfbench.plugins import Registry
 from wfbench.pruner import Pruner
 from wfbench.recoveries import RECOVERIES
@@ -85,7 +86,7 @@ class Suite:
         return found + [case for grid in self.also for case in grid._grid(registry)]
 
     def _targets(self, task: Task, method: Pruner[Any]) -> list[Target]:
-        pattern = _pattern(self.pattern, task)
+        pattern = pattern_of(self.pattern, task, self.of)
         scopes = self.scopes or (method.scope,)
         return [Target(sparsity, pattern, scope, self.of) for scope in scopes for sparsity in sorted(self.sparsities)]
 
@@ -106,9 +107,12 @@ class Suite:
         ]
 
 
-def _pattern(name: str, task: Task) -> Pattern:
+def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
+    """The pattern of that name on a task; single weights that count multiply-accumulates are told theirs."""
     if name == Filter.name:
         return Filter(tuple(task.train_set.take([0]).inputs.shape[1:]))
+    if name == Unstructured.name and of == "macs":
+        return Unstructured(tuple(Network(task.dense()).places(task.train_set.take([0]).inputs).items()))
     return {found.name: found for found in (Unstructured(), NM())}[name]
 
 

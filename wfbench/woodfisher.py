@@ -53,6 +53,7 @@ class FittedWoodFisher:
     stages: int
     back_off: bool
     first_order: bool
+    flops_power: float
 
     def inverse(self, mask: Tensor | None = None, gram: Tensor | None = None) -> WoodburyInverse:
         """`(GᵀG + λ·count)⁻¹` over the kept weights: `A⁻¹/count`, because the gradients G are unscaled."""
@@ -107,14 +108,23 @@ class FittedWoodFisher:
             w = independent_update(inverse, diagonal, dense, kept)
         return unflatten(w, self.net.weights)
 
+    @property
+    def _price(self) -> Tensor | float:
+        """What each saliency is divided by, flat: the weight's multiply-accumulates to the power β; 1 at β = 0."""
+        if self.flops_power == 0:
+            return 1.0
+        weights, places = self.net.weights, self.net.places(self.data.inputs[:1])
+        each = {name: torch.full_like(w, max(1, places[name]), dtype=torch.float64) for name, w in weights.items()}
+        return flatten(each) ** self.flops_power
+
     def _removed(self, target: Target) -> tuple[Tensor, Tensor]:
         """Weights and mask, flat, after all stages of removal; a pattern of groups is made in one stage."""
         dense = self.start
-        w, mask, (inverse, diagonal) = dense, None, self._dense
+        w, mask, (inverse, diagonal), price = dense, None, self._dense, self._price
         known = self.gradients.gram if self.widths is None and self.gradients.rows.shape[0] <= len(w) else None
         stages = self.stages if isinstance(target.pattern, Unstructured) else 1
         for stage in range(1, stages + 1):
-            scores = saliency(w, diagonal * self.gradients.count)
+            scores = saliency(w, diagonal * self.gradients.count) / price
             scores = scores if mask is None else torch.where(mask, scores, -torch.inf)
             partial = replace(target, sparsity=target.sparsity * stage / stages)
             kept = flatten(keep_largest(unflatten(scores, self.net.weights), partial))
@@ -161,6 +171,8 @@ class _Options:
         stages: the weights go in this many batches, rescored in between; None is 1 for the independent update (the
             paper's one shot) and 32 for the joint one.
         back_off: the update is halved until it costs no more on the samples than leaving the kept weights alone.
+        flops_power: β of the paper's FLOPs-aware saliency, which is divided by the weight's multiply-accumulates to
+            this power; 0 leaves it as it is.
     """
 
     damping: Damping = 1e-5
@@ -168,6 +180,7 @@ class _Options:
     update: Update = "independent"
     stages: int | None = None
     back_off: bool = False
+    flops_power: float = 0.0
 
     def __post_init__(self) -> None:
         check_damping(self.damping)
@@ -175,6 +188,9 @@ class _Options:
             raise WfbenchError(f'update "{self.update}" is unknown; use "independent" or "joint"')
         if self.stages is not None and self.stages < 1:
             raise WfbenchError(f"stages={self.stages} must be at least 1, or None for the default")
+
+        if not 0 <= self.flops_power < float("inf"):
+            raise WfbenchError(f"flops_power={self.flops_power} must be a number of at least 0")
 
     def _fitted(self, net: Network, data: Labeled | Unlabeled, found: Gradients) -> Fitted:
         stages = self.stages or (1 if self.update == "independent" else STAGES)
@@ -186,7 +202,9 @@ class _Options:
                 raise WfbenchError("all gradients vanish, so no damping is relative to them; give it as a number")
         widths = layer_blocks(net, self.block_size)
         first = isinstance(self, WoodFisher) and self.first_order
-        fitted = FittedWoodFisher(net, data, found, damping, widths, self.update, stages, self.back_off, first)
+        fitted = FittedWoodFisher(
+            net, data, found, damping, widths, self.update, stages, self.back_off, first, self.flops_power
+        )
         _ = fitted.diagnostics, fitted.start  # the costly part belongs to `fit`
         return fitted
 
