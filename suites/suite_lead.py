@@ -1,0 +1,49 @@
+"""Ten to a hundred samples without labels: WoodFisher's best against every rival, under the same recoveries."""
+
+from collections.abc import Callable
+
+import pytest
+
+from wfbench.case import Case
+from wfbench.suite import Suite
+
+WOODFISHERS = (
+    "woodfisher",
+    "woodfisher-joint",
+    "woodfisher-unlabeled-joint",
+    "woodtaylor-joint",
+    "woodfisher-staged",
+)
+RIVALS = (
+    *("random", "magnitude", "magnitude-layer", "lamp", "snip", "taylor", "diag-fisher", "obd", "mfac", "obert"),
+    *("kfac-exact", "lobs", "lobs-global", "obc", "sparsegpt", "wanda", "chita", "snows"),
+    *("staged-magnitude", "staged-lobs-global"),
+)
+SMALL = ("digits-cnn", "fashion-mlpnet")
+
+SUITE = Suite(
+    "lead",
+    tasks=(*SMALL, "fashion-resnet20[2000]", "fashion-mobilenetv1[2000]"),
+    methods=(*WOODFISHERS, *RIVALS),
+    budgets=(10, 50, 100),
+    sparsities=(0.6, 0.8, 0.9),
+    recoveries=("none", "batchnorm", "repair"),
+    seeds=5,
+    only_declared=True,
+    also=(
+        Suite(
+            "a row for every class of every sample, 1000 rows rescored in 32 stages",
+            tasks=SMALL,
+            methods=("woodfisher-exact[update=joint]",),
+            budgets=(10, 50, 100),
+            sparsities=(0.6, 0.8, 0.9),
+            recoveries=("none", "batchnorm", "repair"),
+            seeds=5,
+        ),
+    ),
+)
+
+
+@pytest.mark.lead
+def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
+    run_case(case)
