@@ -242,7 +242,7 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
     updates: ClassVar[bool] = True
     source: ClassVar[str] = "Singh & Alistarh 2020, eq. 1, with labels drawn from the model"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse; not a published configuration"
-    fisher: Literal["sampled", "exact"] = "sampled"
+    fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
@@ -299,7 +299,7 @@ class WoodFisherExact(WoodFisherUnlabeled):
 
     name: ClassVar[str] = "woodfisher-exact"
     order_invariant: ClassVar[bool] = True
-    fisher: Literal["sampled", "exact"] = "exact"
+    fisher: Literal["sampled", "exact", "logits"] = "exact"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -205,7 +205,7 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
     patterns: ClassVar[tuple[str, ...]] = ("filter",)
     source: ClassVar[str] = "Singh & Alistarh 2020, eq. 1, for sets of coordinates"
     fidelity: ClassVar[str] = WoodFisherFilter.fidelity
-    fisher: Literal["sampled", "exact"] = "sampled"
+    fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
@@ -221,7 +221,7 @@ class WoodFisherFilterExact(WoodFisherFilterUnlabeled):
 
     name: ClassVar[str] = "woodfisher-filter-exact"
     order_invariant: ClassVar[bool] = True
-    fisher: Literal["sampled", "exact"] = "exact"
+    fisher: Literal["sampled", "exact", "logits"] = "exact"
     stages: int | None = 16
     rank: int | None = 256
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import COLUMNS
-from wfbench.curvature.rows import MAX_ROWS, TILE, Gradients, per_sample_gradients
+from wfbench.curvature.rows import MAX_ROWS, TILE, Gradients, gradients
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params, flatten, unflatten
@@ -115,7 +115,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
     kept = flatten(pruned.mask)
     if distance == 0 or not kept.any():
         return None
-    rows = jacobian(current, data)[:, kept]
+    rows = gradients(current, data, "logits").rows[:, kept]
     found = Gradients(rows, 1.0, (), 0.0)
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
@@ -134,20 +134,6 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
         if float((_logits(net, {}, data) - _logits(net, state, data)).square().sum()) < distance:
             return replace(pruned, state=state, diagnostics={**diagnostics, "step": 0.5**halving})
     return None
-
-
-def jacobian(net: Network, data: Unlabeled) -> Float[Tensor, "k p"]:
-    """Of the centred logits by the prunable weights: a row a sample and class, sample-major, in the network's dtype."""
-    n, classes = _logits(net, {}, data).shape
-    p = sum(weight.numel() for weight in net.weights.values())
-    rows = torch.empty((n, classes, p), dtype=net.dtype, device=net.device)
-    centring = torch.eye(classes, dtype=torch.float64, device=net.device) - 1 / classes
-    for start in range(0, n, TILE):
-        part = data.inputs[start : start + TILE]
-        per_sample_gradients(
-            net, part, lambda logits: centring.expand(len(logits), -1, -1), net.weights, rows[start : start + TILE]
-        )
-    return rows.flatten(0, 1)
 
 
 def _logits(net: Network, state: Params, data: Unlabeled) -> Float[Tensor, "n c"]:

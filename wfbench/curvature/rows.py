@@ -24,7 +24,7 @@ from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
 
-Kind: TypeAlias = Literal["empirical", "sampled", "exact"]
+Kind: TypeAlias = Literal["empirical", "sampled", "exact", "logits"]
 Over: TypeAlias = Literal["prunable", "movable"]
 
 TILE = 32
@@ -77,6 +77,8 @@ def fisher_rows(
       With `batch` B the mean gradient of each B consecutive samples, scaled by 1/√(n/B) (their `fisher_mini_bsz`).
     * `sampled`: y drawn from the network's own p(·|x), `draws` times, scaled by 1/√(n·draws). Needs no label.
     * `exact`: every class c, scaled by √(p_c/n): the Fisher itself, equal to the generalised Gauss-Newton matrix.
+    * `logits`: the gradient of every logit less their mean, scaled by 1/√n: the Fisher of a unit Gaussian about the
+      centred logits, [logit²/weight²]. It does not vanish where the network is sure of its class.
 
     Args:
         draws: label draws a sample, `sampled` alone. Draw d of the i-th sample depends on (seed, d, i) alone.
@@ -144,10 +146,11 @@ def _compute(
 ) -> Gradients:
     began = time.perf_counter()
     n, coordinates = len(data), net.weights if over == "prunable" else net.movable
-    m = draws if kind != "exact" else net.logits({}, data.inputs[:1]).shape[1]
+    m = draws if kind not in ("exact", "logits") else net.logits({}, data.inputs[:1]).shape[1]
     k, p = n * m // batch, sum(tensor.numel() for tensor in coordinates.values())
     if k > MAX_ROWS:
-        advice = "use draws=s" if kind == "exact" else "use fewer samples or draws, or batch=B"
+        others = "use fewer samples" if kind == "logits" else "use fewer samples or draws, or batch=B"
+        advice = "use draws=s" if kind == "exact" else others
         raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
     make = torch.empty if batch == 1 else torch.zeros
     rows = make((k, p), dtype=net.dtype, device=net.device)
@@ -283,9 +286,11 @@ def _normalised(layer: nn.Module, name: str, a: Tensor) -> Tensor:
 def _cotangents(
     kind: Kind, logits: Float[Tensor, "t c"], labels: Int[Tensor, " t"] | None, uniform: Float[Tensor, "t s"] | None
 ) -> Float[Tensor, "t m c"]:
-    """Gradients of log p(y|x) by the logits, `e_y − p`, for the estimator's choice of y."""
-    p = logits.softmax(1)
+    """Gradients by the logits: of log p(y|x), `e_y − p`, y by the estimator; of a centred logit, `e_c − 1/C`."""
     classes = logits.shape[1]
+    if kind == "logits":
+        return (torch.eye(classes).to(logits) - 1 / classes).expand(len(logits), -1, -1)
+    p = logits.softmax(1)
     if kind == "empirical":
         assert labels is not None
         if int(labels.max()) >= classes:
