@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wfbench.woodfisher import BlockSize, WoodFisher
+from wfbench.surgeon import BlockSize
+from wfbench.woodfisher import WoodFisher
 
 
 @dataclass(frozen=True, kw_only=True)

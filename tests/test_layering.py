@@ -5,8 +5,8 @@ from pathlib import Path
 
 ORDER = [
     *("errors", "cache", "data", "damping", "network", "channels", "footprint"),
-    *("curvature.gram", "curvature.inverse", "curvature.rows", "curvature.diagnostics", "obs"),
-    *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "woodfisher"),
+    *("curvature.gram", "curvature.inverse", "curvature.per_sample", "curvature.rows", "curvature.diagnostics", "obs"),
+    *("pruned", "sparsity", "filters", "pruner", "crossvalidation", "layers", "controls", "surgeon", "woodfisher"),
     *("scratch", "gradual"),
     *("structured", "channelwise", "groups", "woodfisher_filter"),
     *("recovery", "repair", "tuning", "recoveries", "staged", "woodfisher_staged"),

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tests.cases import DEVICES, NETWORKS, blob_network, blobs, trained_looking
 from tests.oracles import looped_rows
 from wfbench import Labeled, Network, Unlabeled, WfbenchError, fisher_rows
-from wfbench.curvature.rows import TILE, gradients
+from wfbench.curvature.per_sample import TILE
+from wfbench.curvature.rows import gradients
 
 
 def labelled(module: nn.Module, shape: tuple[int, ...], n: int) -> Labeled:

@@ -12,7 +12,8 @@ from tests.oracles import curvature
 from tests.test_obs import P, data
 from wfbench import Labeled, Network, Target, WoodFisher, fisher_rows
 from wfbench.network import flatten
-from wfbench.woodfisher import FittedWoodFisher, WoodTaylor, layer_blocks
+from wfbench.surgeon import FittedWoodFisher, layer_blocks
+from wfbench.woodfisher import WoodTaylor
 
 BLOCKS = [None, "layer", 3]
 

@@ -27,6 +27,7 @@ from wfbench.sparsity import Target, Unit
 from wfbench.structured import filters_of
 
 Moves: TypeAlias = Literal["consumers", "none", "all"]
+THOUSANDTH = Relative(1e-3)
 LEAST = 1e-3
 """Curvature directions below this share of λ are left out; no saliency changes by more than this share."""
 
@@ -224,6 +225,16 @@ class WoodFisherFilterExact(WoodFisherFilterUnlabeled):
     fisher: Literal["sampled", "exact", "logits"] = "exact"
     stages: int | None = 16
     rank: int | None = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class WoodFisherFilterLogits(WoodFisherFilterExact):
+    """The same with a row for every centred logit of every sample, which a sure network does not make vanish."""
+
+    name: ClassVar[str] = "woodfisher-filter-logits"
+    source: ClassVar[str] = "Singh & Alistarh 2020, for sets of coordinates, on the Gauss-Newton matrix of the logits"
+    fisher: Literal["sampled", "exact", "logits"] = "logits"
+    damping: Damping = THOUSANDTH
 
 
 @dataclass(frozen=True, kw_only=True)

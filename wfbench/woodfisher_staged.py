@@ -20,7 +20,8 @@ from torch import Tensor
 
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import COLUMNS
-from wfbench.curvature.rows import MAX_ROWS, TILE, Gradients, gradients
+from wfbench.curvature.per_sample import TILE
+from wfbench.curvature.rows import MAX_ROWS, Gradients, gradients
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params, flatten, unflatten
