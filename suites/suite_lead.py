@@ -34,7 +34,7 @@ SUITE = Suite(
         Suite(
             "a row for every class of every sample, 1000 rows rescored in 32 stages",
             tasks=SMALL,
-            methods=("woodfisher-exact[update=joint]",),
+            methods=("woodfisher-exact[update=joint]", "woodfisher-logits"),
             budgets=(10, 50, 100),
             sparsities=(0.6, 0.8, 0.9),
             recoveries=("none", "batchnorm", "repair"),

@@ -103,7 +103,7 @@ def test_staged_joint_removal_is_greedy_optimal_brain_surgery(
 
 
 @pytest.mark.parametrize("stages", [1, 2, 32])
-@pytest.mark.parametrize("fisher", ["empirical", "sampled", "exact"])
+@pytest.mark.parametrize("fisher", ["empirical", "sampled", "exact", "logits"])
 def test_joint_weights_depend_on_the_removed_set_alone(fisher: str, stages: int) -> None:
     net = Network(tiny_network())
     sample = data()

@@ -156,6 +156,16 @@ def test_a_confident_network_keeps_its_small_gradients() -> None:
     torch.testing.assert_close(rows, torch.tensor([[expected, -expected]], dtype=torch.float64), rtol=1e-12, atol=0)
 
 
+def test_rows_of_the_logits_do_not_hang_on_how_sure_the_network_is() -> None:
+    """Jacobian of `z_c − mean z`, here `x(e_c − ½)` whatever the weights; labels and their order play no part."""
+    x = torch.tensor([[2.0]], dtype=torch.float64)
+    for sure in (0.0, 46.0):
+        module = nn.Sequential(nn.Linear(1, 2, bias=False)).double()
+        module[0].weight.data = torch.tensor([[sure], [0.0]], dtype=torch.float64)
+        rows = fisher_rows(Network(module), Unlabeled(x), "logits")
+        torch.testing.assert_close(rows, torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
