@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.test_tables import HOSTILE, many
@@ -53,6 +54,13 @@ class Opened:
     def column(self, number: int) -> list[str]:
         cells = self.page.locator(f"#board tbody tr > :nth-child({number})")
         return [text.strip() for text in cells.all_inner_texts()]
+
+
+def test_lists_in_records_are_written_out() -> None:
+    """The accuracy of every step, and the dampings that were tried."""
+    steps = [{"sparsity": 0.5, "accuracy": 0.9}]
+    found = report.columns(pd.DataFrame({"method": ["a", "b"], "steps": [steps, None]}))["steps"]
+    assert [found["of"][at] for at in found["at"]] == ['[{"accuracy": 0.9, "sparsity": 0.5}]', None]
 
 
 @browser_test
