@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
 from typing import Any, ClassVar
 
-from wfbench.damping import CrossValidated
+from wfbench.damping import CrossValidated, Relative
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
@@ -32,19 +32,23 @@ class Tuned(Pruner[Any]):
 def cross_validated(pruner: Pruner[Any], search: CrossValidated, net: Network, data: Any) -> Fitted:
     """`pruner` with the best damping for each target: least realised change on held-out samples, mean over folds.
 
+    The values are multiples of the method's default; of its share of the mean diagonal, where that is relative.
+
     Raises:
-        WfbenchError: a method without a number as its default damping, without data, more values than a method may
+        WfbenchError: a method without a default damping, without data, more values than a method may
             try, or fewer than 4 samples.
     """
     default = {field.name: field.default for field in fields(pruner)}.get("damping")  # type: ignore[arg-type]
-    if not isinstance(default, float) or not isinstance(data, (Labeled, Unlabeled)):
+    start = default.share if isinstance(default, Relative) else default
+    if not isinstance(start, float) or not isinstance(data, (Labeled, Unlabeled)):
         raise WfbenchError(f"{pruner.name} has no damping to choose from samples")
     if len(search.factors) > TRIALS:
         raise WfbenchError(f"{len(search.factors)} values to try; a method may try {TRIALS}")
     if len(data) < 4:
         raise WfbenchError(f"cross-validation needs at least 4 samples, not {len(data)}; give the damping as a number")
     n, folds = len(data), min(search.folds, len(data))
-    found = _Validated(pruner, net, data, {default * factor: [] for factor in search.factors})
+    relative = isinstance(default, Relative)
+    found = _Validated(pruner, net, data, {start * factor: [] for factor in search.factors}, relative)
     for fold in range(folds):
         held = range(n * fold // folds, n * (fold + 1) // folds)
         rest = _part(data, [i for i in range(n) if i not in held])
@@ -61,11 +65,13 @@ class _Validated:
     net: Network
     data: Labeled | Unlabeled
     folds: dict[float, list[tuple[Fitted | None, Labeled | Unlabeled]]]
+    relative: bool
 
     def fitted(self, value: float, data: Labeled | Unlabeled) -> Fitted | None:
         """None where that damping has no result."""
         try:
-            return replace(self.pruner, damping=value).fit(self.net, data)  # type: ignore[type-var]
+            damping = Relative(value) if self.relative else value
+            return replace(self.pruner, damping=damping).fit(self.net, data)  # type: ignore[type-var]
         except WfbenchError:
             return None
 
