@@ -204,7 +204,7 @@ def test_group_fisher_is_that_of_masks_on_the_inputs_of_the_readers(name: str) -
 
 
 def test_random_filter_draws_from_the_global_generator() -> None:
-    case("residual")  # making the network draws, too
+    scores("random-filter", "residual")  # makes the network, which draws, too
     with torch.random.fork_rng():
         one, two, three = ((torch.manual_seed(seed), scores("random-filter", "residual"))[1] for seed in (0, 0, 1))
     assert torch.equal(one["next"], two["next"])
