@@ -169,6 +169,7 @@ def test_rows_of_the_logits_do_not_hang_on_how_sure_the_network_is() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"kind": "logits", "draws": 2}, "draws=2 belongs to"),
         ({"kind": "empirical", "draws": 2}, "draws=2 belongs to"),
         ({"kind": "sampled", "batch": 2}, "batch=2 belongs to"),
         ({"kind": "empirical", "batch": 3}, "does not divide the 8 samples"),

@@ -82,7 +82,13 @@ def test_a_target_in_macs_removes_the_lowest_until_their_share_is_reached(
 
 @pytest.mark.parametrize(
     ("method", "scope"),
-    [("magnitude", "global"), ("magnitude", "layer"), ("woodfisher-joint", "global"), ("wanda", "layer")],
+    [
+        ("magnitude", "global"),
+        ("magnitude", "layer"),
+        ("woodfisher-joint", "global"),
+        ("wanda", "layer"),
+        ("obc", "layer"),
+    ],
 )
 def test_methods_meet_a_target_in_macs(method: str, scope: Scope) -> None:
     """The convolution's 18 weights are used 36 times a sample, the linear layer's 216 once."""
@@ -106,6 +112,9 @@ def test_methods_meet_a_target_in_macs(method: str, scope: Scope) -> None:
 
 
 def test_macs_of_single_weights_need_to_be_told() -> None:
+    scores = {"a": torch.ones(3), "b": torch.ones(3)}
+    with pytest.raises(WfbenchError, match="of another network: they lack b"):
+        keep_largest(scores, Target(0.5, Unstructured((("a", 2),)), of="macs"))
     with pytest.raises(WfbenchError, match=r"give Unstructured\(tuple\(net.places"):
         Target(0.5, of="macs")
 

@@ -56,13 +56,19 @@ class Unstructured(Pattern):
 
     def costs(self, target: "Target", weights: Mapping[str, Tensor]) -> dict[str, int]:
         """What one weight of each layer counts for: 1, or its multiply-accumulates in one sample."""
-        return dict.fromkeys(weights, 1) | (dict(self.places) if target.of == "macs" else {})
+        if target.of == "weights":
+            return dict.fromkeys(weights, 1)
+        places = dict(self.places)
+        if unknown := weights.keys() - places.keys():
+            raise WfbenchError(f"the pattern's places are of another network: they lack {min(unknown)}")
+        return {name: places[name] for name in weights}
 
     def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
         """Weights and mask meet the target to one weight, or one a layer under `scope="layer"`."""
         layers, sizes, costs = list(net.weights), _sizes(net), self.costs(target, net.weights)
         groups = [[layer] for layer in layers] if target.scope == "layer" else [layers]
-        for what, found in removed_weights(net, pruned).items():
+        removals = removed_weights(net, pruned)
+        for what, found in removals.items():
             for group in groups:
                 removed, whole = (sum(costs[name] * of[name] for name in group) for of in (found, sizes))
                 if abs(removed - target.sparsity * whole) > max(costs[name] for name in group):
@@ -70,7 +76,7 @@ class Unstructured(Pattern):
                     raise BrokenRule(
                         f"{removed} of {whole} {target.of} {where} are {what}; the target is sparsity {target.sparsity}"
                     )
-        zero = removed_weights(net, pruned)["zero"]
+        zero = removals["zero"]
         return sum(costs[name] * zero[name] for name in layers) / sum(costs[name] * sizes[name] for name in layers)
 
 

@@ -44,8 +44,8 @@ class Staged(Pruner[Any]):
     Args:
         of: the method; zero weights must rank last, as they do wherever a weight's size counts.
         stages: removals, the last one to the target.
-        restore: False leaves repair and norms out: with a WoodFisher, the paper's recomputation schedule, its curvature
-            taken anew at every stage and nothing else.
+        restore: False leaves repair and norms out: with a WoodFisher that is recomputation, its curvature taken anew at
+            every stage and nothing else.
     """
 
     source: ClassVar[str] = "selection and recovery in turns; not a published method"

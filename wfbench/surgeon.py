@@ -105,7 +105,7 @@ class FittedWoodFisher:
             w = independent_update(inverse, diagonal, dense, kept)
         return unflatten(w, self.net.weights)
 
-    @property
+    @cached_property
     def _price(self) -> Tensor | float:
         """What each saliency is divided by, flat: the weight's multiply-accumulates to the power β; 1 at β = 0."""
         if self.flops_power == 0:

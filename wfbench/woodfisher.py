@@ -45,7 +45,6 @@ class _Options:
             raise WfbenchError(f'update "{self.update}" is unknown; use "independent" or "joint"')
         if self.stages is not None and self.stages < 1:
             raise WfbenchError(f"stages={self.stages} must be at least 1, or None for the default")
-
         if not 0 <= self.flops_power < float("inf"):
             raise WfbenchError(f"flops_power={self.flops_power} must be a number of at least 0")
 

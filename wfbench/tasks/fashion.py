@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +37,8 @@ def fetch() -> Path:
     """Put Fashion-MNIST into the cache folder, from Debian's package if installed, else through torchvision."""
     folder = raw_folder()
     if not all((folder / name).exists() for name in CONTENTS) and not _copy_from_debian(folder):
-        from torchvision.datasets import FashionMNIST  # here: every command would wait seconds for it
-
         try:
-            FashionMNIST(str(cache_folder()), download=True)
+            _torchvisions(download=True)
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise WfbenchError(
@@ -48,6 +47,13 @@ def fetch() -> Path:
             ) from error
     verify(folder)
     return folder
+
+
+def _torchvisions(**options: bool) -> Any:
+    """torchvision's data set in the cache folder; imported here, or every command would wait seconds for it."""
+    from torchvision.datasets import FashionMNIST
+
+    return FashionMNIST(str(cache_folder()), **options)
 
 
 def _copy_from_debian(folder: Path) -> bool:
@@ -79,9 +85,7 @@ def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     if not folder.exists() and not _copy_from_debian(folder):
         raise WfbenchError(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
     verify(folder)
-    from torchvision.datasets import FashionMNIST  # here: every command would wait seconds for it
-
-    parts = {name: FashionMNIST(str(cache_folder()), train=name == "train") for name in ("train", "test")}
+    parts = {name: _torchvisions(train=name == "train") for name in ("train", "test")}
     pairs = {name: (_normalise(part.data), part.targets.long()) for name, part in parts.items()}
     x, y = pairs["train"]
     return {
