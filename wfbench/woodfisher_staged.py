@@ -51,7 +51,7 @@ class WoodFisherStaged(Pruner[Unlabeled]):
     fidelity: ClassVar[str] = "each update equal to a dense float64 ridge solution; not a published configuration"
     stages: int = 8
     steps: int = 3
-    damping: float = 1e-3
+    damping: float = 0.1
 
     def __post_init__(self) -> None:
         if self.stages < 1 or self.steps < 0:
