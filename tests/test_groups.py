@@ -129,7 +129,7 @@ def test_greedy_downdates_equal_dense_solves_after_every_removal(
         q, d, _ = flat_sets(net, group, [channel])
         deleted |= q | d
         for block in blocks.values():
-            block.drop(where.taken[group.name][channel], downdate=True)
+            block.drop(where.taken[group.name][channel])
     for group in groups:
         if gone[group.name]:
             q, _, _ = flat_sets(net, group, gone[group.name])
@@ -143,17 +143,27 @@ def test_greedy_downdates_equal_dense_solves_after_every_removal(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_refreshing_from_scratch_is_what_downdates_give(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_downdates_one_by_one_or_together_are_what_the_rows_give_from_scratch(
+    kind: type[nn.Module], together: bool
+) -> None:
     _, groups, where, _, blocks, _, _ = setup(kind, 1e-3, "consumers", 3)
     for group in groups:
         blocks[group.name].remove(0)
         for block in blocks.values():
-            block.drop(where.taken[group.name][0], downdate=True)
+            block.drop(where.taken[group.name][0])
+            if not together:
+                block.scores()
     for block in blocks.values():
-        found, scores = block.inner.clone(), block.scores()
+        saliency, scores = block.saliency(), block.scores()
+        inner = block.inner.clone()
+        at, by = block.update()
         block.refresh()
-        torch.testing.assert_close(found, block.inner, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(inner, block.inner, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(scores, block.scores(), rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(by, block.update()[1], rtol=1e-8, atol=1e-12)
+        assert saliency == pytest.approx(block.saliency(), rel=1e-8)
+        assert torch.equal(at, block.update()[0])
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])

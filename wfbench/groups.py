@@ -43,6 +43,7 @@ class Block:
         self.place = torch.full((len(w),), -1, dtype=torch.int64, device=w.device)
         self.place[moving] = torch.arange(len(moving), device=w.device)
         self.there = torch.ones(len(moving), dtype=torch.bool, device=w.device)
+        self.leaving = torch.zeros_like(self.there)  # of U still in `S`
         self.alive = torch.ones(len(charged), dtype=torch.bool, device=w.device)
         self.pulls = torch.einsum("cqk,cq->ck", columns[charged].double(), w[charged])
         self.energies = w[charged].square().sum(1)
@@ -58,6 +59,7 @@ class Block:
             self.inner += self._gram(part)
         shares = [self._gram(self.moving[of[self.there[of]]]) for of in self.own]
         self.shares = torch.stack(shares)
+        self.leaving.zero_()
 
     def _gram(self, coordinates: Int[Tensor, " n"]) -> Float[Tensor, "k k"]:
         """`R_x R_xᵀ`."""
@@ -69,6 +71,7 @@ class Block:
         found = torch.full_like(self.energies, torch.inf)
         if not self.alive.any():
             return found
+        self._settle()
         lower = _cholesky(self.inner - self.shares[self.alive], self.damping)
         found[self.alive] = self._saliency(
             lower, self.u + self.pulls[self.alive], self.energy + self.energies[self.alive]
@@ -77,6 +80,7 @@ class Block:
 
     def saliency(self) -> float:
         """Of the set removed so far, nats."""
+        self._settle()
         lower = _cholesky(self.inner[None], self.damping)
         energy = torch.tensor([self.energy], dtype=torch.float64, device=self.u.device)
         return float(self._saliency(lower, self.u[None], energy)[0])
@@ -93,30 +97,29 @@ class Block:
         self.energy += float(self.energies[channel])
         self.alive[channel] = False
 
-    def drop(self, coordinates: Int[Tensor, " n"], *, downdate: bool) -> bool:
-        """Coordinates that are deleted leave U; whether any of them was there.
-
-        Args:
-            downdate: bring `S` and the shares up to date by what went; else `refresh` has to follow.
-        """
+    def drop(self, coordinates: Int[Tensor, " n"]) -> bool:
+        """Coordinates that are deleted leave U; whether any of them was there."""
         gone = self.place[coordinates]
         gone = gone[gone >= 0]
         gone = gone[self.there[gone]]
-        if not len(gone):
-            return False
-        if downdate:
-            self.inner = self.inner - self._gram(self.moving[gone])
-            leaving = torch.zeros_like(self.there)
-            leaving[gone] = True
-            touched = self.alive & leaving[self.own].any(1)
-            for channel in touched.nonzero()[:, 0].tolist():
-                of = self.own[channel]
-                self.shares[channel] -= self._gram(self.moving[of[leaving[of]]])
         self.there[gone] = False
-        return True
+        self.leaving[gone] = True
+        return len(gone) > 0
+
+    def _settle(self) -> None:
+        """Take what was dropped since the last time out of `S` and the shares, in one product each."""
+        if not self.leaving.any():
+            return
+        for part in self.moving[self.leaving].split(COLUMNS):
+            self.inner -= self._gram(part)
+        for channel in (self.alive & self.leaving[self.own].any(1)).nonzero()[:, 0].tolist():
+            of = self.own[channel]
+            self.shares[channel] -= self._gram(self.moving[of[self.leaving[of]]])
+        self.leaving.zero_()
 
     def update(self) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
         """What the set removed so far asks of U: coordinates that are left, and what is added to them."""
+        self._settle()
         where = self.moving[self.there]
         lower = _cholesky(self.inner[None], self.damping)[0]
         solved = torch.cholesky_solve(self.u[:, None], lower)[:, 0]

@@ -110,19 +110,15 @@ class FittedWoodFisherFilter:
             blocks[group].remove(channel)
             coordinates = where.taken[group][channel]
             for name, block in blocks.items():
-                touched = block.drop(coordinates, downdate=stages is None)
+                touched = block.drop(coordinates)
                 if stages is None and (touched or name == group):
                     scores[name] = block.scores()
             if stages is not None and removal.share >= stage / stages * removal.target.sparsity and not removal.met:
                 stage += 1
-                for name, block in blocks.items():
-                    block.refresh()
-                    scores[name] = block.scores()
+                scores = {name: block.scores() for name, block in blocks.items()}
         delta = torch.zeros_like(w)
         for block in blocks.values():
             if block.energy > 0:
-                if stages is not None:
-                    block.refresh()
                 at, by = block.update()
                 delta[at] += by
         return delta
