@@ -12,14 +12,17 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.test_rules import case_of
+from wfbench.plugins import discover
 from wfbench.pytest_plugin import Session
 from wfbench.runner import Runner
+from wfbench.suite import Suite
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--methods", "magnitude,woodfisher", "--budgets", "4,8", "--sparsities", "0.5,0.8", "--seeds", "2"]
@@ -88,6 +91,14 @@ def test_a_method_joins_the_grids_that_it_reaches(tmp_path: Path) -> None:
     lines = (tmp_path / "structured.jsonl").read_text().splitlines()
     seen = {(record["method"], record["pattern"], record["scope"]) for record in map(json.loads, lines)}
     assert seen == {("magnitude", "n:m", "global"), ("filter-l1", "filter", "global"), ("filter-l1", "filter", "layer")}
+
+
+def test_grids_that_share_cases_run_each_once() -> None:
+    some = Suite("some", (4, 8), (0.5,), ("none",), 2, tasks=("digits-cnn",), methods=("magnitude", "woodfisher"))
+    more = replace(some, methods=("magnitude",), budgets=(4, 16), seeds=3, only_declared=True)
+    found = [case.label() for case in replace(some, also=(more,)).cases(discover())]
+    assert len(found) == len(set(found)) == 2 * 2 * 2 + 2 * 3 - 2  # n = 4 of draws 0 and 1 is in both
+    assert sum("magnitude" in label for label in found) == 8
 
 
 def test_an_unknown_marker_lists_the_markers() -> None:

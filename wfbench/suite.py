@@ -68,7 +68,7 @@ class Suite:
         return replace(self, **kept)
 
     def cases(self, registry: Registry) -> list[Case]:
-        """Every case, ordered so that neighbours share as much as they can: draw, budget (largest first), method.
+        """Every case once, ordered so that neighbours share as much as they can: draw, budget (largest first), method.
 
         Raises:
             WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range; a
@@ -82,8 +82,8 @@ class Suite:
                 raise WfbenchError(
                     f"{name} reaches {', '.join(reached)}; the suite {self.name} is of {', '.join(sorted(patterns))}"
                 )
-        found = self._grid(registry)
-        return found + [case for grid in self.also for case in grid._grid(registry)]
+        found = [case for grid in (self, *self.also) for case in grid._grid(registry)]
+        return list({case.label(): case for case in found}.values())
 
     def _targets(self, task: Task, method: Pruner[Any]) -> list[Target]:
         pattern = pattern_of(self.pattern, task, self.of)

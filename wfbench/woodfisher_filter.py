@@ -27,7 +27,7 @@ from wfbench.sparsity import Target, Unit
 from wfbench.structured import filters_of
 
 Moves: TypeAlias = Literal["consumers", "none", "all"]
-THOUSANDTH = Relative(1e-3)
+MEAN_DIAGONAL = Relative(1.0)
 LEAST = 1e-3
 """Curvature directions below this share of λ are left out; no saliency changes by more than this share."""
 
@@ -230,7 +230,7 @@ class WoodFisherFilterLogits(WoodFisherFilterExact):
     name: ClassVar[str] = "woodfisher-filter-logits"
     source: ClassVar[str] = "Singh & Alistarh 2020, for sets of coordinates, on the Gauss-Newton matrix of the logits"
     fisher: Literal["sampled", "exact", "logits"] = "logits"
-    damping: Damping = THOUSANDTH
+    damping: Damping = MEAN_DIAGONAL
 
 
 @dataclass(frozen=True, kw_only=True)
