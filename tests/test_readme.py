@@ -68,7 +68,7 @@ def test_the_numbers_shown_are_those_of_the_tables() -> None:
     assert len(lines) == 8
     for method, track, *cells in lines:
         assert found[method, track] == cells
-    named = README.split("What an engineer")[1].split("Whole channels")[0]
+    named = README.split("Among the WoodFishers")[1].split("Whole channels")[0]
     page = (ROOT / "results" / "tables" / "unlabeled.md").read_text()
     figures = re.findall(r"\d+\.\d ± \d+\.\d", named.replace("\n", " "))
     assert len(figures) == 4
@@ -87,3 +87,18 @@ def test_the_numbers_of_whole_channels_are_those_of_the_table() -> None:
     for method, track, *cells in lines:
         assert found[f"{method} (layer)"] == cells
         assert discover().pruner(method).track == track
+
+
+def test_the_numbers_of_the_recommendation_are_those_of_the_table() -> None:
+    table = (ROOT / "results" / "tables" / "lead.md").read_text()
+    found: dict[tuple[str, str], list[str]] = {}
+    for task in ("digits-cnn", "fashion-mlpnet", "fashion-resnet20\\[2000\\]", "fashion-mobilenetv1\\[2000\\]"):
+        part = table.split(f"## {task}, 50 samples")[1].split("\n## ")[0]
+        for line in (line for line in part.splitlines() if "±" in line):
+            method, _, recovery, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            found.setdefault((method, recovery), []).append(cells[-1])
+    shown = README.split("**With 10 to 100 samples")[1].split("It repairs between")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
+    assert len(lines) == 8
+    for method, recovery, *cells in lines:
+        assert found[method, recovery] == [cell for cell in cells if cell != "–"]
