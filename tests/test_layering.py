@@ -13,7 +13,7 @@ ORDER = [
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "reuse", "store", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),
-    *("stats", "summary", "tables", "reported", "figures", "pages", "report", "compare"),
+    *("stats", "summary", "tables", "leaders", "reported", "figures", "pages", "report", "compare"),
     *("pytest_plugin", "pruning_cli", "cli", "__main__"),
 ]
 

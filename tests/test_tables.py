@@ -83,7 +83,7 @@ def test_rule_16_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Pat
         (folder / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ordered))
         outputs.append([(path.name, path.read_bytes()) for path in pages.write_all(folder)])
     assert outputs[0] == outputs[1] == outputs[2]
-    names = {"", "-budgets", "-recoveries", "-overall", "-samples", "-failures"}
+    names = {"", "-budgets", "-recoveries", "-overall", "-leaders", "-samples", "-failures"}
     assert {name for name, _ in outputs[0]} == {
         *(f"s{page}.{suffix}" for page in names for suffix in ("md", "tex")), "s.csv", "s.svg", "s-profiles.svg",
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tabulate import tabulate
 
-from wfbench import figures, reported, summary, tables
+from wfbench import figures, leaders, reported, summary, tables
 from wfbench.errors import WfbenchError
 from wfbench.store import read
 from wfbench.tables import NOTE, Table, harmless
@@ -99,6 +99,12 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-overall": (
             tables.across_tasks(frame),
             "Means over tasks in per cent [95 % hierarchical bootstrap].",
+        ),
+        "-leaders": (
+            leaders.by_task(frame),
+            "The best mean over draws, accuracy in per cent; then, the best first, the methods level with it: the "
+            "95 % Student-t interval of their difference, paired by draw, reaches zero. Not corrected for the number "
+            "of methods, and the best of many is flattered by its draws. A failed draw scores chance.",
         ),
         "-samples": (tables.samples_needed(frame), "Calibration samples a method needs to reach a level of accuracy."),
         "-structured": (

@@ -71,14 +71,15 @@ def dense_note(part: pd.DataFrame) -> str:
     return f" (dense {100 * dense:.2f} %)" if dense == dense else ""
 
 
-def _unusual(setting: Any) -> str:
+def unusual(setting: Any) -> str:
+    """What is unusual about the cases, for a title; empty where nothing is."""
     return f", {setting}" if setting else ""
 
 
 def by_sparsity(cells: pd.DataFrame) -> list[Table]:
     """One table a task and budget: methods down, sparsities across."""
     return [
-        Table(f"{task}, {budget} samples{_unusual(setting)}{dense_note(part)}", _pivot(part, "sparsity", percent))
+        Table(f"{task}, {budget} samples{unusual(setting)}{dense_note(part)}", _pivot(part, "sparsity", percent))
         for (task, budget, setting), part in cells.groupby(["task", "budget", "setting"], sort=True)
     ]
 
@@ -87,7 +88,7 @@ def by_budget(cells: pd.DataFrame) -> list[Table]:
     """One table a task and sparsity: methods down, budgets across."""
     return [
         Table(
-            f"{task}, {percent(sparsity)} removed{_unusual(setting)}{dense_note(part)}",
+            f"{task}, {percent(sparsity)} removed{unusual(setting)}{dense_note(part)}",
             _pivot(part, "budget", lambda n: f"{n} samples"),
         )
         for (task, sparsity, setting), part in cells.groupby(["task", "sparsity", "setting"], sort=True)
@@ -117,7 +118,7 @@ def by_recovery(cells: pd.DataFrame) -> list[Table]:
         table = rows.pivot_table(index=["method", "scope"], columns="recovery", values="text", aggfunc="first")
         columns = sorted(table.columns, key=none_first)
         table = table[columns].fillna("").reset_index()
-        title = f"{task}, {budget} samples, {percent(sparsity)} removed{_unusual(setting)}"
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}"
         found.append(Table(title, table[["method", *columns]]))
     return found
 
@@ -149,7 +150,7 @@ def by_option(cells: pd.DataFrame) -> list[Table]:
         table = rows.pivot(index=["number", "value"], columns="sparsity", values="text").fillna("")
         order = sorted(part["sparsity"].unique())
         table = table[order].rename(columns=percent).reset_index().sort_values(["number", "value"], kind="stable")
-        title = f"{task}, {budget} samples, {base}, recovery {recovery}{_unusual(setting)}{dense_note(part)}"
+        title = f"{task}, {budget} samples, {base}, recovery {recovery}{unusual(setting)}{dense_note(part)}"
         found.append(Table(title, table.rename(columns={"value": option})[[option, *map(percent, order)]]))
     return found
 
@@ -190,7 +191,7 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
             note += (
                 f" Standard deviation between tasks {tasks:.1f}, between draws {draws:.1f} points, mean over methods."
             )
-        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}{_unusual(setting)}"
+        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}{unusual(setting)}"
         found.append(Table(title, pd.DataFrame(lines), note))
     return found
 
@@ -230,7 +231,7 @@ def samples_needed(frame: pd.DataFrame) -> list[Table]:
         )
         found.append(
             Table(
-                f"{task}{_unusual(setting)}: samples to reach {level}",
+                f"{task}{unusual(setting)}: samples to reach {level}",
                 table[["method", "recovery", *map(percent, order)]],
                 note,
             )
@@ -274,7 +275,7 @@ def structured(frame: pd.DataFrame) -> list[Table]:
                 }
             )
         table = pd.DataFrame(rows).sort_values(["order", "method"], kind="stable").drop(columns="order")
-        title = f"{task}, {budget} samples, {percent(sparsity)} removed{_unusual(setting)}, recovery {recovery}"
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}, recovery {recovery}"
         found.append(Table(f"{title}{dense_note(part)}", table))
     return found
 
