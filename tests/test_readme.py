@@ -9,6 +9,9 @@ from tests.test_rules import case_of
 from wfbench import run
 from wfbench.checks import check
 from wfbench.plugins import discover
+from wfbench.stats import student
+from wfbench.store import read
+from wfbench.summary import frame_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -102,3 +105,22 @@ def test_the_numbers_of_the_recommendation_are_those_of_the_table() -> None:
     assert len(lines) == 8
     for method, recovery, *cells in lines:
         assert found[method, recovery] == [cell for cell in cells if cell != "–"]
+
+
+def test_the_cells_that_the_recommendation_counts_are_those_of_the_records() -> None:
+    """The recommended method minus the published one with the best mean, paired by draw: interval above or below 0."""
+    frame = frame_of(read(ROOT / "results" / "lead.jsonl"))
+    frame = frame[(frame["budget"] <= 100) & ~frame["method"].str.contains("^wood(?!fisher-staged$)|^staged-")]
+    ahead, behind, widest = 0, 0, 0.0
+    groups = frame.groupby(["task", "budget", "sparsity", "recovery"])
+    for _, cell in groups:
+        wide = cell.pivot_table(index="seed", columns="method", values="accuracy")
+        ours = wide.pop("woodfisher-staged")
+        interval = student((ours - wide[wide.mean().idxmax()]).to_numpy())
+        ahead += interval.low > 0
+        behind += interval.high < 0
+        widest = max(widest, -interval.estimate if interval.high < 0 else 0.0)
+    said = " ".join(README.split("Between 10 and 100 samples")[1].split())
+    assert f"in {behind} of {len(groups)} cells" in said
+    assert f"by at most {100 * widest:.1f} points" in said
+    assert f"ahead of the best of them in {ahead}." in said
