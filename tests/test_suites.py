@@ -101,6 +101,13 @@ def test_grids_that_share_cases_run_each_once() -> None:
     assert sum("magnitude" in label for label in found) == 8
 
 
+def test_a_task_chosen_by_name_is_the_one_that_the_suite_declares() -> None:
+    some = Suite("some", (4,), (0.5,), ("none",), 1, tasks=("digits-cnn[50]",), methods=("magnitude",))
+    assert some.narrowed(tasks=("digits-cnn", "fashion-mlpnet")).tasks == ("digits-cnn[50]", "fashion-mlpnet")
+    assert some.narrowed(tasks=("digits-cnn[20]",)).tasks == ("digits-cnn[20]",)
+    assert replace(some, only_declared=True).narrowed(tasks=("digits-cnn",)).tasks == ("digits-cnn[50]",)
+
+
 def test_an_unknown_marker_lists_the_markers() -> None:
     refused(suites("-m", "smok"), r"there is no suite smok; the suites are:\s+-m smoke")
 

@@ -51,10 +51,15 @@ class Suite:
     also: tuple["Suite", ...] = ()
 
     def narrowed(self, **chosen: tuple[object, ...] | int | None) -> "Suite":
-        """This suite with the user's choices in place of the declared ones."""
+        """This suite with the user's choices in place of the declared ones; `TASK` means a declared `TASK[2000]`."""
         wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
         also = tuple(grid._kept(wanted) for grid in self.also)
-        return replace(self._kept(wanted) if self.only_declared else replace(self, **wanted), also=also)
+        if self.only_declared:
+            return replace(self._kept(wanted), also=also)
+        cut = {_uncut(name): name for name in self.tasks}
+        if "tasks" in wanted:
+            wanted["tasks"] = tuple(cut.get(name, name) for name in wanted["tasks"])
+        return replace(self, **wanted, also=also)
 
     def _kept(self, wanted: dict[str, Any]) -> "Suite":
         """What this grid declares and the user wants, with the user's number of draws; without `budgets` if nothing."""
