@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wfbench import stats
-from wfbench.tables import Table, none_first, percent, unusual
+from wfbench.tables import Table, percent, unusual
 
 LISTED = 4
 """How many of the methods level with the best a table names."""
@@ -48,26 +48,20 @@ def leaders(frame: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], Leader]]:
 
 
 def _reaches_zero(difference: np.ndarray) -> bool:
-    """Whether the interval has zero in it or below its upper end; False where there is none."""
+    """Whether the upper end of the interval is zero or above; False where too few values have no interval."""
     return stats.student(difference[np.isfinite(difference)]).high >= 0
 
 
 def by_task(frame: pd.DataFrame) -> list[Table]:
     """One table a task: budgets and recoveries down, sparsities across."""
-    found: dict[tuple[str, str], dict[tuple[int, str], dict[str, str]]] = {}
-    for (task, setting, budget, recovery, sparsity), leader in leaders(frame):
-        rows = found.setdefault((task, setting), {})
-        rows.setdefault((budget, recovery), {})[percent(sparsity)] = _text(leader)
-    tables = []
-    for (task, setting), rows in found.items():
-        across = sorted({name for row in rows.values() for name in row}, key=lambda name: float(name.split()[0]))
-        order = sorted(rows, key=lambda row: (row[0], none_first(row[1])))
-        lines = [
-            {"samples": str(row[0]), "recovery": row[1], **{name: rows[row].get(name, "") for name in across}}
-            for row in order
-        ]
-        tables.append(Table(f"{task}{unusual(setting)}", pd.DataFrame(lines)))
-    return tables
+    cells = pd.DataFrame([(*cell, _text(leader)) for cell, leader in leaders(frame)], columns=[*CELL, "text"])
+    found = []
+    for (task, setting), part in cells.groupby(["task", "setting"], sort=True):
+        table = part.pivot(index=["budget", "recovery"], columns="sparsity", values="text").fillna("")
+        table = table.rename(columns=percent).reset_index()
+        table = table.sort_values(["budget", "recovery"], key=lambda column: column.replace("none", ""))
+        found.append(Table(f"{task}{unusual(setting)}", table.rename(columns={"budget": "samples"}).astype(str)))
+    return found
 
 
 def _text(leader: Leader) -> str:

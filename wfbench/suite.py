@@ -56,8 +56,8 @@ class Suite:
         also = tuple(grid._kept(wanted) for grid in self.also)
         if self.only_declared:
             return replace(self._kept(wanted), also=also)
-        cut = {_uncut(name): name for name in self.tasks}
         if "tasks" in wanted:
+            cut = {_uncut(name): name for name in self.tasks}
             wanted["tasks"] = tuple(cut.get(name, name) for name in wanted["tasks"])
         return replace(self, **wanted, also=also)
 
