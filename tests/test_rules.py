@@ -3,24 +3,21 @@
 import dataclasses
 import json
 import random
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.cases import DEVICES, blob_network, blob_target, blob_task, blobs, tiny_network
 from wfbench import (
-    NM,
     Case,
     Labeled,
     Network,
     Pruned,
     Pruner,
     Record,
-    Sampling,
     ScorePruner,
     Target,
     Task,
@@ -33,11 +30,10 @@ from wfbench import (
 from wfbench.errors import BrokenRule
 from wfbench.evaluate import evaluate
 from wfbench.network import Params
-from wfbench.plugins import discover, load, pruners_of
+from wfbench.plugins import discover
 from wfbench.pruner import ScoreFitted
 from wfbench.recoveries import RECOVERIES
 from wfbench.recovery import Recovery
-from wfbench.reuse import _closure, _source
 from wfbench.runner import Runner
 from wfbench.stages import seeded
 from wfbench.tasks import checkpoints, fashion
@@ -353,53 +349,6 @@ def test_rule_10_the_evaluation_batch_moves_at_most_two_images() -> None:
     task = REGISTRY.task("digits-cnn")
     found = {evaluate(task.dense(), task.test_set, batch).correct for batch in (1, 32, 50, 397)}
     assert max(found) - min(found) <= 2
-
-
-def test_rule_12_the_key_follows_code_configuration_data_and_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = case_of("woodfisher", task=blob_task())
-    key = Runner().key(base)
-    assert Runner().key(case_of("woodfisher", task=blob_task())) == key
-    x, y = blobs(300, 0)
-    nudged = nn.Sequential(*blob_network())
-    nudged[0].weight.data[0, 0] += 1e-6
-    test = blobs(203, 2)
-    others = {
-        "configuration": case_of(WoodFisher(damping=2e-5)),
-        "budget": case_of("woodfisher", budget=9),
-        "sparsity": case_of("woodfisher", sparsity=0.6),
-        "recovery": case_of("woodfisher", recovery="batchnorm"),
-        "method": case_of("woodfisher-layer"),
-        "training data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x + 1e-3, y), test=test)),
-        "test data": case_of("woodfisher", task=Task("blobs", blob_network(), train=(x, y), test=(x, y))),
-        "checkpoint": case_of("woodfisher", task=Task("blobs", nudged, train=(x, y), test=test)),
-        "draw": dataclasses.replace(case_of("woodfisher", budget=9), sampling=Sampling("k-shot")),
-        "labels": dataclasses.replace(base, sampling=Sampling(wrong_labels=0.1)),
-        "pattern": dataclasses.replace(base, target=Target(0.5, NM(2, 4))),
-        "group": dataclasses.replace(base, target=Target(0.5, NM(1, 2))),
-    }
-    keys = {name: Runner().key(case) for name, case in others.items()}
-    assert len({key, *keys.values()}) == len(keys) + 1
-    monkeypatch.setattr("wfbench.reuse.numerics", lambda: "0.0")
-    assert Runner().key(base) != key
-
-
-def test_rule_12_code_counts_and_comments_do_not(tmp_path: Path) -> None:
-    body = (
-        '"""Text."""\nfrom wfbench import ScorePruner\nFACTOR = 1\n'
-        "class Mine(ScorePruner[None]):\n    name = 'mine'\n    def scores(self, net, data):\n"
-        "        return {name: FACTOR * weight.abs() for name, weight in net.weights.items()}\n"
-    )
-    texts = (body, "# a comment\n" + body.replace("Text", "Other text"), body.replace("FACTOR = 1", "FACTOR = 2"))
-    keys = []
-    for number, text in enumerate(texts):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "mine.py").write_text(text)
-        (pruner,) = pruners_of(load(folder / "mine.py"))
-        keys.append(Runner().key(case_of(pruner)))
-    assert keys[0] == keys[1] != keys[2]
-    assert "wfbench.curvature.inverse" in _closure(frozenset(["wfbench.woodfisher"]))
-    assert _source("wfbench.obs") != _source("wfbench.sparsity")
 
 
 class Mutates(ScorePruner[None]):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.test_rules import case_of
-from wfbench import Record, WfbenchError, run
-from wfbench.store import Store, latest, read
+from wfbench import Record, Runner, WfbenchError, run
+from wfbench.store import SameBits, Store, latest, read
 
 
 @pytest.fixture(scope="module")
@@ -17,10 +17,11 @@ def record() -> Record:
 
 def test_records_come_back_as_they_were_written(record: Record, tmp_path: Path) -> None:
     store = Store(tmp_path / "deep" / "suite.jsonl")
-    assert store.find(record.key) is None
+    asked, proofs = Runner().question(case_of("magnitude")), SameBits(tmp_path)
+    assert store.find(asked, record.code, proofs) is None
     store.append(record)
     again = Store(store.path)
-    assert again.find(record.key) == json.loads(record.as_json())
+    assert again.find(asked, record.code, proofs) == json.loads(record.as_json())
     assert store.path.read_text() == record.as_json() + "\n"
 
 
@@ -64,10 +65,11 @@ def test_a_line_that_is_no_record_is_named(record: Record, tmp_path: Path) -> No
 def test_the_last_record_of_a_case_counts(record: Record, tmp_path: Path) -> None:
     store = Store(tmp_path / "suite.jsonl")
     store.append(record)
-    newer = json.loads(record.as_json()) | {"key": "other", "accuracy": 0.5}
+    newer = json.loads(record.as_json()) | {"code": "other", "accuracy": 0.5}
     with store.path.open("a") as file:
         file.write(json.dumps(newer) + "\n")
     again = Store(store.path)
     assert latest(again.records) == [newer]
-    assert again.find("other") == newer
-    assert again.find(record.key) is None
+    asked, proofs = Runner().question(case_of("magnitude")), SameBits(tmp_path)
+    assert again.find(asked, "other", proofs) == newer
+    assert again.find(asked, record.code, proofs) is None

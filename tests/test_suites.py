@@ -22,6 +22,7 @@ from tests.test_rules import case_of
 from wfbench.plugins import discover
 from wfbench.pytest_plugin import Session
 from wfbench.runner import Runner
+from wfbench.store import identity
 from wfbench.suite import Suite
 
 ROOT = Path(__file__).parent.parent
@@ -283,8 +284,8 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert f"{54 - done} cases run, {done} reused" in rest.stdout
     after = path.read_bytes()
     assert after.startswith(before)
-    keys = [json.loads(line)["key"] for line in after.splitlines()]
-    assert len(keys) == len(set(keys)) == 54
+    cases = [identity(json.loads(line)) for line in after.splitlines()]
+    assert len(cases) == len(set(cases)) == 54
 
 
 def test_a_terminal_shows_a_progress_bar(files: list[str], tmp_path: Path) -> None:

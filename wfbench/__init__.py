@@ -8,9 +8,11 @@ from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
 from wfbench.errors import WfbenchError
 from wfbench.filters import Filter
 from wfbench.network import Network
+from wfbench.plugins import discover
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
-from wfbench.runner import run
+from wfbench.recoveries import RECOVERIES
+from wfbench.runner import Runner, run
 from wfbench.saved import load_pruned
 from wfbench.sparsity import NM, Target, Unstructured
 from wfbench.structured import ChannelPruner
@@ -20,6 +22,7 @@ from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
 
 __all__ = [
     "NM",
+    "RECOVERIES",
     "Case",
     "ChannelPruner",
     "CrossValidated",
@@ -32,6 +35,7 @@ __all__ = [
     "Pruner",
     "Record",
     "Relative",
+    "Runner",
     "Sampling",
     "ScorePruner",
     "Target",
@@ -42,6 +46,7 @@ __all__ = [
     "WoodFisher",
     "WoodFisherUnlabeled",
     "WoodburyInverse",
+    "discover",
     "draw",
     "fisher_rows",
     "load_pruned",

@@ -11,7 +11,6 @@ import torch
 
 from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
-from wfbench.evaluate import BATCH
 from wfbench.pruner import Pruner, Track
 from wfbench.recovery import Recovery
 from wfbench.sparsity import Target
@@ -38,8 +37,10 @@ SPARSE = (
     "activation_memory",
     "dense_activation_memory",
     "removed_channels",
+    "recovery_options",
+    "pattern_options",
 )
-"""Fields that a record leaves out where they are None, as most do."""
+"""Fields that a record leaves out where they are None or empty, as most are."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,15 @@ class Record:
     reason: str | None
     seconds: float | None = None
     options: dict[str, Any]
+    recovery_options: dict[str, Any]
+    pattern_options: dict[str, Any]
     environment: dict[str, Any]
-    key: str
+    code: str | None
 
     def as_json(self) -> str:
         """One line of JSON, fields in order; NaN is never written."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
-        written = {name: value for name, value in found.items() if value is not None or name not in SPARSE}
+        written = {name: value for name, value in found.items() if name not in SPARSE or value not in (None, {})}
         return json.dumps(written, allow_nan=False)
 
 
@@ -186,6 +189,14 @@ def options(component: object) -> dict[str, Any]:
     return {field.name: _plain(getattr(component, field.name)) for field in fields(component)}
 
 
+def changed(component: object) -> dict[str, Any]:
+    """Those of its hyper-parameters that are not its defaults; what the defaults are is said by its code."""
+    if not is_dataclass(component):
+        return {}
+    usual = {field.name: field.default for field in fields(component)}
+    return {name: value for name, value in options(component).items() if value != _plain(usual[name])}
+
+
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {"is": type(value).__name__, **options(value)}
@@ -193,7 +204,7 @@ def _plain(value: Any) -> Any:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers were made with besides the case: versions, commit, device, threads, evaluation batch."""
+    """What the numbers were made with besides the case: commit, version, device, threads."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "commit": commit(),
@@ -201,7 +212,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "machine": where,
         "threads": torch.get_num_threads(),
-        "evaluation_batch": BATCH,
     }
 
 

@@ -21,7 +21,8 @@ from wfbench.compare import compare
 from wfbench.errors import WfbenchError
 from wfbench.evaluate import evaluate
 from wfbench.plugins import Registry, discover, pruners_in
-from wfbench.store import latest, read
+from wfbench.requalify import requalify
+from wfbench.store import latest, read, record_files
 from wfbench.summary import write_parquet
 from wfbench.tables import harmless
 from wfbench.tasks import checkpoints, digits, fashion
@@ -99,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("b", type=Path, metavar="B", help="results folder")
     comparing.add_argument("--all", action="store_true", help="show what did not change, too")
     comparing.add_argument("--json", action="store_true", help="print JSON")
+    requalifying = command(
+        "requalify", _requalify, "Show by cases run again that changed code gives the bits of stored records."
+    )
+    requalifying.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    requalifying.add_argument("--tasks", metavar="A,B", help="tasks to look at (default: all)")
+    requalifying.add_argument("--json", action="store_true", help="print JSON")
+    _plugin_paths(requalifying)
     doctor = command("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
     doctor.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     doctor.add_argument("--device", default="cpu", help="default: cpu")
@@ -240,6 +248,39 @@ def _compare(options: argparse.Namespace) -> int:
     return 1 if len(found.worse) else 0
 
 
+def _requalify(options: argparse.Namespace) -> int:
+    registry = _registry(options)
+    tasks = options.tasks.split(",") if options.tasks else [*registry.tasks, *_cut_tasks(options.results)]
+    found = requalify(options.results, registry, tasks, (options.baseline_path, options.task_path))
+    unprovable = [
+        {"suite": suite, "records": count, "why": why} for (suite, why), count in sorted(found.unprovable.items())
+    ]
+    differing = [
+        {
+            **{name: getattr(kind, name) for name in ("task", "method", "recovery", "pattern", "old")},
+            "records": len(kind.records),
+            "other bits in": ", ".join(names),
+        }
+        for kind, names in found.differing
+    ]
+    if options.json:
+        counts = {"current": found.current, "proved": found.proved}
+        print(json.dumps({**counts, "differing": differing, "unprovable": unprovable}, indent=1))
+        return 0
+    for title, rows in (("other bits, so they are run again", differing), ("not provable", unprovable)):
+        if rows:
+            print(f"{title}:", tabulate(rows, headers="keys", maxcolwidths=60), sep="\n", end="\n\n")
+    stale = sum(row["records"] for row in (*differing, *unprovable))
+    print(f"{found.current} records current, {found.proved} proved to have the same bits, {stale} stale")
+    return 0
+
+
+def _cut_tasks(results: Path) -> list[str]:
+    """Names like `TASK[2000]` in the records."""
+    found = {record["task"] for file in record_files(results) for record in read(file)}
+    return sorted(name for name in found if name.endswith("]"))
+
+
 def _doctor(options: argparse.Namespace) -> int:
     checks: list[dict[str, Any]] = []
 
@@ -261,7 +302,7 @@ def _doctor(options: argparse.Namespace) -> int:
                 f"dense accuracy of {task.name}, checkpoint {replicate}",
                 lambda task=task, r=replicate: _dense_accuracy(task, r, options.device),  # type: ignore[misc]
             )
-    for path in sorted(options.results.glob("*.jsonl")):
+    for path in record_files(options.results):
         check(f"records in {path}", lambda path=path: f"{len(latest(read(path)))} cases")  # type: ignore[misc]
     if options.json:
         print(json.dumps(checks, indent=1))

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from wfbench import figures, leaders, reported, summary, tables
 from wfbench.errors import WfbenchError
-from wfbench.store import read
+from wfbench.store import read, record_files
 from wfbench.tables import NOTE, Table, harmless
 
 
@@ -149,7 +149,7 @@ def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
 
 def _render_all(results: Path) -> dict[str, bytes]:
     """`render` of every record file, a process each: they are independent and take seconds."""
-    files = sorted(results.glob("*.jsonl"), key=lambda file: (-file.stat().st_size, file.name))
+    files = sorted(record_files(results), key=lambda file: (-file.stat().st_size, file.name))
     if len(files) < 2:  # a process would take longer to start than it saves
         return {name: content for file in files for name, content in _render_file(file).items()}
     workers = min(len(files), os.cpu_count() or 1)
@@ -167,7 +167,7 @@ def stale(results: Path) -> list[str]:
     Raises:
         WfbenchError: there are no record files.
     """
-    if not any(results.glob("*.jsonl")):
+    if not record_files(results):
         raise WfbenchError(f"no record files (*.jsonl) in {results}; run a suite first, or give --results")
     expected = _render_all(results)
     there = {str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("*")}

@@ -18,9 +18,10 @@ from wfbench.case import Case, Record
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.plugins import Registry, discover
 from wfbench.recoveries import RECOVERIES
+from wfbench.reuse import digest
 from wfbench.runner import Runner
 from wfbench.scratch import steps_in
-from wfbench.store import Store
+from wfbench.store import SameBits, Store
 from wfbench.suite import Suite
 
 MARKERS = {
@@ -77,6 +78,7 @@ class Session:
             "seeds": (_split(config, "--seeds", int) or (None,))[0],
         }
         self.stores: dict[str, Store] = {}
+        self.proofs = SameBits(self.results)
         self.counts = {"run": 0, "reused": 0, "failed": 0}
         self.failures: dict[str, str] = {}
         self.cases: dict[str, list[Case]] = {}
@@ -98,18 +100,18 @@ class Session:
                     f"give --budgets of at most {size}"
                 )
         for case in {(case.task.name, case.replicate): case for case in cases}.values():
-            self.runner.key(case)
+            self.runner.question(case)
         self.stores[suite] = Store(self.results / f"{suite}.jsonl")
 
     def run(self, suite: str, case: Case) -> None:
         store = self.stores[suite]
-        key = self.runner.key(case)
-        known = store.find(key)
+        asked, code = self.runner.question(case), self.runner.code(case)
+        known = store.find(asked, code, self.proofs)
         if known is not None and not (self.retry and known["status"] == "failed"):
             self.counts["reused"] += 1
             status, reason = known["status"], known["reason"]
         else:
-            steps = self.results / STEPS / key[:24]  # code, options and data are in the key
+            steps = self.results / STEPS / digest({"question": asked, "code": code})[:24]
             with steps_in(steps):
                 record = self._run(suite, case)
             store.append(record)

@@ -1,46 +1,164 @@
-"""The key that says whether a stored record may be used again, and the digests that it is made of."""
+"""When a stored record may be used again: it answers the same question, and its code gives the same result.
 
-import ast
+The question is what a record says of itself: identity, options, data, checkpoint, device, versions. The code is one
+digest of the definitions that the case reaches by name, wherever they stand.
+"""
+
 import hashlib
 import json
-import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from types import ModuleType
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any
 
 import torch
 from torch import nn
 
-from wfbench.case import Case, numerics, options
-from wfbench.evaluate import BATCH
+from wfbench.case import Case, changed, numerics, options
+from wfbench.data import draw
+from wfbench.definitions import Definition, Definitions, UnreadableError
+from wfbench.evaluate import BATCH, evaluate
+from wfbench.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
+from wfbench.network import Network
+from wfbench.stages import handed, seeded
 
-NOT_SCIENCE = ("wfbench.plugins", "wfbench.store", "wfbench.errors")
+PROTOCOL = 1
+"""Raised by hand where the runner asks another question with the same parts: other stages, another order."""
+
+SHAPING: tuple[Callable[..., Any], ...] = (
+    draw, handed, seeded, Network, check_finite, achieved_sparsity, evaluate, realised_change, magnitude_overlap,
+)  # fmt: skip
+"""What the runner calls around every method, and what so shapes every result."""
+
+UNSAID = ("recovery_options", "pattern_options", "protocol", "libraries")
+"""What records without a digest of their code do not say of the question."""
+
+_DEFINITIONS = Definitions()
 
 
-def reuse_key(case: Case, module: nn.Module, checkpoint: str, device: torch.device, harness: ModuleType) -> str:
-    """SHA-256 over code, configuration, data, checkpoint and numerics version: equal keys, equal science fields."""
-    classes = {type(part).__module__ for part in module.modules()}
-    own = {name for name in classes if not name.startswith("torch.")}
-    parts = (case.method, case.recovery, case.target.pattern)
-    roots = {harness.__name__}.union(own, *(_modules(part) for part in parts))
-    content = {
-        "identity": case.identity(),
-        "method": options(case.method),
-        "recovery": options(case.recovery),
-        "pattern": options(case.target.pattern),
-        "code": sorted(_source(name) for name in _closure(frozenset(roots))),
-        "train": case.task.train_set.fingerprint,
-        "test": case.task.test_set.fingerprint,
-        "checkpoint": checkpoint,
-        "numerics": [numerics(), device.type, BATCH],
+def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> dict[str, Any]:
+    """The fields of a record, as JSON gives them back, by which it answers this case."""
+    found = {
+        **case.identity(),
+        "options": options(case.method),
+        "recovery_options": changed(case.recovery),
+        "pattern_options": changed(case.target.pattern),
+        "environment": {
+            "protocol": PROTOCOL,
+            "torch": numerics(),
+            "libraries": _versions(_reached(case, module)),
+            "device": device.type,
+            "evaluation_batch": BATCH,
+            "checkpoint": checkpoint[:12],
+            "train": case.task.train_set.fingerprint[:12],
+            "test": case.task.test_set.fingerprint[:12],
+        },
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
-def _modules(component: object) -> set[str]:
-    """Where the class of a component is written, and those of the components it is made of."""
-    parts = [getattr(component, field.name) for field in fields(component)] if is_dataclass(component) else []
-    return {type(component).__module__}.union(*(_modules(part) for part in parts if is_dataclass(part)))
+def answers(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the record says all that is asked; what old records do not say counts as said."""
+    return not differences(record, asked)
+
+
+def differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The names of what the record answers otherwise."""
+    found = []
+    for name, wanted in asked.items():
+        said = record.get(name)
+        if isinstance(wanted, dict) and name == "environment":
+            found += differences({**(said or {}), "code": record.get("code")}, wanted)
+        elif (said or None) != (wanted or None) and not (name in UNSAID and said is None and not record.get("code")):
+            found.append(name)
+    return found
+
+
+def code(case: Case, module: nn.Module) -> str | None:
+    """A digest of all definitions that shape the case's result; None where one has no source to read."""
+    try:
+        return _digest(roots(case, module))
+    except UnreadableError:
+        return None
+
+
+def digest(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def roots(case: Case, module: nn.Module) -> frozenset[Definition]:
+    """Where the reading of definitions starts: method, recovery, pattern, network, and what the runner calls."""
+    return frozenset({*map(_place, SHAPING), *_components(case), *_layers(module)})
+
+
+def code_of(record: Mapping[str, Any]) -> str | None:
+    """The code that a record was made by; those from before there was a digest go by their commit."""
+    if found := record.get("code"):
+        return str(found)
+    commit = record.get("environment", {}).get("commit") or "+"
+    return None if "code" in record or commit.endswith("+") else f"commit {commit}"
+
+
+@cache
+def _digest(of: frozenset[Definition]) -> str:
+    return _DEFINITIONS.digest(of)[:16]
+
+
+def _reached(case: Case, module: nn.Module) -> frozenset[str]:
+    """Installed packages behind method, recovery, pattern and network."""
+    try:
+        return _libraries(frozenset({*_components(case), *map(_place, {type(part) for part in module.modules()})}))
+    except UnreadableError:
+        return frozenset()
+
+
+@cache
+def _libraries(of: frozenset[Definition]) -> frozenset[str]:
+    return frozenset(_DEFINITIONS.libraries(of))
+
+
+def _versions(packages: frozenset[str]) -> dict[str, str]:
+    """By the name of the distribution, without torch."""
+    names = {name for package in packages for name in _distributions().get(package, ())} - {"torch"}
+    return {name: found for name in sorted(names) if (found := _version(name))}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def _components(case: Case) -> set[Definition]:
+    return {at for part in (case.method, case.recovery, case.target.pattern) for at in _classes(part)}
+
+
+def _classes(component: object) -> Iterator[Definition]:
+    """Where the class of a component is written, and those of the components and functions it is made of."""
+    made_here = isinstance(component, type) or callable(getattr(component, "__code__", None))
+    yield _place(component if made_here else type(component))
+    for field in fields(component) if is_dataclass(component) else ():
+        if is_dataclass(part := getattr(component, field.name)) or callable(part):
+            yield from _classes(part)
+
+
+def _layers(module: nn.Module) -> set[Definition]:
+    """The network's own classes; what is installed is in the checkpoint's digest and the versions."""
+    places = {_place(type(part)) for part in module.modules()}
+    return {at for at in places if isinstance(_DEFINITIONS.resolve(*at), tuple)}
+
+
+def _place(thing: Any) -> Definition:
+    return thing.__module__, thing.__qualname__.partition(".")[0]
 
 
 def checkpoint_digest(module: nn.Module) -> str:
@@ -50,38 +168,3 @@ def checkpoint_digest(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@cache
-def _closure(roots: frozenset[str]) -> frozenset[str]:
-    """The modules that the roots take objects from, within wfbench and the plugin's own file."""
-    found, queue = set[str](), list(roots)
-    while queue:
-        name = queue.pop()
-        if name in found or name in NOT_SCIENCE or name not in sys.modules:
-            continue
-        found.add(name)
-        for value in vars(sys.modules[name]).values():
-            origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-            if isinstance(origin, str) and origin.startswith("wfbench."):
-                queue.append(origin)
-    return frozenset(found)
-
-
-@cache
-def _source(name: str) -> str:
-    """Digest of a module's code without comments, docstrings and layout."""
-    file = sys.modules[name].__file__
-    if file is None:
-        return ""
-    with open(file) as text:
-        tree = ast.parse(text.read())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and isinstance(body, list):
-            node.body = [part for part in body if not _is_text(part)] or [ast.Pass()]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
-
-
-def _is_text(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

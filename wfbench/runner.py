@@ -1,7 +1,6 @@
 """`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,17 +8,18 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from wfbench.case import Case, Record, environment, options
+from wfbench.case import Case, Record, environment
 from wfbench.data import Labeled, Unlabeled, draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.evaluate import Scores, evaluate
-from wfbench.network import Network, Params, flatten
+from wfbench.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
+from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
-from wfbench.pruner import TRIALS, Fitted
-from wfbench.reuse import checkpoint_digest, reuse_key
-from wfbench.sparsity import Target, keep_largest
+from wfbench.pruner import Fitted
+from wfbench.reuse import checkpoint_digest, code, question
+from wfbench.sparsity import Target
 from wfbench.stages import handed, stage
 
 DIAGNOSTICS = ("mean_leverage", "effective_rank", "damping", "damping_ratio", "predicted_change", "step")
@@ -56,10 +56,14 @@ class Runner:
         self._pruned: tuple[Target, Pruned, float] | None = None
         self._scores: dict[tuple[str, str], Scores] = {}
 
-    def key(self, case: Case) -> str:
-        """The reuse key of the case's record."""
+    def question(self, case: Case) -> dict[str, Any]:
+        """The fields of the case's record that are known before it is run."""
         dense = self._dense_of(case)
-        return reuse_key(case, dense.module, dense.digest, self.device, sys.modules[__name__])
+        return question(case, dense.module, dense.digest, self.device)
+
+    def code(self, case: Case) -> str | None:
+        """The digest of the code that shapes the case's result; None where it cannot be read."""
+        return code(case, self._dense_of(case).module)
 
     def run(self, case: Case, suite: str = "") -> Record:
         """The record of the case; failures of the method are records too.
@@ -76,16 +80,15 @@ class Runner:
         except CaseFailed as failure:
             reason = str(failure)
         licences = (case.method.licence, case.recovery.licence)
+        asked = self.question(case)
         return Record(
             suite=suite,
-            **case.identity(),
+            **asked | {"environment": environment(self.device) | asked["environment"]},
             n_inputs=len(data) if Labeled in licences or Unlabeled in licences else 0,
             n_labels=len(data) if Labeled in licences else 0,
             status="ok" if reason is None else "failed",
             reason=reason,
-            options=options(case.method),
-            environment=environment(self.device) | self._data_of(case),
-            key=self.key(case),
+            code=self.code(case),
             **found,
         )
 
@@ -98,11 +101,11 @@ class Runner:
         """
         dense, data = self._dense_of(case), _draw(case)
         with self._watched(case, dense):
-            _check_finite(dense.network.state(), "dense")
+            check_finite(dense.network.state(), "dense")
             fitted, fitting = self._fit(case, dense, data)
             pruned, pruning = self._prune(case, fitted)
-            _check_finite(pruned.state, "pruned")
-            _achieved(case, dense.network, pruned, data.inputs[:1])
+            check_finite(pruned.state, "pruned")
+            achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
@@ -111,14 +114,14 @@ class Runner:
         with self._watched(case, dense), stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))  # type: ignore[type-var]
         seconds += time.perf_counter() - began
-        _check_finite(recovered.state, "pruned")
+        check_finite(recovered.state, "pruned")
         if dense.scores is None:
             dense.scores = self._evaluate(case, dense.module, dense.digest)
             try:
                 case.task.check_registered(case.replicate, dense.scores)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        achieved = _achieved(case, dense.network, recovered, data.inputs[:1])
+        achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
         steps = [
             {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
             for sparsity, state in pruned.path
@@ -133,9 +136,9 @@ class Runner:
             "dense_accuracy": dense.scores.accuracy,
             "dense_loss": dense.scores.loss,
             "chance": dense.scores.chance,
-            "magnitude_overlap": _overlap(dense.network, recovered),
-            **{name: _finite(pruned.diagnostics.get(name)) for name in DIAGNOSTICS},
-            "realised_change": _realised(case, dense.network, pruned, data),
+            "magnitude_overlap": magnitude_overlap(dense.network, recovered),
+            **{name: finite(pruned.diagnostics.get(name)) for name in DIAGNOSTICS},
+            "realised_change": realised_change(dense.network, pruned, handed(case.method.licence, data)),
             "trials": max(1, len(pruned.trials)),
             "steps": steps or None,
             "tried": [dict(trial) for trial in pruned.trials] or None,
@@ -168,15 +171,6 @@ class Runner:
                 pruned = fitted.prune(case.target)
             self._pruned = (case.target, pruned, time.perf_counter() - began)
         return self._pruned[1], self._pruned[2]
-
-    def _data_of(self, case: Case) -> dict[str, str]:
-        """The first digits of the SHA-256 of dense checkpoint and splits."""
-        digests = {
-            "checkpoint": self._dense_of(case).digest,
-            "train": case.task.train_set.fingerprint,
-            "test": case.task.test_set.fingerprint,
-        }
-        return {name: digest[:12] for name, digest in digests.items()}
 
     def _dense_of(self, case: Case) -> Dense:
         which = (case.task.name, case.replicate)
@@ -217,41 +211,3 @@ def run(case: Case, device: str = "cpu") -> Record:
 
 def _draw(case: Case) -> Labeled:
     return draw(case.task.train_set, case.budget, case.seed, case.sampling)
-
-
-def _check_finite(state: Params, what: str) -> None:
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
-
-
-def _achieved(case: Case, net: Network, pruned: Pruned, x: Tensor) -> float:
-    """The sparsity that the pattern counts, of a result that is whole and kept to the cap on trials."""
-    name = case.method.name
-    missing = (net.state().keys() - pruned.state.keys()) | (net.weights.keys() - pruned.mask.keys())
-    if missing:
-        raise BrokenRule(f"{name} returned no state or mask for {', '.join(sorted(missing))}")
-    if len(pruned.trials) > TRIALS:
-        raise BrokenRule(f"{name} tried {len(pruned.trials)} values of its hyper-parameters; the cap is {TRIALS}")
-    try:
-        return case.target.pattern.achieved(case.target, net, pruned, x)
-    except BrokenRule as broken:
-        raise BrokenRule(f"{name}: {broken}") from None
-
-
-def _realised(case: Case, net: Network, pruned: Pruned, data: Labeled) -> float | None:
-    """What pruning did to the loss on the method's own samples, as far as it may see them."""
-    seen = handed(case.method.licence, data)
-    return None if seen is None else _finite(net.change(pruned.state, seen))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _overlap(net: Network, pruned: Pruned) -> float:
-    """Share of the kept weights that global magnitude would keep at the same sparsity."""
-    kept = flatten({name: pruned.mask[name] for name in net.weights})
-    sparsity = 1 - int(kept.sum()) / len(kept)
-    magnitude = keep_largest({name: weight.abs() for name, weight in net.weights.items()}, Target(sparsity))
-    return int((kept & flatten(magnitude)).sum()) / max(1, int(kept.sum()))

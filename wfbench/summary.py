@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wfbench import stats
-from wfbench.store import USUAL, latest, read
+from wfbench.store import USUAL, latest, read, record_files
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 BLOCK = ["budget", "recovery", "sparsity", "setting"]
@@ -25,7 +25,7 @@ def load_results(results: Path | str = "results") -> pd.DataFrame:
 
     Columns are the records' fields (`options` and `environment` hold dictionaries).
     """
-    files = sorted(Path(results).glob("*.jsonl"))  # two suites may hold the same case: each keeps its own
+    files = record_files(Path(results))  # two suites may hold the same case: each keeps its own
     return _ordered([record for file in files for record in latest(read(file))])
 
 

@@ -299,7 +299,8 @@ def provenance(frame: pd.DataFrame) -> str:
         )
     }
     versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
-    keys = hashlib.sha256("".join(sorted(frame["key"])).encode()).hexdigest()
+    made_by = (frame[name].dropna() for name in ("key", "code") if name in frame)
+    keys = hashlib.sha256("".join(sorted(found for names in made_by for found in names)).encode()).hexdigest()
     return "; ".join([f"{len(frame)} cases", versions, f"reuse keys {keys[:12]}"]) + "."
 
 

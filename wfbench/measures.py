@@ -1,0 +1,59 @@
+"""What a record says of a result besides its scores: sparsity, likeness to magnitude, change of the loss."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wfbench.data import Labeled, Unlabeled
+from wfbench.errors import BrokenRule, CaseFailed
+from wfbench.network import Network, Params, flatten
+from wfbench.pruned import Pruned
+from wfbench.pruner import TRIALS, Pruner
+from wfbench.sparsity import Target, keep_largest
+
+
+def check_finite(state: Params, what: str) -> None:
+    """Raises CaseFailed for NaN or infinite values in the `what` network."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CaseFailed(f"{name} of the {what} network contains NaN or infinite values")
+
+
+def achieved_sparsity(method: Pruner[Any], target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
+    """The sparsity that the pattern counts, of a result that is whole and kept to the cap on trials.
+
+    Args:
+        x: one sample `[1, *input]`.
+
+    Raises:
+        BrokenRule: state or mask are not whole, too many trials, or the target is missed.
+    """
+    missing = (net.state().keys() - pruned.state.keys()) | (net.weights.keys() - pruned.mask.keys())
+    if missing:
+        raise BrokenRule(f"{method.name} returned no state or mask for {', '.join(sorted(missing))}")
+    if (tried := len(pruned.trials)) > TRIALS:
+        raise BrokenRule(f"{method.name} tried {tried} values of its hyper-parameters; the cap is {TRIALS}")
+    try:
+        return target.pattern.achieved(target, net, pruned, x)
+    except BrokenRule as broken:
+        raise BrokenRule(f"{method.name}: {broken}") from None
+
+
+def realised_change(net: Network, pruned: Pruned, seen: Labeled | Unlabeled | None) -> float | None:
+    """What pruning did to the loss on the samples that the method may see, nats; None without any."""
+    return None if seen is None else finite(net.change(pruned.state, seen))
+
+
+def magnitude_overlap(net: Network, pruned: Pruned) -> float:
+    """Share of the kept weights that global magnitude would keep at the same sparsity."""
+    kept = flatten({name: pruned.mask[name] for name in net.weights})
+    sparsity = 1 - int(kept.sum()) / len(kept)
+    magnitude = keep_largest({name: weight.abs() for name, weight in net.weights.items()}, Target(sparsity))
+    return int((kept & flatten(magnitude)).sum()) / max(1, int(kept.sum()))
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is none that JSON can hold."""
+    return value if value is not None and math.isfinite(value) else None
