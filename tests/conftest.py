@@ -8,7 +8,7 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).parent.parent
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "wfbench").rglob("[!_]*.py")]
 # what reads definitions has no arrays, and millions of small calls that checks would make fifty times slower
-install_import_hook([name for name in MODULES if not name.endswith(".definitions")], "beartype.beartype")
+install_import_hook([name for name in MODULES if not name.startswith("wfbench.definitions")], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
