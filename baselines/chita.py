@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, WfbenchError
+from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target
 from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
+from wfbench.linalg import cholesky
 from wfbench.network import flatten, unflatten
 from wfbench.sparsity import keep_largest
 
@@ -73,10 +74,7 @@ class Regression:
     def minimum(self, kept: Bool[Tensor, " p"], inner: Float[Tensor, "k k"]) -> tuple[float, Float[Tensor, " k"]]:
         """The least value on the support, and u with `w_K = w̄_K + R_Kᵀu`; `inner` is `R_K R_Kᵀ`."""
         misfit = self.wanted - self.rows @ torch.where(kept, self.dense, 0)
-        lower, info = torch.linalg.cholesky_ex(inner + self.damping * torch.eye(len(inner)).to(inner))
-        if info.any():
-            raise WfbenchError(f"damping {self.damping:g} is too small for these gradients; raise it")
-        u = torch.cholesky_solve(misfit[:, None], lower)[:, 0]
+        u = torch.cholesky_solve(misfit[:, None], cholesky(inner, self.damping))[:, 0]
         outside = torch.where(kept, 0, self.dense).square().sum()
         return float(self.damping * (misfit @ u + outside)) / 2, u
 

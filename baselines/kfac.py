@@ -13,8 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled, WfbenchError
+from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.curvature.diagnostics import effective_rank
+from wfbench.linalg import inverse
 from wfbench.sparsity import keep_largest
 
 with warnings.catch_warnings():
@@ -102,15 +103,7 @@ def damped_inverses(a: Tensor, b: Tensor, damping: float) -> tuple[Tensor, Tenso
     """`(B + √λ/π I)⁻¹` and `(A + π√λ I)⁻¹` with `π² = (tr A/d_in)/(tr B/d_out)`, after Martens & Grosse 2015."""
     mean_a, mean_b = float(a.trace()) / len(a), float(b.trace()) / len(b)
     pi = sqrt(mean_a / mean_b) if mean_a > 0 and mean_b > 0 else 1.0
-    return _inverse(b, sqrt(damping) / pi), _inverse(a, sqrt(damping) * pi)
-
-
-def _inverse(factor: Tensor, shift: float) -> Tensor:
-    eye = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
-    lower, info = torch.linalg.cholesky_ex(factor + shift * eye)
-    if info.any():
-        raise WfbenchError(f"a Kronecker factor shifted by {shift:g} is not positive definite; raise the damping")
-    return torch.cholesky_inverse(lower)
+    return inverse(b, sqrt(damping) / pi), inverse(a, sqrt(damping) * pi)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ damping, 1 % of the mean diagonal, is our choice.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.layers import as_matrices, damped, second_moments
+from wfbench.linalg import inverse
 from wfbench.sparsity import Scope, keep_largest
 
 
@@ -58,7 +58,7 @@ class LOBS(Pruner[Unlabeled]):
         moments = second_moments(net, data.inputs)
         inverses = {}
         for name, moment in moments.items():
-            inverses[name] = torch.cholesky_inverse(torch.linalg.cholesky(damped(moment, self.damping)))
+            inverses[name] = inverse(damped(moment, self.damping))
         return FittedLOBS(net, inverses, {name: self.divisor(net, name, moments[name]) for name in moments})
 
     def divisor(self, net: Network, name: str, moment: Tensor) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, second_moments
+from wfbench.linalg import inverse
 from wfbench.network import Params
 from wfbench.sparsity import Scope, keep_largest
 
@@ -73,9 +74,9 @@ def trace(
     weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"]
 ) -> tuple[Int[Tensor, "rows d"], Float[Tensor, "rows d"]]:
     """For every row, the weights in the order of greedy removal, and what each removal adds to `½ δ H δᵀ`."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    inverted = inverse(hessian)
     size = max(1, CHUNK // hessian.numel())
-    parts = [_trace(part, inverse) for part in weights.split(size)]
+    parts = [_trace(part, inverted) for part in weights.split(size)]
     return torch.cat([order for order, _ in parts]), torch.cat([losses for _, losses in parts])
 
 

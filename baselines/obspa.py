@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench.channelwise import Order, Read, ReadPruner
+from wfbench.linalg import cholesky, inverse
 
 
 @dataclass(frozen=True)
@@ -28,39 +29,39 @@ class OBSFilter(ReadPruner):
 
     def order(self, reads: list[Read]) -> Order:
         weights = [read.weight.clone() for read in reads]
-        inverses = [torch.cholesky_inverse(torch.linalg.cholesky(read.hessian)) for read in reads]
+        inverses = [inverse(read.hessian) for read in reads]
         left = list(range(len(reads[0].columns)))
         order: list[int] = []
         losses: list[float] = []
         while len(left) > 1:
             parts = [
-                block_losses(w, inverse, read.columns[left])
-                for w, inverse, read in zip(weights, inverses, reads, strict=True)
+                block_losses(w, inverted, read.columns[left])
+                for w, inverted, read in zip(weights, inverses, reads, strict=True)
             ]
             found = torch.stack(parts).sum(0)
             best = int(found.argsort(stable=True)[0])
             losses.append(float(found[best]))
             order.append(left.pop(best))
-            for w, inverse, read in zip(weights, inverses, reads, strict=True):
-                take_out(w, inverse, read.columns[order[-1]])
+            for w, inverted, read in zip(weights, inverses, reads, strict=True):
+                take_out(w, inverted, read.columns[order[-1]])
         return order, losses
 
 
 def block_losses(
-    weight: Float[Tensor, "out d"], inverse: Float[Tensor, "d d"], columns: Int[Tensor, "channels k"]
+    weight: Float[Tensor, "out d"], inverted: Float[Tensor, "d d"], columns: Int[Tensor, "channels k"]
 ) -> Float[Tensor, " channels"]:
     """`½ tr(W_c ([H⁻¹]_cc)⁻¹ W_cᵀ)` of every block c of columns."""
-    lower = torch.linalg.cholesky(inverse[columns[:, :, None], columns[:, None, :]])
+    lower = cholesky(inverted[columns[:, :, None], columns[:, None, :]])
     parts = weight[:, columns].permute(1, 2, 0)
     return torch.linalg.solve_triangular(lower, parts, upper=False).square().sum((1, 2)) / 2
 
 
-def take_out(weight: Float[Tensor, "out d"], inverse: Float[Tensor, "d d"], columns: Int[Tensor, " k"]) -> None:
+def take_out(weight: Float[Tensor, "out d"], inverted: Float[Tensor, "d d"], columns: Int[Tensor, " k"]) -> None:
     """Remove a block of columns, the others taking up what they can; weight and inverse change in place."""
-    rows = inverse[columns]
-    pull = torch.cholesky_solve(rows, torch.linalg.cholesky(rows[:, columns]))
+    rows = inverted[columns]
+    pull = torch.cholesky_solve(rows, cholesky(rows[:, columns]))
     weight -= weight[:, columns] @ pull
-    inverse -= rows.mT @ pull
+    inverted -= rows.mT @ pull
     weight[:, columns] = 0
-    inverse[:, columns] = 0
-    inverse[columns] = 0
+    inverted[:, columns] = 0
+    inverted[columns] = 0

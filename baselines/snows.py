@@ -79,8 +79,8 @@ class FittedSNOWS:
         """Outputs of the layer that owns `first` and of those called after it, K in all."""
         found: list[Tensor] = []
 
-        def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if found or f"{name}.weight".lstrip(".") == first:
+        def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if found or weight == first:
                 found.append(output)
             if len(found) == self.options.horizon:
                 raise _Enough

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.layers import damped, one_by_one, only_layer_scope
+from wfbench.linalg import inverse
 from wfbench.sparsity import Scope, keep_all_but
 
 
@@ -85,8 +86,7 @@ def sweep(
     weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"], block: int, choose: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "rows d"]]:
     """The pruned matrix and its mask. `U`, the upper Cholesky factor of `H⁻¹`, holds every downdated inverse's row."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
-    upper = torch.linalg.cholesky(inverse, upper=True)
+    upper = torch.linalg.cholesky(inverse(hessian), upper=True)
     w, mask = weights.clone(), torch.ones_like(weights, dtype=torch.bool)
     for start in range(0, w.shape[1], block):
         stop = min(start + block, w.shape[1])

@@ -12,6 +12,7 @@ from wfbench.plugins import discover
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
 from wfbench.recoveries import RECOVERIES
+from wfbench.recovery import Recovery
 from wfbench.runner import Runner, run
 from wfbench.saved import load_pruned
 from wfbench.sparsity import NM, Target, Unstructured
@@ -34,6 +35,7 @@ __all__ = [
     "Pruned",
     "Pruner",
     "Record",
+    "Recovery",
     "Relative",
     "Runner",
     "Sampling",

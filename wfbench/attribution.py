@@ -8,15 +8,14 @@ mask with WoodFisher's exact set update.
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
+from wfbench.licence import handed, strongest
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, Updating, take_after
 from wfbench.sparsity import Target
 
 KEPT = "kept"
-STRENGTH = (type(None), Unlabeled, Labeled)
 
 
 @dataclass(frozen=True)
@@ -32,16 +31,16 @@ class Transplant(Pruner[Any]):
         licence, name = self.mask_of.licence, KEPT
         if self.update_of is not None:
             name = self.update_of.name
-            licence = max(licence, self.update_of.licence, key=STRENGTH.index)
+            licence = strongest((licence, self.update_of.licence))
             if not self.update_of.updates:
                 raise WfbenchError(f"{name} has no update for masks that are not its own")
         take_after(self, self.mask_of, f"{self.mask_of.name}+{name}", licence)
 
     def fit(self, net: Network, data: Any) -> Fitted:
-        mask_of = self.mask_of.fit(net, _allowed(self.mask_of.licence, data))
+        mask_of = self.mask_of.fit(net, handed(self.mask_of.licence, data))
         if self.update_of is None:
             return _Transplanted(net, mask_of, None)
-        update_of = self.update_of.fit(net, _allowed(self.update_of.licence, data))
+        update_of = self.update_of.fit(net, handed(self.update_of.licence, data))
         if not isinstance(update_of, Updating):
             raise WfbenchError(f"{self.update_of.name} promises an update for any mask, but its Fitted has no `update`")
         return _Transplanted(net, mask_of, update_of)
@@ -58,10 +57,3 @@ class _Transplanted:
         untouched = target.sparsity == 0 or self.update_of is None
         weights = self.net.weights if untouched else self.update_of.update(mask)  # type: ignore[union-attr]
         return Pruned.of(self.net, weights, mask)
-
-
-def _allowed(licence: type, data: Any) -> Any:
-    """What a licence allows of data that a stronger one was handed."""
-    if licence is Labeled:
-        return data
-    return Unlabeled(data.inputs) if licence is Unlabeled else None

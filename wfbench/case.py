@@ -11,13 +11,11 @@ import torch
 
 from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError
-from wfbench.pruner import Pruner, Track
+from wfbench.licence import TRACKS, Track, strongest
+from wfbench.pruner import Pruner
 from wfbench.recovery import Recovery
 from wfbench.sparsity import Target
 from wfbench.tasks.task import Task
-
-ORDER: dict[Track, int] = {"data-free": 0, "unlabeled": 1, "labeled": 2}
-
 
 SPARSE = (
     "effective_rank",
@@ -68,7 +66,7 @@ class Case:
     replicate: int
     target: Target
     method: Pruner[Any]
-    recovery: Recovery
+    recovery: Recovery[Any]
     sampling: Sampling = RANDOM
 
     def __post_init__(self) -> None:
@@ -86,7 +84,8 @@ class Case:
     @property
     def track(self) -> Track:
         """The strongest licence among pruner and recovery."""
-        return max(self.method.track, self.recovery.track, key=lambda track: ORDER[track])
+        _ = self.method.track, self.recovery.track  # each says what it may see
+        return TRACKS[strongest((self.method.licence, self.recovery.licence))]
 
     def identity(self) -> dict[str, Any]:
         """The fields of the record that say which case it is of."""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wfbench.errors import WfbenchError
-from wfbench.network import NORMS, PRUNABLE, Network, Params
+from wfbench.network import NORMS, PRUNABLE, Network, Params, tensor_name
 
 CONVOLUTION = nn.modules.conv._ConvNd
 TRANSPOSED = nn.modules.conv._ConvTransposeNd
@@ -120,7 +120,7 @@ def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
             (charged if counts else deleted).append(Slices(name, 0, rows))
     consumers = []
     for layer, rows in read.items():
-        name = f"{names[layer]}.weight".lstrip(".")
+        name = tensor_name(names[layer], "weight")
         deleted.append(Slices(name, 1, rows))
         consumers.append(name)
     first = min((names[layer] for layer in made if isinstance(layer, PRUNABLE)), key=list(names.values()).index)
@@ -137,7 +137,7 @@ def _rows(roots: Sequence[int], positions: Sequence[int]) -> Int[Tensor, "channe
 def _tensors(layer: nn.Module, name: str) -> dict[str, Tensor]:
     """Parameters and statistics of a layer that have an entry a channel."""
     own = {**dict(layer.named_parameters(recurse=False)), **dict(layer.named_buffers(recurse=False))}
-    return {f"{name}.{key}".lstrip("."): tensor for key, tensor in own.items() if tensor.ndim > 0}
+    return {tensor_name(name, key): tensor for key, tensor in own.items() if tensor.ndim > 0}
 
 
 def _next(layer: nn.Module, graph: Any) -> set[nn.Module]:

@@ -14,6 +14,7 @@ from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled, Unlabeled
 from wfbench.filters import Filter, Removal, pruned_of
 from wfbench.layers import damped, second_moments
+from wfbench.linalg import cholesky
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
@@ -113,7 +114,7 @@ def reconstructed(net: Network, groups: list[Coupled], gone: Gone, reads: Mappin
         weight, hessian = whole[name].weight, whole[name].hessian
         kept = torch.ones(len(hessian), dtype=torch.bool, device=hessian.device)
         kept[torch.cat(columns)] = False
-        lower = torch.linalg.cholesky(hessian[kept][:, kept])
+        lower = cholesky(hessian[kept][:, kept])
         found[name] = torch.zeros_like(weight)
         found[name][:, kept] = torch.cholesky_solve((weight @ hessian)[:, kept].mT, lower).mT
     return {name: weight.reshape(net.weights[name].shape) for name, weight in found.items()}

@@ -51,9 +51,9 @@ def cross_validated(pruner: Pruner[Any], search: CrossValidated, net: Network, d
     found = _Validated(pruner, net, data, {start * factor: [] for factor in search.factors}, relative)
     for fold in range(folds):
         held = range(n * fold // folds, n * (fold + 1) // folds)
-        rest = _part(data, [i for i in range(n) if i not in held])
+        rest = data.take([i for i in range(n) if i not in held])
         for value, of_folds in found.folds.items():  # folds outside: the dampings of one share its curvature rows
-            of_folds.append((found.fitted(value, rest), _part(data, list(held))))
+            of_folds.append((found.fitted(value, rest), data.take(list(held))))
     return found
 
 
@@ -98,7 +98,3 @@ class _Validated:
         except WfbenchError:
             return inf
         return change if isfinite(change) else inf
-
-
-def _part(data: Labeled | Unlabeled, at: list[int]) -> Labeled | Unlabeled:
-    return Labeled(data.inputs[at], data.labels[at]) if isinstance(data, Labeled) else Unlabeled(data.inputs[at])

@@ -24,6 +24,10 @@ class Unlabeled:
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
+    def take(self, at: Sequence[int] | slice) -> "Unlabeled":
+        """Some of the samples, by place."""
+        return Unlabeled(self.inputs[at])
+
 
 @dataclass(frozen=True, slots=True)
 class Labeled:
@@ -41,6 +45,10 @@ class Labeled:
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
+
+    def take(self, at: Sequence[int] | slice) -> "Labeled":
+        """Some of the samples, by place."""
+        return Labeled(self.inputs[at], self.labels[at])
 
 
 @runtime_checkable

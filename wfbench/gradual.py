@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from wfbench.data import Labeled, Unlabeled
+from wfbench.data import Labeled
 from wfbench.errors import WfbenchError
+from wfbench.licence import handed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, take_after
@@ -83,11 +84,10 @@ class FittedGradual:
     seed: int
 
     def prune(self, target: Target) -> Pruned:
-        everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.net.weights.items()}
         if target.sparsity == 0:
-            return Pruned.of(self.net, self.net.weights, everything)
+            return Pruned.dense(self.net)
         steps, kept_steps = self.options.steps, Steps(self._key(target))
-        pruned, path = Pruned.of(self.net, self.net.weights, everything), []
+        pruned, path = Pruned.dense(self.net), []
         with tqdm(total=steps, unit="removal", desc=self.options.name, leave=False, disable=None) as bar:
             for step in range(1, steps + 1):
                 share = cubic(step, steps, min(self.options.start, target.sparsity), target.sparsity)
@@ -107,20 +107,14 @@ class FittedGradual:
             torch.manual_seed(self.seed + step)  # a step is the same whether the ones before it were run or loaded
             module = self.net.module()
             module.load_state_dict(dict(before.state))
-            found = self.options.of.fit(Network(module), self._handed()).prune(target)
+            seen: Any = handed(self.options.of.licence, self.data.take(slice(self.options.seen)))
+            found = self.options.of.fit(Network(module), seen).prune(target)
             for name, mask in found.mask.items():
                 if (mask & ~before.mask[name]).any():
                     method = self.options.of.name
                     raise WfbenchError(f"{method} takes weights of {name} back; it cannot prune gradually")
             state = self._trained(found, step)
         return Pruned(state, found.mask, diagnostics=found.diagnostics)
-
-    def _handed(self) -> Any:
-        """What the method's own licence allows of the first samples."""
-        licence, first = self.options.of.licence, slice(self.options.seen)
-        if licence is Labeled:
-            return Labeled(self.data.inputs[first], self.data.labels[first])
-        return Unlabeled(self.data.inputs[first]) if licence is Unlabeled else None
 
     def _trained(self, pruned: Pruned, step: int) -> Params:
         options, module = self.options, self.net.module()

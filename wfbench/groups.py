@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench.channels import Coupled
-from wfbench.errors import WfbenchError
-from wfbench.network import Network
+from wfbench.linalg import cholesky
+from wfbench.network import Network, bias_of
 
 COLUMNS = 2**14
 """Columns of the rows that are widened to float64 at a time."""
@@ -72,7 +72,7 @@ class Block:
         if not self.alive.any():
             return found
         self._settle()
-        lower = _cholesky(self.inner - self.shares[self.alive], self.damping)
+        lower = cholesky(self.inner - self.shares[self.alive])
         found[self.alive] = self._saliency(
             lower, self.u + self.pulls[self.alive], self.energy + self.energies[self.alive]
         )
@@ -81,7 +81,7 @@ class Block:
     def saliency(self) -> float:
         """Of the set removed so far, nats."""
         self._settle()
-        lower = _cholesky(self.inner[None], self.damping)
+        lower = cholesky(self.inner[None])
         energy = torch.tensor([self.energy], dtype=torch.float64, device=self.u.device)
         return float(self._saliency(lower, self.u[None], energy)[0])
 
@@ -121,7 +121,7 @@ class Block:
         """What the set removed so far asks of U: coordinates that are left, and what is added to them."""
         self._settle()
         where = self.moving[self.there]
-        lower = _cholesky(self.inner[None], self.damping)[0]
+        lower = cholesky(self.inner[None])[0]
         solved = torch.cholesky_solve(self.u[:, None], lower)[:, 0]
         return where, _times(self.columns, where, solved)
 
@@ -129,7 +129,7 @@ class Block:
         """The same for one channel that goes alone."""
         left = self.there.clone()
         left[self.own[channel]] = False
-        lower = _cholesky((self.inner - self.shares[channel])[None], self.damping)[0]
+        lower = cholesky((self.inner - self.shares[channel])[None])[0]
         where = self.moving[left]
         return where, _times(self.columns, where, torch.cholesky_solve(self.pulls[channel][:, None], lower)[:, 0])
 
@@ -157,7 +157,7 @@ class Coordinates:
 
     def consumers(self, group: Coupled) -> Int[Tensor, " n"]:
         """Weights and biases of the layers that read the group's channels."""
-        names = [name for of in group.consumers for name in (of, f"{of.removesuffix('weight')}bias")]
+        names = [name for of in group.consumers for name in (of, bias_of(of))]
         return torch.cat([self._whole(name) for name in dict.fromkeys(names) if name in self.shapes])
 
     def everything(self, groups: Iterable[Coupled]) -> Int[Tensor, " n"]:
@@ -216,10 +216,3 @@ def compressed(
 def _times(columns: Float[Tensor, "p k"], where: Int[Tensor, " n"], u: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
     parts = [columns[part].double() @ u for part in where.split(COLUMNS)]
     return torch.cat(parts) if parts else u.new_zeros(0)
-
-
-def _cholesky(matrices: Float[Tensor, "n k k"], damping: float) -> Float[Tensor, "n k k"]:
-    lower, info = torch.linalg.cholesky_ex(matrices)
-    if info.any():
-        raise WfbenchError(f"damping {damping:g} is too small for these gradients in float64; raise it")
-    return lower

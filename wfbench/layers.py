@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.errors import WfbenchError
+from wfbench.linalg import cholesky
 from wfbench.network import Network, Params
 from wfbench.sparsity import Target
 
@@ -66,8 +67,8 @@ def second_moments(
     found = {name: _zeros(net, name) for name in names}
     counts = dict.fromkeys(names, 0)
 
-    def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if (weight := f"{name}.weight".lstrip(".")) in found:
+    def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if weight in found:
             rows = patches(layer, inputs[0]).double()
             found[weight] += rows.mT @ rows
             counts[weight] += rows.shape[1]
@@ -115,7 +116,7 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
 def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
     """Names of the prunable weights in the order of their layers' first calls; those never called come last."""
     order: dict[str, None] = {}
-    with torch.no_grad(), net.hooked(lambda name, *_: order.setdefault(f"{name}.weight".lstrip("."))) as module:
+    with torch.no_grad(), net.hooked(lambda weight, *_: order.setdefault(weight)) as module:
         module(x.to(net.device))
     called = [name for name in order if name in net.weights]
     return called + [name for name in net.weights if name not in order]
@@ -131,7 +132,7 @@ def solve_kept(
         part, mask = right[start : start + size], kept[start : start + size]
         both = mask[:, :, None] & mask[:, None, :]
         systems = torch.where(both, system, 0) + torch.diag_embed((~mask).to(system.dtype))
-        lower = torch.linalg.cholesky(systems)
+        lower = cholesky(systems)
         found[start : start + size] = torch.cholesky_solve(torch.where(mask, part, 0)[..., None], lower)[..., 0]
     return found
 

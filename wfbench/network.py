@@ -34,6 +34,16 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Params:
     return {name: part.reshape(like[name].shape) for name, part in zip(like, parts, strict=True)}
 
 
+def tensor_name(layer: str, key: str) -> str:
+    """The full name of a layer's tensor; the layer of a network that is one has no name."""
+    return f"{layer}.{key}" if layer else key
+
+
+def bias_of(weight: str) -> str:
+    """The name of the bias beside a weight."""
+    return f"{weight.removesuffix('weight')}bias"
+
+
 class Network:
     """A trained network, frozen and in eval mode.
 
@@ -53,7 +63,7 @@ class Network:
             name: layer for name, layer in self._module.named_modules() if isinstance(layer, PRUNABLE + NORMS)
         }
         owned = {
-            f"{name}.{key}".lstrip("."): (layer, key)
+            tensor_name(name, key): (layer, key)
             for name, layer in self.layers.items()
             for key, _ in layer.named_parameters(recurse=False)
         }
@@ -113,12 +123,12 @@ class Network:
         """The dense network's input to every prunable layer, by the name of its weight."""
         found: dict[str, Tensor] = {}
 
-        def keep(name: str, inputs: tuple[Tensor, ...]) -> None:
-            found[name] = inputs[0].detach().clone()
+        def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            found[weight] = inputs[0].detach().clone()
 
-        with torch.no_grad(), self.hooked(lambda name, _, inputs, output: keep(name, inputs)):
+        with torch.no_grad(), self.hooked(keep):
             self._module(x.to(self.device))
-        return {weight: found[layer] for weight in self.weights if (layer := weight.rpartition(".")[0]) in found}
+        return {weight: found[weight] for weight in self.weights if weight in found}
 
     def places(self, x: Float[Tensor, "1 *input"]) -> dict[str, int]:
         """How often one sample is multiplied with every weight of a layer: output positions, over all calls.
@@ -127,8 +137,7 @@ class Network:
         """
         found = dict.fromkeys(self.weights, 0)
 
-        def count(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            weight = f"{name}.weight".lstrip(".")
+        def count(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if weight in found:
                 found[weight] += output.numel() // self.weights[weight].shape[0]
 
@@ -142,13 +151,15 @@ class Network:
 
     @contextmanager
     def hooked(self, hook: LayerHook) -> Iterator[nn.Module]:
-        """The frozen network with `hook(name, layer, inputs, output)` on every prunable and norm layer.
+        """The frozen network with `hook(weight, layer, inputs, output)` on every prunable and norm layer.
 
-        For reading activations and gradients; a hook may return a replacement of the output.
+        A layer goes by the name of its weight, one without a weight by the name that it would have. For reading
+        activations and gradients; a hook may return a replacement of the output.
         """
 
         def attach(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-            return layer.register_forward_hook(lambda module, inputs, output: hook(name, module, inputs, output))
+            weight = tensor_name(name, "weight")
+            return layer.register_forward_hook(lambda module, inputs, output: hook(weight, module, inputs, output))
 
         handles = [attach(name, layer) for name, layer in self.layers.items()]
         try:

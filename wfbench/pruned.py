@@ -46,6 +46,11 @@ class Pruned:
                 raise WfbenchError(f"{outside} weights of {name} are not zero outside the mask")
 
     @classmethod
+    def dense(cls, net: Network) -> "Pruned":
+        """The dense network, everything kept."""
+        return cls(net.state(), {name: torch.ones_like(w, dtype=torch.bool) for name, w in net.weights.items()})
+
+    @classmethod
     def of(
         cls, net: Network, weights: Params, mask: Params, diagnostics: Mapping[str, float] | None = None
     ) -> "Pruned":

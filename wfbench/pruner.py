@@ -1,35 +1,24 @@
 """What a method is: `fit` on the dense network and the calibration samples, then `prune` to any target."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import (
     Any,
     ClassVar,
-    Generic,
-    Literal,
     Protocol,
-    TypeAlias,
-    TypeVar,
-    get_args,
-    get_origin,
     runtime_checkable,
 )
 
 from torch import Tensor
 
-from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
+from wfbench.licence import D, Licensed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.sparsity import Scope, Target, keep_largest
 
-Track: TypeAlias = Literal["labeled", "unlabeled", "data-free"]
-TRACKS: dict[type, Track] = {Labeled: "labeled", Unlabeled: "unlabeled", type(None): "data-free"}
-
 TRIALS = 6
 """Most values of its hyper-parameters that a method may try, inside its samples."""
-
-D = TypeVar("D", Labeled, Unlabeled, None, contravariant=True)
 
 
 @runtime_checkable
@@ -47,13 +36,12 @@ class Updating(Protocol):
         """From a mask (True = kept) of every prunable weight to the weights, zero outside it; float64 or float32."""
 
 
-class Pruner(ABC, Generic[D]):
+class Pruner(Licensed[D]):
     """A pruning method. `D`, the data licence, is what `fit` is handed: `Labeled`, `Unlabeled` or `None`.
 
     Subclasses are frozen dataclasses whose fields are their hyper-parameters.
     """
 
-    name: ClassVar[str]
     scope: ClassVar[Scope] = "global"
     """Allocation over layers that the suites ask of the method."""
     source: ClassVar[str] = ""
@@ -66,26 +54,6 @@ class Pruner(ABC, Generic[D]):
     """What `fit` returns is `Updating`: it has an update for any mask, not for its own alone."""
     order_invariant: ClassVar[bool] = False
     """Claims the same network, up to rounding, whatever the order of the samples."""
-    licence: ClassVar[type]
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        for base in getattr(cls, "__orig_bases__", ()):
-            origin, arguments = get_origin(base), get_args(base)
-            if isinstance(origin, type) and issubclass(origin, Pruner) and arguments:
-                licence = type(None) if arguments[0] is None else arguments[0]
-                if licence in TRACKS:
-                    cls.licence = licence
-
-    @property
-    def track(self) -> Track:
-        """The licence in the words of the records."""
-        if not hasattr(self, "licence"):
-            raise WfbenchError(
-                f"{type(self).__name__} does not say what data it may see; derive from Pruner[Labeled], "
-                "Pruner[Unlabeled] or Pruner[None]"
-            )
-        return TRACKS[self.licence]
 
     @abstractmethod
     def fit(self, net: Network, data: D) -> Fitted:

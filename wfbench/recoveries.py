@@ -1,10 +1,12 @@
 """Every recovery by name."""
 
+from typing import Any
+
 from wfbench import tuning
 from wfbench.recovery import BatchNormReestimation, NoRecovery, Recovery
 from wfbench.repair import LeastSquaresRepair, ScaleAndBias
 
-RECOVERIES: dict[str, Recovery] = {
+RECOVERIES: dict[str, Recovery[Any]] = {
     found.name: found
     for found in (
         NoRecovery(),

@@ -1,27 +1,20 @@
 """What happens after pruning, with the same budget: nothing, or BatchNorm re-estimation."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from wfbench.data import Labeled, Unlabeled
+from wfbench.data import Unlabeled
+from wfbench.licence import D, Licensed
 from wfbench.network import Network
 from wfbench.pruned import Pruned
-from wfbench.pruner import TRACKS, D, Track
 
 
-class Recovery(ABC):
-    """A step from a pruned network to a better one. `licence` is what `apply` is handed."""
-
-    name: ClassVar[str]
-    licence: ClassVar[type]
-
-    @property
-    def track(self) -> Track:
-        return TRACKS[self.licence]
+class Recovery(Licensed[D]):
+    """A step from a pruned network to a better one. `D`, the data licence, is what `apply` is handed."""
 
     @abstractmethod
     def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
@@ -29,25 +22,22 @@ class Recovery(ABC):
 
 
 @dataclass(frozen=True)
-class NoRecovery(Recovery):
+class NoRecovery(Recovery[None]):
     """The pruned network as it is."""
 
     name: ClassVar[str] = "none"
-    licence: ClassVar[type] = type(None)
 
-    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
+    def apply(self, net: Network, pruned: Pruned, data: None) -> Pruned:
         return pruned
 
 
 @dataclass(frozen=True)
-class BatchNormReestimation(Recovery):
+class BatchNormReestimation(Recovery[Unlabeled]):
     """Running means and variances recomputed on the calibration inputs, all in one batch. Data: inputs alone."""
 
     name: ClassVar[str] = "batchnorm"
-    licence: ClassVar[type] = Unlabeled
 
-    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
-        assert isinstance(data, (Unlabeled, Labeled))
+    def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         module = net.module()
         module.load_state_dict(pruned.state)
         norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]

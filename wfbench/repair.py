@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wfbench.data import Labeled, Unlabeled
+from wfbench.data import Unlabeled
 from wfbench.layers import SAMPLES, as_matrices, call_order, damped, patches, solve_kept
-from wfbench.network import NORMS, Network, Params
+from wfbench.network import NORMS, Network, Params, bias_of
 from wfbench.pruned import Pruned
-from wfbench.pruner import D
 from wfbench.recovery import Recovery
 
 CONSTANT = 1e-12
@@ -20,7 +19,7 @@ CONSTANT = 1e-12
 
 
 @dataclass(frozen=True)
-class LeastSquaresRepair(Recovery):
+class LeastSquaresRepair(Recovery[Unlabeled]):
     """The kept weights and the bias of each layer that bring its output closest to the dense network's.
 
     Minimises `Σ‖y − W̃x̃ − b̃‖² + α‖W̃ − W‖²` over the kept entries of W̃ and over b̃, where x̃ is the layer's input in the
@@ -31,14 +30,12 @@ class LeastSquaresRepair(Recovery):
     """
 
     name: ClassVar[str] = "repair"
-    licence: ClassVar[type] = Unlabeled
     damping: float = 0.01
 
-    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
-        assert isinstance(data, (Unlabeled, Labeled))
+    def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         state = dict(pruned.state)
         for name in call_order(net, data.inputs[:1]):
-            layer, bias = net.layer_of(name), f"{name.removesuffix('weight')}bias"
+            layer, bias = net.layer_of(name), bias_of(name)
             moments = _moments(net, state, name, data.inputs, centred=bias in state)
             dense = as_matrices(layer, net.weights[name]).double()
             current = as_matrices(layer, state[name]).double()
@@ -90,8 +87,8 @@ def _inputs(net: Network, state: Params, name: str, x: Tensor) -> Iterator[Float
     """The layer's patches, a batch and call at a time, float64."""
     found: list[Tensor] = []
 
-    def keep(at: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if f"{at}.weight".lstrip(".") == name:
+    def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if weight == name:
             found.append(patches(layer, inputs[0]).double())
 
     for part in x.split(SAMPLES):
@@ -102,7 +99,7 @@ def _inputs(net: Network, state: Params, name: str, x: Tensor) -> Iterator[Float
 
 
 @dataclass(frozen=True)
-class ScaleAndBias(Recovery):
+class ScaleAndBias(Recovery[Unlabeled]):
     """Each output channel scaled and shifted so that its mean and variance are the dense network's.
 
     For every layer with a bias (norm layers, and convolution or linear layers that no norm follows), in the order of
@@ -110,17 +107,15 @@ class ScaleAndBias(Recovery):
     """
 
     name: ClassVar[str] = "correction"
-    licence: ClassVar[type] = Unlabeled
 
-    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
-        assert isinstance(data, (Unlabeled, Labeled))
+    def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         state = dict(pruned.state)
-        for name, layer in _called(net, data.inputs[:1]):
-            weight, bias = (f"{name}.{key}".lstrip(".") for key in ("weight", "bias"))
+        for weight, layer in _called(net, data.inputs[:1]):
+            bias = bias_of(weight)
             if bias not in state or weight not in state:
                 continue
-            mean, deviation = _statistics(net, state, name, data.inputs)
-            wanted_mean, wanted_deviation = _statistics(net, {}, name, data.inputs)
+            mean, deviation = _statistics(net, state, weight, data.inputs)
+            wanted_mean, wanted_deviation = _statistics(net, {}, weight, data.inputs)
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
             columns = scale if isinstance(layer, NORMS) else scale.reshape(-1, *[1] * (old.ndim - 1))

@@ -19,9 +19,10 @@ from wfbench.case import Case, changed, numerics, options
 from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
 from wfbench.evaluate import BATCH, evaluate
+from wfbench.licence import handed
 from wfbench.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
 from wfbench.network import Network
-from wfbench.stages import handed, seeded
+from wfbench.stages import seeded
 
 PROTOCOL = 1
 """Raised by hand where the runner asks another question with the same parts: other stages, another order."""

@@ -14,13 +14,14 @@ from wfbench.case import Case, Record, environment
 from wfbench.data import Labeled, Unlabeled, draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.evaluate import Scores, evaluate
+from wfbench.licence import handed
 from wfbench.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
 from wfbench.reuse import checkpoint_digest, code, question
 from wfbench.sparsity import Target
-from wfbench.stages import handed, stage
+from wfbench.stages import stage
 
 DIAGNOSTICS = ("mean_leverage", "effective_rank", "damping", "damping_ratio", "predicted_change", "step")
 """Figures about itself that a record takes from a method."""
@@ -112,7 +113,7 @@ class Runner:
         pruned, seconds = self.prune(case)
         began = time.perf_counter()
         with self._watched(case, dense), stage(case, "recovery"):
-            recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))  # type: ignore[type-var]
+            recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
         if dense.scores is None:

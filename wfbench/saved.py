@@ -22,7 +22,6 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.filters import Filter
 from wfbench.network import Network
 from wfbench.pruned import Pruned
-from wfbench.pruner import D
 from wfbench.recovery import Recovery
 from wfbench.reuse import checkpoint_digest
 from wfbench.runner import Runner
@@ -52,16 +51,16 @@ class Outcome:
     about: dict[str, Any]
 
 
-class _Keeping(Recovery):
+class _Keeping(Recovery[Any]):
     """Another recovery, by its name and licence; keeps the network that it gave."""
 
-    def __init__(self, of: Recovery) -> None:
+    def __init__(self, of: Recovery[Any]) -> None:
         self.of = of
         self.found: Pruned | None = None
         for attribute in ("name", "licence"):
             setattr(self, attribute, getattr(of, attribute))
 
-    def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
+    def apply(self, net: Network, pruned: Pruned, data: Any) -> Pruned:
         self.found = self.of.apply(net, pruned, data)
         return self.found
 

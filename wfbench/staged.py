@@ -9,6 +9,7 @@ from wfbench.channels import masked, shrunk
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.filters import Filter, masks
+from wfbench.licence import handed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, take_after
@@ -20,13 +21,6 @@ from wfbench.sparsity import Target
 def shares(stages: int, sparsity: float) -> list[float]:
     """The sparsity after every stage, each keeping the same share of what the one before it kept."""
     return [*(1 - (1 - sparsity) ** (stage / stages) for stage in range(1, stages)), sparsity]
-
-
-def untouched(net: Network) -> Pruned:
-    """The dense network, everything kept."""
-    return Pruned(
-        net.state(), {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in net.weights.items()}
-    )
 
 
 def restored(net: Network, pruned: Pruned, data: Labeled | Unlabeled) -> Pruned:
@@ -74,20 +68,20 @@ class FittedStaged:
     options: Staged
 
     def prune(self, target: Target) -> Pruned:
-        pruned = untouched(self.net)
+        pruned = Pruned.dense(self.net)
         remove = self._channels if isinstance(target.pattern, Filter) else self._weights
         for share in shares(self.options.stages, target.sparsity) if target.sparsity > 0 else ():
             pruned = remove(pruned, replace(target, sparsity=share))
             pruned = restored(self.net, pruned, self.data) if self.options.restore else pruned
         return pruned
 
-    def _handed(self) -> Labeled | Unlabeled | None:
-        return None if self.options.of.licence is type(None) else self.data
+    def _seen(self) -> Any:
+        return handed(self.options.of.licence, self.data)
 
     def _weights(self, before: Pruned, target: Target) -> Pruned:
         module = self.net.module()
         module.load_state_dict(dict(before.state))
-        found = self.options.of.fit(Network(module), self._handed()).prune(target)
+        found = self.options.of.fit(Network(module), self._seen()).prune(target)
         for name, mask in found.mask.items():
             if (mask & ~before.mask[name]).any():
                 raise WfbenchError(f"{self.options.of.name} takes weights of {name} back; it cannot work in stages")
@@ -102,7 +96,7 @@ class FittedStaged:
         whole = pattern.costs(self.net).total({}, target.of)
         left = pattern.costs(small).total({}, target.of)
         rest = replace(target, sparsity=max(0.0, 1 - (1 - target.sparsity) * whole / left))
-        found = self.options.of.fit(small, self._handed()).prune(rest)
+        found = self.options.of.fit(small, self._seen()).prune(rest)
         state = self._placed(found.state, masked(_ones(self.net), groups, gone))
         for group in groups:
             kept = [channel for channel in range(group.size) if channel not in gone.get(group.name, ())]

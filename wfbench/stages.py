@@ -9,15 +9,8 @@ import numpy as np
 import torch
 
 from wfbench.case import Case
-from wfbench.data import Labeled, Unlabeled, sealed
+from wfbench.data import sealed
 from wfbench.errors import BrokenRule, CaseFailed
-
-
-def handed(licence: type, data: Labeled) -> Labeled | Unlabeled | None:
-    """What a licence allows of the draw, in storage of its own."""
-    if licence is Labeled:
-        return Labeled(data.inputs.clone(), data.labels.clone())
-    return Unlabeled(data.inputs.clone()) if licence is Unlabeled else None
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from wfbench.channels import Coupled
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.filters import Filter, pruned_of, remove_lowest
+from wfbench.licence import D
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
-from wfbench.pruner import D, Fitted, Pruner
+from wfbench.pruner import Fitted, Pruner
 from wfbench.sparsity import Target, Unit
 
 ChannelScores: TypeAlias = dict[str, Tensor]

@@ -127,7 +127,7 @@ def _case(
     seed: int,
     target: Target,
     method: Pruner[Any],
-    recovery: Recovery,
+    recovery: Recovery[Any],
     sampling: Sampling,
 ) -> Case | None:
     """None where a draw that needs labels meets a case that may not see any."""
@@ -141,7 +141,7 @@ def _uncut(name: object) -> object:
     return name.partition("[")[0] if isinstance(name, str) else name
 
 
-def _recovery(name: str) -> Recovery:
+def _recovery(name: str) -> Recovery[Any]:
     if name not in RECOVERIES:
         raise WfbenchError(f'unknown recovery "{name}"; there are: {", ".join(RECOVERIES)}')
     return RECOVERIES[name]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wfbench.case import Case
-from wfbench.data import Labeled, Unlabeled
+from wfbench.data import Labeled
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.filters import Filter
+from wfbench.licence import handed
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
@@ -111,9 +112,7 @@ class Trial:
 
     def alone(self, network: Network, data: Labeled) -> Pruned:
         """Without the harness: fit and prune, half of the weights."""
-        licence = self.pruner.licence
-        handed = data if licence is Labeled else Unlabeled(data.inputs) if licence is Unlabeled else None
-        return self.pruner.fit(network, handed).prune(self.target(0.5))
+        return self.pruner.fit(network, handed(self.pruner.licence, data)).prune(self.target(0.5))
 
 
 def trial_of(pruner: Pruner[Any]) -> Trial:

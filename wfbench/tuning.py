@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.data import Labeled, Unlabeled
+from wfbench.licence import D
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
-from wfbench.pruner import D
 from wfbench.recovery import BatchNormReestimation, Recovery
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class _Tuning(Recovery):
+class _Tuning(Recovery[D]):
     """Adam on the movable weights that were kept, from re-estimated BatchNorm statistics, which then stay.
 
     Batches of at most 64 samples, drawn without replacement, the order anew for every pass; the learning rate falls
@@ -34,13 +34,13 @@ class _Tuning(Recovery):
     rate: float = 1e-3
 
     @abstractmethod
-    def loss(self, net: Network, data: Unlabeled | Labeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: D) -> Callable[[Params, Tensor], Tensor]:
         """The loss of a state on the samples at some indices."""
 
     def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
-        assert isinstance(data, (Unlabeled, Labeled))
+        assert data is not None
         loss = self.loss(net, data)
-        pruned = BatchNormReestimation().apply(net, pruned, data)
+        pruned = BatchNormReestimation().apply(net, pruned, Unlabeled(data.inputs))
         kept = {name: pruned.mask.get(name) for name in net.movable}
         free = {name: pruned.state[name].clone().requires_grad_() for name in net.movable}
         optimizer = torch.optim.Adam(free.values(), self.rate)
@@ -61,26 +61,23 @@ class _Tuning(Recovery):
 
 
 @dataclass(frozen=True)
-class FineTuning(_Tuning):
+class FineTuning(_Tuning[Labeled]):
     """Cross-entropy on the labels. Data: inputs and labels."""
 
     name: ClassVar[str] = "finetune-200"
-    licence: ClassVar[type] = Labeled
 
-    def loss(self, net: Network, data: Unlabeled | Labeled) -> Callable[[Params, Tensor], Tensor]:
-        assert isinstance(data, Labeled)
+    def loss(self, net: Network, data: Labeled) -> Callable[[Params, Tensor], Tensor]:
         x, y = data.inputs.to(net.device), data.labels.to(net.device)
         return lambda state, at: functional.cross_entropy(net.logits(state, x[at]), y[at])
 
 
 @dataclass(frozen=True)
-class LogitDistillation(_Tuning):
+class LogitDistillation(_Tuning[Unlabeled]):
     """`KL(dense‖pruned)` of the predictions (Hinton et al. 2015, temperature 1). Data: inputs alone."""
 
     name: ClassVar[str] = "distill-logits-200"
-    licence: ClassVar[type] = Unlabeled
 
-    def loss(self, net: Network, data: Unlabeled | Labeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: Unlabeled) -> Callable[[Params, Tensor], Tensor]:
         x = data.inputs.to(net.device)
         with torch.no_grad():
             wanted = net.logits({}, x).log_softmax(1)
@@ -93,16 +90,15 @@ class LogitDistillation(_Tuning):
 
 
 @dataclass(frozen=True)
-class FeatureDistillation(_Tuning):
+class FeatureDistillation(_Tuning[Unlabeled]):
     """Squared error of every layer's output (convolution, linear, norm), each as a share of the dense output's energy.
 
     After Romero et al. 2015, "FitNets", without regressors, since the shapes agree. Data: inputs alone.
     """
 
     name: ClassVar[str] = "distill-200"
-    licence: ClassVar[type] = Unlabeled
 
-    def loss(self, net: Network, data: Unlabeled | Labeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: Unlabeled) -> Callable[[Params, Tensor], Tensor]:
         x = data.inputs.to(net.device)
 
         def outputs(state: Params, at: Tensor) -> list[Tensor]:

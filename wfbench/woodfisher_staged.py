@@ -24,11 +24,12 @@ from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import MAX_ROWS, Gradients, gradients
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
+from wfbench.linalg import cholesky
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
 from wfbench.sparsity import Target, keep_largest
-from wfbench.staged import restored, shares, untouched
+from wfbench.staged import restored, shares
 
 HALVINGS = 6
 """How often a step is halved before it is given up."""
@@ -77,7 +78,7 @@ class FittedStaged:
     options: WoodFisherStaged
 
     def prune(self, target: Target) -> Pruned:
-        pruned = untouched(self.net)
+        pruned = Pruned.dense(self.net)
         if target.sparsity == 0:
             return pruned
         for share in shares(self.options.stages, target.sparsity):
@@ -121,8 +122,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
         return None
-    system = found.gram + absolute * torch.eye(len(rows), dtype=torch.float64, device=rows.device)
-    dual = torch.cholesky_solve(missing.flatten()[:, None], torch.linalg.cholesky(system))[:, 0]
+    dual = torch.cholesky_solve(missing.flatten()[:, None], cholesky(found.gram, absolute))[:, 0]
     change = torch.zeros(len(kept), dtype=torch.float64, device=rows.device)
     change[kept] = torch.cat([part.double().T @ dual for part in rows.split(COLUMNS, 1)])
     delta = unflatten(change, net.weights)

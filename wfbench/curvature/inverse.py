@@ -16,6 +16,7 @@ from torch.linalg import solve_triangular
 
 from wfbench.curvature.gram import COLUMNS, block_widths, gram
 from wfbench.errors import WfbenchError
+from wfbench.linalg import cholesky
 
 CHUNK = 2**21
 """float64 numbers in one batch of blocks."""
@@ -129,7 +130,7 @@ class _Streamed:
         known: Float[Tensor, "k k"] | None,
     ) -> None:
         self.rows, self.damping, self.kept = rows, damping, kept
-        self.lower = _cholesky(gram(rows, kept) if known is None else known, damping)
+        self.lower = cholesky(gram(rows, kept) if known is None else known, damping)
 
     def _chunks(self, *, masked: bool = True) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
         for start in range(0, self.rows.shape[1], COLUMNS):
@@ -203,7 +204,7 @@ class _Blocks:
                 mask = mask.gather(1, index)
             wide = wide * mask[:, None]
         small = wide @ wide.mT if dual else wide.mT @ wide
-        return cls(wide, index, whole, damping, _cholesky(small, damping))
+        return cls(wide, index, whole, damping, cholesky(small, damping))
 
     @property
     def _dual(self) -> bool:
@@ -263,18 +264,6 @@ class _Blocks:
 def _wide(rows: Float[Tensor, "k p"], columns: slice, kept: Bool[Tensor, " p"] | None) -> Float[Tensor, "k c"]:
     chunk = rows[:, columns].to(torch.float64)
     return chunk if kept is None else chunk * kept[columns]
-
-
-def _cholesky(small: Float[Tensor, "*batch m m"], damping: float) -> Float[Tensor, "*batch m m"]:
-    damped = small + damping * torch.eye(small.shape[-1], dtype=small.dtype, device=small.device)
-    lower, info = torch.linalg.cholesky_ex(damped)
-    if info.any():
-        largest = float(small.diagonal(dim1=-2, dim2=-1).max())
-        raise WfbenchError(
-            f"damping {damping:g} is too small for rows of squared norm up to {largest:g}: the damped curvature is not "
-            "positive definite in float64; raise the damping"
-        )
-    return lower
 
 
 def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.errors import WfbenchError
-from wfbench.network import Network
+from wfbench.network import Network, bias_of
 
 TILE = 32
 """Samples a pass, the last one filled up with zeros: a sample's row is the same bits in every budget."""
@@ -48,8 +48,8 @@ def per_sample_gradients(
         slot(name).add_(part) if (current, name) in written else slot(name).copy_(part)
         written.add((current, name))
 
-    def record(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        names = {key: f"{name}.{key}".lstrip(".") for key in ("weight", "bias")}
+    def record(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        names = {"weight": weight, "bias": bias_of(weight)}
         wanted = {key: full for key, full in names.items() if full in sizes}
         if not wanted:
             return None
@@ -61,9 +61,11 @@ def per_sample_gradients(
 
         def backward(gradient: Tensor) -> None:
             if inputs[0]._version != version:
-                raise WfbenchError(f"the input of layer {name} is changed in place; make that operation out-of-place")
+                raise WfbenchError(
+                    f"the input of layer {_layer(weight)} is changed in place; make that operation out-of-place"
+                )
             for key, full in wanted.items():
-                store(full, _layer_gradient(layer, key, name, layer_input, gradient))
+                store(full, _layer_gradient(layer, key, _layer(weight), layer_input, gradient))
 
         output.register_hook(backward)
         return replaced
@@ -79,6 +81,10 @@ def per_sample_gradients(
             for name in sizes:  # layers that the logits do not depend on
                 if (current, name) not in written:
                     slot(name).zero_()
+
+
+def _layer(weight: str) -> str:
+    return weight.rpartition(".")[0]
 
 
 def _layer_gradient(layer: nn.Module, key: str, name: str, a: Tensor, g: Tensor) -> Tensor:
