@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.layers import one_by_one, only_layer_scope
 from wfbench.sparsity import Scope, keep_all_but
 
@@ -42,8 +42,8 @@ class FittedWanda:
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
             norms = moment.diagonal(dim1=1, dim2=2).sqrt()
             scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
-            if isinstance(target.pattern, NM) and target.sparsity > 0:
-                return matrices, target.pattern.mask(scores).reshape(matrices.shape)
+            if (dictated := target.pattern.dictated(scores, target)) is not None:
+                return matrices, dictated.reshape(matrices.shape)
             each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
             masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
             return matrices, torch.stack(masks).reshape(matrices.shape)

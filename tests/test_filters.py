@@ -17,12 +17,12 @@ from wfbench import Case, Filter, Labeled, Network, Pruned, Pruner, Record, Targ
 from wfbench.channels import Coupled, shrunk
 from wfbench.errors import BrokenRule
 from wfbench.filters import AGREEMENT, Costs, pruned_of, remove_lowest
+from wfbench.licence import handed
 from wfbench.plugins import discover
 from wfbench.pruner import Fitted
 from wfbench.recoveries import RECOVERIES
 from wfbench.recovery import Recovery
 from wfbench.sparsity import Scope, Unit
-from wfbench.stages import handed
 from wfbench.tasks.models import conv_norm
 
 UNITS: tuple[Unit, ...] = ("filters", "params", "macs")

@@ -96,7 +96,7 @@ def test_a_comment_makes_nothing_stale() -> None:
 
 
 def test_a_private_rename_makes_nothing_stale() -> None:
-    assert not stale(module_of(Target), ("_keep_globally", "_kept_globally"), ("spent", "so_far"))
+    assert not stale(module_of(Target), ("_globally", "_over_all"), ("_sizes", "_numbers"), ("spent", "so_far"))
     assert not stale("wfbench.curvature.inverse", ("_Streamed", "_Chunked"), ("self._widths", "self._of_blocks"))
 
 

@@ -117,7 +117,6 @@ def test_a_smaller_budget_has_the_same_bits(kind: str, n: int) -> None:
     few = Labeled(x[:n].clone(), data.labels[:n].clone())
     alone = gradients(Network(module), few, kind)
     sharing = Network(module)
-    sharing.shared = {}
     whole = gradients(sharing, data, kind)
     shared = gradients(sharing, few, kind)
     assert torch.equal(alone.rows, whole.rows[: len(alone.rows)])
@@ -129,14 +128,13 @@ def test_a_smaller_budget_has_the_same_bits(kind: str, n: int) -> None:
 
 def test_other_samples_are_not_taken_for_a_prefix() -> None:
     net = Network(blob_network())
-    net.shared = {}
     x, y = blobs(20, 0)
     gradients(net, Labeled(x, y))
     other = Labeled(x[1:9].clone(), y[1:9].clone())
     relabelled = Labeled(x[:8].clone(), (y[:8] + 1) % 3)
     for data in (other, relabelled):
         assert torch.equal(gradients(net, data).rows, gradients(Network(blob_network()), data).rows)
-        net.shared.clear()
+        net.memo.clear()
         gradients(net, Labeled(x, y))
 
 

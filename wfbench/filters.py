@@ -1,13 +1,12 @@
 """Whole channels: the pattern, what channels cost, and which go until a target is met."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from wfbench.channels import Coupled, coupled_channels, masked, shrunk
 from wfbench.errors import BrokenRule, WfbenchError
@@ -18,10 +17,6 @@ from wfbench.sparsity import Pattern, Target, Unit
 
 AGREEMENT = 1e-4
 """Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
-
-_TRACED: WeakKeyDictionary[Network, dict[tuple[int, ...], list[Coupled]]] = WeakKeyDictionary()
-_COSTS: WeakKeyDictionary[Network, dict[tuple[int, ...], "Costs"]] = WeakKeyDictionary()
-_DENSE: WeakKeyDictionary[Network, dict[tuple[int, ...], dict[str, Any]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -36,6 +31,10 @@ class Filter(Pattern):
     units: ClassVar[tuple[Unit, ...]] = ("filters", "params", "macs")
     shape: tuple[int, ...]
 
+    @classmethod
+    def for_task(cls, module: Callable[[], nn.Module], x: Tensor, of: Unit) -> Pattern:
+        return cls(tuple(x.shape[1:]))
+
     def example(self, net: Network) -> Tensor:
         """One input of zeros."""
         return torch.zeros((1, *self.shape), dtype=net.dtype, device=net.device)
@@ -46,21 +45,16 @@ class Filter(Pattern):
         Raises:
             WfbenchError: the network cannot be traced, or has no such group.
         """
-        known = _TRACED.setdefault(net, {})
-        if self.shape not in known:
-            known[self.shape] = coupled_channels(net, self.example(net))
-        if not known[self.shape]:
+        found = net.memo.take(("groups", self.shape), lambda: coupled_channels(net, self.example(net)))
+        if not found:
             raise WfbenchError(
                 "no channel can be taken out: none is read by a later layer without a norm over channels between"
             )
-        return known[self.shape]
+        return found
 
     def costs(self, net: Network) -> "Costs":
         """What the channels of every group cost; worked out once a network."""
-        known = _COSTS.setdefault(net, {})
-        if self.shape not in known:
-            known[self.shape] = Costs(net, self.groups(net), self.example(net))
-        return known[self.shape]
+        return net.memo.take(("costs", self.shape), lambda: Costs(net, self.groups(net), self.example(net)))
 
     def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
         """The share of what `target.of` counts; what is masked is what the removed channels take with them."""
@@ -112,10 +106,8 @@ class Filter(Pattern):
         difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
         if not difference <= AGREEMENT:
             raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
-        known = _DENSE.setdefault(net, {})
-        if self.shape not in known:
-            known[self.shape] = footprint(net.module(), example)
-        dense = {f"dense_{name}": value for name, value in known[self.shape].items()}
+        whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
+        dense = {f"dense_{name}": value for name, value in whole.items()}
         count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
         return {**footprint(small, example), **dense, "removed_channels": count}
 

@@ -1,9 +1,10 @@
 """The dense network as methods see it: named weights, logits as a function of them, layer inputs."""
 
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch.nn import functional
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 
+T = TypeVar("T")
 Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
@@ -44,12 +46,43 @@ def bias_of(weight: str) -> str:
     return f"{weight.removesuffix('weight')}bias"
 
 
+class Memo:
+    """What was computed of a network, by key, and the seconds that taking it again has saved."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[Any, float]] = {}
+        self.saved = 0.0
+
+    def take(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What is kept under the key, made where there is nothing."""
+        if key in self._kept:
+            value, seconds = self._kept[key]
+            self.saved += seconds
+            return value
+        began = time.perf_counter()
+        made = make()
+        self._kept[key] = made, time.perf_counter() - began
+        return made
+
+    def get(self, key: Hashable) -> Any:
+        """What is kept under the key, or None; the caller says what it saved."""
+        return self._kept.get(key, (None,))[0]
+
+    def keep(self, key: Hashable, value: object) -> None:
+        """In place of what was kept under the key."""
+        self._kept[key] = value, 0.0
+
+    def clear(self) -> None:
+        """Forget everything, so that memory is free."""
+        self._kept.clear()
+
+
 class Network:
     """A trained network, frozen and in eval mode.
 
     Takes a private copy of `module`. `weights` are the prunable coordinates (weights of linear and convolution
     layers, first and last included), `movable` those plus biases and the scale and shift of norm layers; both in
-    the order of `named_parameters()`.
+    the order of `named_parameters()`. `memo` keeps what methods share, such as gradients, until it is cleared.
 
     Raises:
         WfbenchError: if the module has no linear or convolution layer.
@@ -57,8 +90,7 @@ class Network:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = deepcopy(module).eval().requires_grad_(False)
-        self.shared: dict[object, object] | None = None  # the harness alone fills it: gradients that budgets share
-        self.saved_seconds = 0.0
+        self.memo = Memo()
         self.layers: dict[str, nn.Module] = {
             name: layer for name, layer in self._module.named_modules() if isinstance(layer, PRUNABLE + NORMS)
         }

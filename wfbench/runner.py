@@ -34,7 +34,6 @@ class Dense:
         self.module = deepcopy(case.task.dense(case.replicate)).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
-        self.network.shared = {}
         self.scores: Scores | None = None
 
 
@@ -151,17 +150,17 @@ class Runner:
         net = dense.network
         share = (case.task.name, case.replicate, case.seed, case.sampling)
         if share != self._shared_for:
-            net.shared = {}
+            net.memo.clear()
             self._shared_for = share
         which = (*share, case.budget, case.method)
         if self._fitted is not None and self._fitted[0] == which:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
-        net.saved_seconds = 0.0
+        saved = net.memo.saved
         began = time.perf_counter()
         with stage(case, "fit"):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
-        seconds = time.perf_counter() - began + net.saved_seconds
+        seconds = time.perf_counter() - began + net.memo.saved - saved
         self._fitted = (which, fitted, seconds)
         return fitted, seconds
 

@@ -2,12 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.errors import BrokenRule, WfbenchError
@@ -24,6 +25,30 @@ class Pattern(ABC):
     name: ClassVar[str]
     units: ClassVar[tuple[Unit, ...]] = ("weights",)
     """What its sparsity may count."""
+    in_stages: ClassVar[bool] = True
+    """It can be reached by way of smaller sparsities."""
+
+    @classmethod
+    def for_task(cls, module: Callable[[], nn.Module], x: Tensor, of: Unit) -> "Pattern":
+        """The pattern on a task.
+
+        Args:
+            module: makes the dense network, for patterns that have to know it.
+            x: one sample `[1, *input]`.
+            of: what sparsities count.
+        """
+        return cls()
+
+    def check(self, target: "Target") -> None:  # noqa: B027, most patterns meet every target
+        """Raises WfbenchError for a target that the pattern cannot meet."""
+
+    def masks(self, scores: Mapping[str, Tensor], target: "Target") -> Params:
+        """The masks (True = kept) that keep the highest scores of single weights; see `keep_largest`."""
+        raise WfbenchError(f"scores of single weights make no mask of the pattern {self.name}")
+
+    def dictated(self, scores: Float[Tensor, "rows d"], target: "Target") -> Bool[Tensor, "rows d"] | None:
+        """The mask of a weight matrix where the pattern leaves only the ranking open; None where any weight may go."""
+        return None
 
     @abstractmethod
     def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
@@ -53,6 +78,39 @@ class Unstructured(Pattern):
     name: ClassVar[str] = "unstructured"
     units: ClassVar[tuple[Unit, ...]] = ("weights", "macs")
     places: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def for_task(cls, module: Callable[[], nn.Module], x: Tensor, of: Unit) -> Pattern:
+        return cls(tuple(Network(module()).places(x).items())) if of == "macs" else cls()
+
+    def check(self, target: "Target") -> None:
+        if target.of == "macs" and not self.places:
+            raise WfbenchError("to count MACs of single weights, give Unstructured(tuple(net.places(x).items()))")
+
+    def masks(self, scores: Mapping[str, Tensor], target: "Target") -> Params:
+        if target.scope == "global":
+            return unflatten(self._globally(scores, target), scores)
+        masks = {}
+        for name, tensor in scores.items():
+            removed = target.removed(tensor.numel())
+            if removed == tensor.numel():
+                raise WfbenchError(
+                    f"sparsity {target.sparsity} keeps 0 of {tensor.numel()} weights in {name}; "
+                    'lower it or use scope="global"'
+                )
+            masks[name] = keep_all_but(removed, tensor)
+        return masks
+
+    def _globally(self, scores: Mapping[str, Tensor], target: "Target") -> Tensor:
+        """The mask (True = kept), flat, whose removed weights count for the target's share: the lowest scores go."""
+        flat = flatten(scores)
+        if target.of == "weights":
+            return keep_all_but(target.removed(len(flat)), flat)
+        costs = self.costs(target, scores)
+        each = flatten({name: torch.full_like(s, costs[name], dtype=torch.int64) for name, s in scores.items()})
+        spent = each[torch.sort(flat, stable=True).indices].cumsum(0)
+        wanted = math.ceil(target.sparsity * int(spent[-1]))
+        return keep_all_but(int((spent < wanted).sum()) + (wanted > 0), flat)
 
     def costs(self, target: "Target", weights: Mapping[str, Tensor]) -> dict[str, int]:
         """What one weight of each layer counts for: 1, or its multiply-accumulates in one sample."""
@@ -89,12 +147,27 @@ class NM(Pattern):
     """
 
     name: ClassVar[str] = "n:m"
+    in_stages: ClassVar[bool] = False
     n: int = 2
     m: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.n < self.m:
             raise WfbenchError(f"{self.n}:{self.m} is no pattern; n must be at least 1 and below m")
+
+    def check(self, target: "Target") -> None:
+        if target.sparsity not in (0, 1 - self.n / self.m):
+            raise WfbenchError(
+                f"{self.n}:{self.m} removes {1 - self.n / self.m:g} of the weights, not {target.sparsity}"
+            )
+
+    def masks(self, scores: Mapping[str, Tensor], target: "Target") -> Params:
+        if target.sparsity == 0:
+            return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in scores.items()}
+        return {name: self.mask(tensor) for name, tensor in scores.items()}
+
+    def dictated(self, scores: Float[Tensor, "rows d"], target: "Target") -> Bool[Tensor, "rows d"] | None:
+        return self.mask(scores) if target.sparsity > 0 else None
 
     def grouped(self, weight: Tensor, fill: float) -> Tensor:
         """`[out, groups, m]`, the last group filled up."""
@@ -150,11 +223,7 @@ class Target:
             raise WfbenchError(
                 f"the pattern {self.pattern.name} counts {' or '.join(self.pattern.units)}, not {self.of}"
             )
-        if self.of == "macs" and isinstance(self.pattern, Unstructured) and not self.pattern.places:
-            raise WfbenchError("to count MACs of single weights, give Unstructured(tuple(net.places(x).items()))")
-        if isinstance(self.pattern, NM) and self.sparsity not in (0, 1 - self.pattern.n / self.pattern.m):
-            n, m = self.pattern.n, self.pattern.m
-            raise WfbenchError(f"{n}:{m} removes {1 - n / m:g} of the weights, not {self.sparsity}")
+        self.pattern.check(self)
 
     def removed(self, weights: int) -> int:
         """How many of `weights` go."""
@@ -174,34 +243,7 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
     for name, tensor in scores.items():
         if torch.isnan(tensor).any():
             raise WfbenchError(f"the scores of {name} contain NaN")
-    if isinstance(target.pattern, NM) and target.sparsity > 0:
-        return {name: target.pattern.mask(tensor) for name, tensor in scores.items()}
-    if not isinstance(target.pattern, (Unstructured, NM)):
-        raise WfbenchError(f"scores of single weights make no mask of the pattern {target.pattern.name}")
-    if target.scope == "global":
-        return unflatten(_keep_globally(scores, target, target.pattern), scores)
-    masks = {}
-    for name, tensor in scores.items():
-        removed = target.removed(tensor.numel())
-        if removed == tensor.numel():
-            raise WfbenchError(
-                f"sparsity {target.sparsity} keeps 0 of {tensor.numel()} weights in {name}; "
-                'lower it or use scope="global"'
-            )
-        masks[name] = keep_all_but(removed, tensor)
-    return masks
-
-
-def _keep_globally(scores: Mapping[str, Tensor], target: Target, pattern: Unstructured | NM) -> Tensor:
-    """The mask (True = kept), flat, whose removed weights count for the target's share: the lowest scores go."""
-    flat = flatten(scores)
-    if target.of == "weights" or isinstance(pattern, NM):
-        return keep_all_but(target.removed(len(flat)), flat)
-    costs = pattern.costs(target, scores)
-    each = flatten({name: torch.full_like(tensor, costs[name], dtype=torch.int64) for name, tensor in scores.items()})
-    spent = each[torch.sort(flat, stable=True).indices].cumsum(0)
-    wanted = math.ceil(target.sparsity * int(spent[-1]))
-    return keep_all_but(int((spent < wanted).sum()) + (wanted > 0), flat)
+    return target.pattern.masks(scores, target)
 
 
 def keep_all_but(removed: int, scores: Tensor) -> Tensor:

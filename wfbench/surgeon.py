@@ -16,7 +16,7 @@ from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.obs import independent_update, joint_update, joint_update_and_rescore, saliency
 from wfbench.pruned import Pruned
-from wfbench.sparsity import Target, Unstructured, keep_largest
+from wfbench.sparsity import Target, keep_largest
 
 BlockSize: TypeAlias = int | Literal["layer"] | None
 Update: TypeAlias = Literal["independent", "joint"]
@@ -85,8 +85,7 @@ class FittedWoodFisher:
 
     def prune(self, target: Target) -> Pruned:
         if target.sparsity == 0:
-            everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.net.weights.items()}
-            return Pruned.of(self.net, self.net.weights, everything, self.diagnostics)
+            return replace(Pruned.dense(self.net), diagnostics=self.diagnostics)
         w, kept = self._removed(target)
         found = dict(self.diagnostics)
         if self.back_off:
@@ -119,7 +118,7 @@ class FittedWoodFisher:
         dense = self.start
         w, mask, (inverse, diagonal), price = dense, None, self._dense, self._price
         known = self.gradients.gram if self.widths is None and self.gradients.rows.shape[0] <= len(w) else None
-        stages = self.stages if isinstance(target.pattern, Unstructured) else 1
+        stages = self.stages if target.pattern.in_stages else 1
         for stage in range(1, stages + 1):
             scores = saliency(w, diagonal * self.gradients.count) / price
             scores = scores if mask is None else torch.where(mask, scores, -torch.inf)

@@ -81,8 +81,6 @@ def fisher_rows(
         WfbenchError: no labels for `empirical`, `batch` that does not divide n, more than 2000 rows, a NaN.
     """
     found = gradients(net, data, kind, draws=draws, batch=batch, over=over, seed=seed)
-    if net.shared is None:
-        return found.rows.div_(math.sqrt(found.count))
     return found.rows / math.sqrt(found.count)
 
 
@@ -96,20 +94,18 @@ def gradients(
     over: Over = "prunable",
     seed: int = 0,
 ) -> Gradients:
-    """As `fisher_rows`, unscaled; reused from `net.shared` where the samples begin those of an earlier call."""
+    """As `fisher_rows`, unscaled; reused from `net.memo` where the samples begin those of an earlier call."""
     n = len(data)
     _check(data, kind, draws, batch)
-    if net.shared is None:
-        return _compute(net, data, kind, draws, batch, over, seed, ())
     samples = _chain(data, labels=kind == "empirical")
     key = (kind, draws, batch, over, seed)
-    known = net.shared.get(key)
+    known = net.memo.get(key)
     if isinstance(known, Gradients) and known.samples[:n] == samples:
         found = known.prefix(n)
-        net.saved_seconds += found.seconds
+        net.memo.saved += found.seconds
         return found
     found = _compute(net, data, kind, draws, batch, over, seed, samples)
-    net.shared[key] = found
+    net.memo.keep(key, found)
     return found
 
 
