@@ -12,7 +12,7 @@ ORDER = [
     *("recovery", "repair", "tuning", "recoveries", "staged", "woodfisher_staged"),
     *("attribution", "evaluate", "train", "tasks.models", "tasks.task", "tasks.checkpoints"),
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
-    *("case", "reuse", "store", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),
+    *("case", "reuse", "store", "names", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),
     *("stats", "summary", "tables", "leaders", "reported", "figures", "pages", "report", "compare"),
     *("pytest_plugin", "pruning_cli", "cli", "__main__"),
 ]
