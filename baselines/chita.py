@@ -19,6 +19,8 @@ from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target
 from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
+from wfbench.damping import check_damping
+from wfbench.errors import at_least
 from wfbench.linalg import cholesky
 from wfbench.network import flatten, unflatten
 from wfbench.sparsity import keep_largest
@@ -44,6 +46,10 @@ class CHITA(Pruner[Labeled]):
     damping: float = 1e-5
     first_order: bool = False
     rounds: int = 20
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        at_least(0, rounds=self.rounds)
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
         found = gradients(net, data)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.curvature.diagnostics import effective_rank
+from wfbench.damping import check_damping
 from wfbench.linalg import inverse
 from wfbench.sparsity import keep_largest
 
@@ -75,6 +76,9 @@ class _KFAC:
     """Args: damping: λ [nats/weight²], split over the factors by π."""
 
     damping: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def fitted(self, net: Network, x: Tensor, y: Tensor, fisher_type: str) -> Fitted:
         module = net.module().double().requires_grad_(True)

@@ -14,6 +14,7 @@ import torch
 from baselines.kfac import FittedKFAC, KFACExact
 from wfbench import ChannelPruner, Network, Unlabeled
 from wfbench.channels import Coupled
+from wfbench.damping import check_damping
 from wfbench.structured import ChannelScores, by_channel, producers
 
 
@@ -34,6 +35,9 @@ class KFACFilter(ChannelPruner[Unlabeled]):
     order_invariant: ClassVar[bool] = True
     damping: float = KFACExact.damping
     factors: KFACExact = field(default_factory=KFACExact)
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def channel_scores(self, net: Network, groups: list[Coupled], data: Unlabeled) -> ChannelScores:
         fitted = replace(self.factors, damping=self.damping).fit(net, data)

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.damping import check_damping
 from wfbench.layers import as_matrices, damped, second_moments
 from wfbench.linalg import inverse
 from wfbench.sparsity import Scope, keep_largest
@@ -53,6 +54,9 @@ class LOBS(Pruner[Unlabeled]):
     order_invariant: ClassVar[bool] = True
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         moments = second_moments(net, data.inputs)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.damping import check_damping
 from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, second_moments
 from wfbench.linalg import inverse
 from wfbench.network import Params
@@ -55,6 +56,9 @@ class OBC(Pruner[Unlabeled]):
     order_invariant: ClassVar[bool] = True
     updates: ClassVar[bool] = True
     damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         hessians = {name: damped(h, self.damping) for name, h in second_moments(net, data.inputs).items()}

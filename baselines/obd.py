@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wfbench import Labeled, Network, ScorePruner, Unlabeled, fisher_rows
+from wfbench.errors import at_least
 from wfbench.network import Params, flatten, unflatten
 
 with warnings.catch_warnings():
@@ -49,6 +50,9 @@ class OBDHessian(ScorePruner[Labeled]):
     source: ClassVar[str] = "LeCun et al. 1989; diagonal by Hutchinson's estimator (Bekas et al. 2007)"
     fidelity: ClassVar[str] = "tends to the dense diagonal; no published figure reproduced"
     probes: int = 32
+
+    def __post_init__(self) -> None:
+        at_least(1, probes=self.probes)
 
     def scores(self, net: Network, data: Labeled) -> Params:
         module = net.module().requires_grad_(True)

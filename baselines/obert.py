@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wfbench.damping import Damping
 from wfbench.surgeon import BlockSize
 from wfbench.woodfisher import WoodFisher
 
@@ -14,5 +15,5 @@ class OBERT(WoodFisher):
     name: ClassVar[str] = "obert"
     source: ClassVar[str] = "Kurtic et al. 2022, unstructured"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse of its blocks; no published figure reproduced"
-    damping: float = 1e-7
+    damping: Damping = 1e-7
     block_size: BlockSize = 50

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.errors import at_least
 from wfbench.layers import call_order
 from wfbench.network import Params
 from wfbench.sparsity import keep_largest
@@ -39,6 +40,10 @@ class SNOWS(Pruner[Unlabeled]):
     newton: int = 3
     products: int = 10
     damping: float = 1e-3
+
+    def __post_init__(self) -> None:
+        at_least(1, horizon=self.horizon, products=self.products)
+        at_least(0, newton=self.newton, damping=self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         return FittedSNOWS(net, data.inputs.to(net.device), self, call_order(net, data.inputs[:1]))

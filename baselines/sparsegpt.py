@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.damping import check_damping
+from wfbench.errors import at_least
 from wfbench.layers import damped, one_by_one, only_layer_scope
 from wfbench.linalg import inverse
 from wfbench.sparsity import Scope, keep_all_but
@@ -36,6 +38,10 @@ class SparseGPT(Pruner[Unlabeled]):
     order_invariant: ClassVar[bool] = True
     damping: float = 0.01
     block: int = 128
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
+        at_least(1, block=self.block)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         return FittedSparseGPT(net, data.inputs, self.damping, self.block)

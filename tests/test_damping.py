@@ -26,7 +26,6 @@ from wfbench import (
     run,
 )
 from wfbench.crossvalidation import Tuned
-from wfbench.damping import damping_of
 from wfbench.errors import BrokenRule
 from wfbench.network import flatten
 from wfbench.plugins import discover
@@ -64,20 +63,6 @@ def test_nothing_is_relative_to_gradients_that_vanish() -> None:
         WoodFisher(damping=Relative(0.1)).fit(
             Network(module), Labeled(blobs(8, 1)[0], torch.zeros(8, dtype=torch.int64))
         )
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("1e-3", 1e-3), ("2", 2.0), ("relative:0.01", Relative(0.01)), ("cross-validated", CrossValidated())],
-)
-def test_names_of_dampings(text: str, expected: object) -> None:
-    assert damping_of(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "small", "relative:", "relativ:1", "relative:-1", "relative:nan", "nan"])
-def test_a_name_that_is_no_damping_is_an_error(text: str) -> None:
-    with pytest.raises(WfbenchError, match=r"damping|share"):
-        damping_of(text)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
@@ -172,23 +157,10 @@ def test_rule_15_more_trials_than_the_cap_are_a_broken_rule() -> None:
         WoodFisher(damping=CrossValidated((1.0,) * (TRIALS + 1))).fit(*double())
 
 
-def test_too_few_samples_and_methods_without_damping_are_errors() -> None:
+def test_too_few_samples_are_an_error() -> None:
     net, data = double(3)
     with pytest.raises(WfbenchError, match="at least 4 samples, not 3"):
         WoodFisher(damping=CrossValidated()).fit(net, data)
-    with pytest.raises(WfbenchError, match='magnitude has no option "damping"'):
-        REGISTRY.pruner("magnitude[damping=cross-validated]")
-
-
-def test_options_in_names_make_methods_of_their_own() -> None:
-    found = REGISTRY.pruner("woodfisher-unlabeled[draws=4][damping=relative:0.1]")
-    assert found == WoodFisherUnlabeled(draws=4, damping=Relative(0.1))
-    assert found.name == "woodfisher-unlabeled[draws=4][damping=relative:0.1]"
-    assert WoodFisherUnlabeled.name == "woodfisher-unlabeled"
-    assert REGISTRY.pruner("woodfisher[block_size=null]").block_size is None
-    assert REGISTRY.pruner("woodfisher[block_size=layer][update=joint]").update == "joint"
-    with pytest.raises(WfbenchError, match=r'no option "dampin" .*; it has: damping, block_size'):
-        REGISTRY.pruner("woodfisher[dampin=1]")
 
 
 def test_a_backed_off_update_costs_no_more_on_the_samples_than_no_update() -> None:

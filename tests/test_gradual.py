@@ -162,7 +162,7 @@ def test_the_method_sees_what_its_licence_allows_and_no_more_than_it_asks_for() 
 
 
 def test_gradual_methods_pass_the_kit() -> None:
-    for name in ("gradual-magnitude[steps=3]", "gradual-woodfisher[steps=2]"):
+    for name in ("gradual[steps=3]-magnitude", "gradual[steps=2]-woodfisher[damping=1e-3]"):
         pruner = REGISTRY.pruner(name)
         assert pruner.name == name
         assert [outcome for outcome in check(replace(pruner)) if outcome.status == "failed"] == []

@@ -14,6 +14,7 @@ ORDER = [
     *("tasks.digits", "tasks.fashion", "tasks.recipes"),
     *("case", "definitions", "measures", "stages", "reuse", "store", "plugins", "runner", "saved", "trial", "checks"),
     *("suite", "again", "requalify"),
+    *("case", "reuse", "store", "names", "plugins", "stages", "runner", "saved", "trial", "checks", "suite"),
     *("stats", "summary", "tables", "leaders", "reported", "figures", "pages", "report", "compare"),
     *("pytest_plugin", "pruning_cli", "cli", "__main__"),
 ]

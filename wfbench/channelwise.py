@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wfbench.channels import Coupled
 from wfbench.curvature.rows import fisher_rows
+from wfbench.damping import check_damping
 from wfbench.data import Labeled, Unlabeled
 from wfbench.filters import Filter, Removal, pruned_of
 from wfbench.layers import damped, second_moments
@@ -156,6 +157,9 @@ class ReadPruner(Pruner[Unlabeled]):
 
     patterns: ClassVar[tuple[str, ...]] = ("filter",)
     damping: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_damping(self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         groups = Filter(tuple(data.inputs.shape[1:])).groups(net)

@@ -154,8 +154,8 @@ def _list(options: argparse.Namespace) -> int:
         print(
             "  METHOD[option=value]  another hyper-parameter: woodfisher[damping=1e-3], lobs[damping=cross-validated]"
         )
-        print("  gradual-METHOD  in steps on a cubic schedule, with training in between")
-        print("  staged-METHOD  in stages, with least-squares repair and norm statistics anew in between")
+        print("  gradual-METHOD  in steps on a cubic schedule, with training in between: gradual[steps=4]-magnitude")
+        print("  staged-METHOD  in stages, layers repaired in between: staged[stages=4]-woodfisher[damping=1e-3]")
         print("  magnitude-as-METHOD, random-as-METHOD  controls with its layer proportions")
         print(f"  METHOD+UPDATE  its mask with the update of another: {updates}")
         print("  TASK[2000]  scored on a fixed subset of 2000 test samples")

@@ -47,17 +47,3 @@ def check_damping(damping: Damping) -> None:
     """Raise WfbenchError for an absolute damping that is not positive and finite."""
     if isinstance(damping, (int, float)):
         _positive("damping", damping)
-
-
-def damping_of(text: str) -> Damping:
-    """What a name says: `1e-5`, `relative:0.01` or `cross-validated`."""
-    if text == "cross-validated":
-        return CrossValidated()
-    kind, _, number = text.rpartition(":")
-    try:
-        value = float(number)
-    except ValueError:
-        value = float("nan")
-    if kind not in ("", "relative") or value != value:
-        raise WfbenchError(f'damping "{text}" is unknown; give a number, relative:SHARE or cross-validated')
-    return Relative(value) if kind else value

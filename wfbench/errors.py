@@ -1,5 +1,12 @@
 """What can go wrong, by whose doing: the user's, the method's, or against the rules."""
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from math import inf
+
+FEW = 12
+"""Most names that an error lists where none is alike."""
+
 
 class WfbenchError(Exception):
     """Something the user can mend; the message names it and says how."""
@@ -11,3 +18,24 @@ class BrokenRule(Exception):
 
 class CaseFailed(Exception):
     """The case has no result; the message is the record's reason."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> WfbenchError:
+    """The error for a name that is not among the known: names like it, else all where they are few."""
+    names = list(known)
+    if alike := get_close_matches(name.lower(), names):
+        return WfbenchError(f'unknown {kind} "{name}"; did you mean {either(alike)}?')
+    rest = f"there are: {', '.join(names)}" if len(names) <= FEW else "`wfbench list` shows what there is"
+    return WfbenchError(f'unknown {kind} "{name}"; {rest}')
+
+
+def either(words: Sequence[str]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
+def at_least(least: int, **options: int | float) -> None:
+    """Raise WfbenchError for an option that is below `least` or not finite."""
+    for name, value in options.items():
+        if not least <= value < inf:
+            raise WfbenchError(f"{name}={value} must be at least {least}{' and finite' * isinstance(value, float)}")

@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from wfbench.data import Labeled
-from wfbench.errors import WfbenchError
+from wfbench.errors import WfbenchError, at_least
 from wfbench.licence import handed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -32,8 +32,9 @@ def cubic(step: int, steps: int, start: float, final: float) -> float:
 class Gradual(Pruner[Labeled]):
     """A method's mask and update at every step of a cubic schedule, SGD on the kept weights in between.
 
-    Called `gradual-METHOD`. Everything is done with the n samples of the budget; with all training samples as budget it
-    is the usual full-data setting. Within one step the mask stays; BatchNorm follows the batches.
+    Called `gradual-METHOD`, with options `gradual[steps=4]-METHOD`. Everything is done with the n samples of the
+    budget; with all training samples as budget it is the usual full-data setting. Within one step the mask stays;
+    BatchNorm follows the batches.
 
     Args:
         of: the method; zero weights must rank last, as they do wherever a weight's size counts.
@@ -64,9 +65,10 @@ class Gradual(Pruner[Labeled]):
     def __post_init__(self) -> None:
         take_after(self, self.of, f"gradual-{self.of.name}", Labeled)
         object.__setattr__(self, "patterns", (Unstructured.name,))
-        for name in ("steps", "epochs", "last_epochs", "batch", "seen"):
-            if getattr(self, name) < 1:
-                raise WfbenchError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(
+            1, steps=self.steps, epochs=self.epochs, last_epochs=self.last_epochs, batch=self.batch, seen=self.seen
+        )
+        at_least(0, rate=self.rate, momentum=self.momentum, decay=self.decay)
         if not 0 <= self.start < 1:
             raise WfbenchError(f"start {self.start} is outside [0, 1): it is the sparsity before the first step")
 

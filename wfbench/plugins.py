@@ -3,25 +3,19 @@
 import hashlib
 import importlib.util
 import inspect
-import json
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 from wfbench import woodfisher, woodfisher_filter, woodfisher_staged
-from wfbench.attribution import KEPT, Transplant
-from wfbench.controls import By, LayerMatched
-from wfbench.crossvalidation import Tuned
-from wfbench.damping import CrossValidated, damping_of
-from wfbench.errors import WfbenchError
-from wfbench.gradual import Gradual
-from wfbench.pruner import Pruner, take_after
-from wfbench.staged import Staged
+from wfbench.errors import WfbenchError, unknown
+from wfbench.names import build, parse
+from wfbench.pruner import Pruner
 from wfbench.tasks import digits, fashion
 from wfbench.tasks.task import Task
 
@@ -53,64 +47,19 @@ class Registry:
             self.tasks[task.name] = task
 
     def pruner(self, name: str) -> Pruner[Any]:
-        """The method of that name, or an error that lists the names there are.
-
-        `METHOD[option=value]` is METHOD with another hyper-parameter (several: `METHOD[a=1][b=2]`), `gradual-METHOD`
-        prunes in steps with training in between, `staged-METHOD` with layers repaired in between,
-        `magnitude-as-METHOD` and `random-as-METHOD` are the controls of every METHOD, and `METHOD+UPDATE` is its mask
-        with the update of another.
-        """
-        if name in self.pruners:
-            return self.pruners[name]
-        if "+" in name:
-            of, _, update = name.rpartition("+")
-            return Transplant(self.pruner(of), None if update == KEPT else self.pruner(update))
-        for by in get_args(By):
-            if (of := name.removeprefix(f"{by}-as-")) != name:
-                return LayerMatched(self.pruner(of), by)
-        if (of := name.removeprefix("gradual-")) != name and not name.endswith("]"):
-            return Gradual(self.pruner(of))
-        if (of := name.removeprefix("staged-")) != name and not name.endswith("]"):
-            return Staged(self.pruner(of))
-        if name.endswith("]") and "[" in name:
-            of, _, option = name[:-1].rpartition("[")
-            return _with_option(self.pruner(of), option, name)
-        raise WfbenchError(f'unknown method "{name}"; there are: {", ".join(sorted(self.pruners))}')
+        """The method of that name, by the grammar of `wfbench.names`, or an error that says what is wrong with it."""
+        return build(parse(name, self.pruners), self.pruners)
 
     def task(self, name: str) -> Task:
-        """The task of that name, or an error that lists the names there are.
+        """The task of that name, or an error that names those like it.
 
         `TASK[2000]` is TASK scored on a fixed subset of 2000 test samples.
         """
         if name not in self.tasks and (cut := re.fullmatch(r"(.+)\[(\d+)\]", name)):
             self.tasks[name] = self.task(cut[1]).scored_on(int(cut[2]))  # kept: its data are read once
         if name not in self.tasks:
-            raise WfbenchError(f'unknown task "{name}"; there are: {", ".join(self.tasks)}')
+            raise unknown("task", name, self.tasks)
         return self.tasks[name]
-
-
-def _with_option(pruner: Pruner[Any], option: str, name: str) -> Pruner[Any]:
-    """A copy with one field changed, under a name of its own."""
-    key, _, text = option.partition("=")
-    known = [field.name for field in fields(pruner)]  # type: ignore[arg-type]
-    if key not in known:
-        raise WfbenchError(f'{pruner.name} has no option "{key}" for "{name}"; it has: {", ".join(known) or "none"}')
-    value = damping_of(text) if key == "damping" else _value(text)
-    if isinstance(value, CrossValidated):
-        return Tuned(pruner, value)
-    if isinstance(getattr(pruner, key), bool) and not isinstance(value, bool):
-        raise WfbenchError(f'"{name}": {key} is either true or false, not "{text}"')
-    made: Pruner[Any] = replace(pruner, **{key: value})  # type: ignore[type-var]
-    take_after(made, pruner, name)
-    return made
-
-
-def _value(text: str) -> Any:
-    """A number, true, false or null as in JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ()) -> Registry:

@@ -7,7 +7,7 @@ import torch
 
 from wfbench.channels import masked, shrunk
 from wfbench.data import Labeled, Unlabeled
-from wfbench.errors import WfbenchError
+from wfbench.errors import WfbenchError, at_least
 from wfbench.filters import Filter, masks
 from wfbench.licence import handed
 from wfbench.network import Network, Params
@@ -31,8 +31,9 @@ def restored(net: Network, pruned: Pruned, data: Labeled | Unlabeled) -> Pruned:
 
 @dataclass(frozen=True)
 class Staged(Pruner[Any]):
-    """A method in stages, called `staged-METHOD`: between them the layers are repaired, the norms re-estimated.
+    """A method in stages: between them the layers are repaired, the norms re-estimated.
 
+    Called `staged-METHOD`, with options `staged[restore=false]-METHOD`.
     The method sees the network as the stages before it left it, without the channels that are gone.
 
     Args:
@@ -52,8 +53,7 @@ class Staged(Pruner[Any]):
         licence = Labeled if self.of.licence is Labeled else Unlabeled
         take_after(self, self.of, f"staged-{self.of.name}", licence)
         object.__setattr__(self, "patterns", tuple(p for p in self.of.patterns if p in ("unstructured", Filter.name)))
-        if self.stages < 1:
-            raise WfbenchError(f"stages={self.stages} must be at least 1")
+        at_least(1, stages=self.stages)
 
     def fit(self, net: Network, data: Labeled | Unlabeled) -> Fitted:
         return FittedStaged(net, data, self)

@@ -5,7 +5,7 @@ from typing import Any
 
 from wfbench.case import Case
 from wfbench.data import RANDOM, Sampling
-from wfbench.errors import WfbenchError
+from wfbench.errors import WfbenchError, unknown
 from wfbench.filters import Filter
 from wfbench.network import Network
 from wfbench.plugins import Registry
@@ -143,5 +143,5 @@ def _uncut(name: object) -> object:
 
 def _recovery(name: str) -> Recovery[Any]:
     if name not in RECOVERIES:
-        raise WfbenchError(f'unknown recovery "{name}"; there are: {", ".join(RECOVERIES)}')
+        raise unknown("recovery", name, RECOVERIES)
     return RECOVERIES[name]

@@ -12,7 +12,6 @@ from wfbench.curvature.gram import gram
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import Gradients
 from wfbench.data import Labeled, Unlabeled
-from wfbench.errors import WfbenchError
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.obs import independent_update, joint_update, joint_update_and_rescore, saliency
 from wfbench.pruned import Pruned
@@ -31,8 +30,6 @@ def layer_blocks(net: Network, block_size: BlockSize) -> list[int] | None:
     for weight in net.weights.values():
         size = weight.numel()
         width = size if block_size == "layer" else block_size
-        if width < 1:
-            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, 'layer' or None")
         widths += [width] * (size // width) + [size % width] * (size % width > 0)
     return widths
 

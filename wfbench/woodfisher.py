@@ -8,7 +8,7 @@ from wfbench.curvature.diagnostics import mean_diagonal
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.damping import CrossValidated, Damping, Relative, check_damping
 from wfbench.data import Labeled, Unlabeled
-from wfbench.errors import WfbenchError
+from wfbench.errors import WfbenchError, at_least
 from wfbench.network import Network
 from wfbench.pruner import Fitted, Pruner
 from wfbench.sparsity import Scope
@@ -45,8 +45,9 @@ class _Options:
             raise WfbenchError(f'update "{self.update}" is unknown; use "independent" or "joint"')
         if self.stages is not None and self.stages < 1:
             raise WfbenchError(f"stages={self.stages} must be at least 1, or None for the default")
-        if not 0 <= self.flops_power < float("inf"):
-            raise WfbenchError(f"flops_power={self.flops_power} must be a number of at least 0")
+        if isinstance(self.block_size, int) and self.block_size < 1:
+            raise WfbenchError(f"block_size={self.block_size} must be at least 1, 'layer', or None for the full matrix")
+        at_least(0, flops_power=self.flops_power)
 
     def _fitted(self, net: Network, data: Labeled | Unlabeled, found: Gradients) -> Fitted:
         stages = self.stages or (1 if self.update == "independent" else STAGES)
@@ -83,6 +84,10 @@ class WoodFisher(_Options, Pruner[Labeled]):
     batch: int = 1
     first_order: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, batch=self.batch)
+
     def fit(self, net: Network, data: Labeled) -> Fitted:
         if isinstance(self.damping, CrossValidated):
             return cross_validated(self, self.damping, net, data)
@@ -100,6 +105,10 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
     fidelity: ClassVar[str] = "equal to a dense float64 inverse; not a published configuration"
     fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, draws=self.draws)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         if isinstance(self.damping, CrossValidated):

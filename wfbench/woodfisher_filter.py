@@ -17,13 +17,13 @@ from wfbench.curvature.diagnostics import mean_diagonal, predicted_change, row_d
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.damping import CrossValidated, Damping, Relative, check_damping
 from wfbench.data import Labeled, Unlabeled
-from wfbench.errors import WfbenchError
+from wfbench.errors import WfbenchError, at_least
 from wfbench.filters import Removal, pruned_of
 from wfbench.groups import Block, Coordinates, blocks_of, compressed
 from wfbench.network import Network, flatten, unflatten
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
-from wfbench.sparsity import Target, Unit
+from wfbench.sparsity import Target
 from wfbench.structured import filters_of
 
 Moves: TypeAlias = Literal["consumers", "none", "all"]
@@ -150,7 +150,7 @@ class _Options:
     damping: Damping = 1e-5
     update: Literal["independent", "joint"] = "joint"
     moves: Moves = "consumers"
-    per: Unit | None = "macs"
+    per: Literal["params", "macs"] | None = "macs"
     stages: int | None = None
     rank: int | None = None
 
@@ -204,6 +204,10 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
     fidelity: ClassVar[str] = WoodFisherFilter.fidelity
     fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, draws=self.draws)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         if isinstance(self.damping, CrossValidated):
