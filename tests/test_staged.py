@@ -47,7 +47,12 @@ def test_one_stage_is_the_method_repaired_and_its_norms_re_estimated(method: str
     target = Target(0.7, scope=pruner.scope)
     found = Staged(pruner, stages=1).fit(net, data).prune(target)
     alone = pruner.fit(net, None if pruner.licence is type(None) else data).prune(target)
-    same_bits(found, BatchNormReestimation().apply(net, LeastSquaresRepair().apply(net, alone, data), data))
+    same_bits(
+        found,
+        BatchNormReestimation().apply(
+            net, LeastSquaresRepair().apply(net, alone, Unlabeled(labeled.inputs)), Unlabeled(labeled.inputs)
+        ),
+    )
 
 
 def test_two_stages_are_two_times_the_method_on_what_there_is() -> None:
