@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network, WfbenchError
-from wfbench.channels import Coupled
-from wfbench.structured import ChannelScores, by_channel
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores, by_channel
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target
+from wfbench.curvature.damping import check_damping
 from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
-from wfbench.damping import check_damping
 from wfbench.errors import at_least
 from wfbench.linalg import cholesky
 from wfbench.network import flatten, unflatten

@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network, Unlabeled, fisher_rows
-from wfbench.channels import Coupled
-from wfbench.channelwise import over_charged
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores
+from wfbench.channels.readers import over_charged
 from wfbench.network import flatten, unflatten
-from wfbench.structured import ChannelScores
 
 SAMPLES = 32
 

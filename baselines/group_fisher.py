@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from wfbench import ChannelPruner, Labeled, Network
-from wfbench.channels import Coupled
-from wfbench.channelwise import gate_rows
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores
+from wfbench.channels.readers import gate_rows
 from wfbench.sparsity import Unit
-from wfbench.structured import ChannelScores
 
 
 @dataclass(frozen=True)

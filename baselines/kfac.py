@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench.curvature.damping import check_damping
 from wfbench.curvature.diagnostics import effective_rank
-from wfbench.damping import check_damping
 from wfbench.linalg import inverse
 from wfbench.sparsity import keep_largest
 

@@ -11,11 +11,12 @@ from typing import ClassVar
 
 import torch
 
-from baselines.kfac import FittedKFAC, KFACExact
 from wfbench import ChannelPruner, Network, Unlabeled
-from wfbench.channels import Coupled
-from wfbench.damping import check_damping
-from wfbench.structured import ChannelScores, by_channel, producers
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores, by_channel, producers
+from wfbench.curvature.damping import check_damping
+
+from .kfac import FittedKFAC, KFACExact
 
 
 @dataclass(frozen=True)

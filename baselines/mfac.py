@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wfbench.surgeon import BlockSize
-from wfbench.woodfisher import WoodFisher
+from wfbench.woodfisher.surgeon import BlockSize
+from wfbench.woodfisher.variants import WoodFisher
 
 
 @dataclass(frozen=True, kw_only=True)

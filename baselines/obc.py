@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.damping import check_damping
+from wfbench.curvature.damping import check_damping
 from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, second_moments
 from wfbench.linalg import inverse
 from wfbench.network import Params

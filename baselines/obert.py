@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wfbench.damping import Damping
-from wfbench.surgeon import BlockSize
-from wfbench.woodfisher import WoodFisher
+from wfbench.curvature.damping import Damping
+from wfbench.woodfisher.surgeon import BlockSize
+from wfbench.woodfisher.variants import WoodFisher
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network
-from wfbench.channels import Coupled
-from wfbench.structured import ChannelScores
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores
 
 
 @dataclass(frozen=True)

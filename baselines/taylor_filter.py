@@ -11,9 +11,9 @@ from math import sqrt
 from typing import ClassVar
 
 from wfbench import ChannelPruner, Labeled, Network
-from wfbench.channels import Coupled
-from wfbench.channelwise import gate_rows
-from wfbench.structured import ChannelScores
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelScores
+from wfbench.channels.readers import gate_rows
 
 
 @dataclass(frozen=True)

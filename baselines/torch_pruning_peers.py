@@ -12,9 +12,10 @@ from torch import Tensor
 from torch_pruning.pruner import importance
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target
-from wfbench.channels import _graph, _pruner
-from wfbench.filters import Filter, pruned_of, remove_lowest
-from wfbench.structured import filters_of
+from wfbench.channels.costs import remove_lowest
+from wfbench.channels.coupled import _graph, _pruner
+from wfbench.channels.pattern import Filter, pruned_of
+from wfbench.channels.pruner import filters_of
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from benchmarks.recursion import batched_recursion, recursion
-from wfbench.case import cpu_name
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled
+from wfbench.harness.record import cpu_name
 from wfbench.network import Network
 from wfbench.tasks.models import resnet20
 

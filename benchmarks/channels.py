@@ -9,14 +9,14 @@ from tabulate import tabulate
 from torch import nn
 
 from benchmarks.__main__ import gemm_rate
-from wfbench.case import cpu_name
+from wfbench.channels.pattern import Filter
 from wfbench.data import Unlabeled
-from wfbench.filters import Filter
-from wfbench.groups import Coordinates
+from wfbench.harness.record import cpu_name
 from wfbench.network import Network
 from wfbench.sparsity import Target
 from wfbench.tasks.models import mobilenetv1, resnet20
-from wfbench.woodfisher_filter import FittedWoodFisherFilter, WoodFisherFilterUnlabeled
+from wfbench.woodfisher.channel_surgeon import Coordinates
+from wfbench.woodfisher.channel_variants import FittedWoodFisherFilter, WoodFisherFilterUnlabeled
 
 SHAPE = (1, 28, 28)
 

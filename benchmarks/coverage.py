@@ -3,7 +3,7 @@
 import numpy as np
 from tabulate import tabulate
 
-from wfbench.stats import hierarchical, student
+from wfbench.report.stats import hierarchical, student
 
 TRIALS = 1000
 TASKS = 4

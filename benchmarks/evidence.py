@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wfbench import pages, report, summary
+from wfbench.report import files as pages
+from wfbench.report import html as report
+from wfbench.report import summary
 
 RECORDS = 20_000
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")

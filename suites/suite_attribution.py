@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from wfbench.case import Case
 from wfbench.data import Sampling
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "random")
 UPDATES = ("kept", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint", "obc", "snows")

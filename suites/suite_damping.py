@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from wfbench.case import Case
-from wfbench.damping import CrossValidated
-from wfbench.suite import Suite
+from wfbench.curvature.damping import CrossValidated
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 DAMPED = {
     "chita": 1e-5,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from wfbench.case import Case
 from wfbench.data import RANDOM, Sampling
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 SUITE = Suite(
     "lowdata-labels",

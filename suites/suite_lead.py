@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from wfbench.case import Case
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 WOODFISHERS = (
     "woodfisher",

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from wfbench.case import Case
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 SMALL = ("digits-cnn", "fashion-mlpnet")
 LARGE = ("fashion-resnet20[2000]", "fashion-mobilenetv1[2000]")

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from wfbench.case import Case
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.suite import Suite
 
 SUITE = Suite(
     "unlabeled",

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, ScorePruner, Target, Unlabeled
+from wfbench.conformance.trial import problems
 from wfbench.network import Params
 from wfbench.pruner import ScoreFitted
-from wfbench.trial import problems
 
 TASK = problems()["convolutional"]
 

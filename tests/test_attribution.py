@@ -12,12 +12,12 @@ from tests.cases import blob_network, blobs
 from tests.oracles import constrained_minimum, curvature
 from tests.test_tables import record, text_of
 from wfbench import Labeled, Network, Target, Unlabeled, WfbenchError, fisher_rows
-from wfbench.attribution import Transplant
-from wfbench.checks import check
+from wfbench.composed.transplant import Transplant
+from wfbench.conformance.checks import check
 from wfbench.data import RANDOM
+from wfbench.harness.plugins import discover
+from wfbench.harness.suite import Suite
 from wfbench.network import flatten
-from wfbench.plugins import discover
-from wfbench.suite import Suite
 
 REGISTRY = discover()
 

@@ -13,8 +13,8 @@ from tests.cases import blob_network, blobs, tiny_network
 from tests.oracles import blocks_of, curvature, looped_rows
 from wfbench import Labeled, Network, Target, Unlabeled, WoodFisher, fisher_rows
 from wfbench.curvature.rows import Gradients
+from wfbench.harness.plugins import discover
 from wfbench.network import flatten
-from wfbench.plugins import discover
 
 REGISTRY = discover()
 

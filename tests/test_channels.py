@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.cases import NETWORKS, trained_looking
 from wfbench import Network, WfbenchError
-from wfbench.channels import Coupled, coupled_channels, masked, shrunk
+from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
 from wfbench.tasks.models import conv_norm
 
 

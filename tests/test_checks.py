@@ -10,13 +10,13 @@ import torch
 
 from tests.leaky import LEAKS, LabelsThroughOrder, ReadsSplit
 from wfbench import Network, Pruner, ScorePruner, Unlabeled, WfbenchError
-from wfbench.checks import CHECKS, check, parametrize_with_checks
 from wfbench.cli import main
+from wfbench.conformance.checks import CHECKS, check, parametrize_with_checks
+from wfbench.conformance.trial import CheckFailed, Trial, problems
 from wfbench.errors import BrokenRule
+from wfbench.harness.plugins import discover
+from wfbench.harness.runner import Runner
 from wfbench.network import Params
-from wfbench.plugins import discover
-from wfbench.runner import Runner
-from wfbench.trial import CheckFailed, Trial, problems
 
 REGISTRY = discover()
 NAMES = [*sorted(REGISTRY.pruners), "magnitude-as-lobs-global", "random-as-woodfisher"]

@@ -9,7 +9,7 @@ import pytest
 from tests.test_tables import many
 from wfbench import WfbenchError
 from wfbench.cli import main
-from wfbench.compare import compare
+from wfbench.report.compare import compare
 
 
 def folder(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -25,12 +25,12 @@ from wfbench import (
     fisher_rows,
     run,
 )
-from wfbench.crossvalidation import Tuned
+from wfbench.composed.tuned import Tuned
 from wfbench.errors import BrokenRule
+from wfbench.harness.plugins import discover
 from wfbench.network import flatten
-from wfbench.plugins import discover
 from wfbench.pruner import TRIALS
-from wfbench.recovery import NoRecovery
+from wfbench.recoveries.base import NoRecovery
 
 REGISTRY = discover()
 TUNABLE = [name for name, pruner in sorted(REGISTRY.pruners.items()) if hasattr(pruner, "damping")]

@@ -9,8 +9,8 @@ from jaxtyping import TypeCheckError
 from tests.cases import blob_task, blobs
 from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw
 from wfbench.data import draw_indices
-from wfbench.plugins import discover
-from wfbench.recoveries import RECOVERIES
+from wfbench.harness.plugins import discover
+from wfbench.recoveries.names import RECOVERIES
 
 
 @given(size=st.integers(1, 400), seed=st.integers(0, 50), data=st.data())

@@ -8,9 +8,9 @@ import torch
 from tests.cases import blob_network, blob_task, blobs
 from wfbench import Case, Labeled, Network, Target, Unlabeled, fisher_rows, run
 from wfbench.curvature.diagnostics import effective_rank
+from wfbench.harness.plugins import discover
 from wfbench.network import flatten
-from wfbench.plugins import discover
-from wfbench.recovery import NoRecovery
+from wfbench.recoveries.base import NoRecovery
 
 REGISTRY = discover()
 ROWS = ["woodfisher", "woodfisher-joint", "woodfisher-full-joint", "woodfisher-unlabeled", "woodfisher-exact", "chita"]

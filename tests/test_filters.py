@@ -14,14 +14,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.cases import trained_looking
 from tests.test_channels import ALL, Plain
 from wfbench import Case, Filter, Labeled, Network, Pruned, Pruner, Record, Target, Task, WfbenchError, draw, run
-from wfbench.channels import Coupled, shrunk
+from wfbench.channels.costs import Costs, remove_lowest
+from wfbench.channels.coupled import Coupled, shrunk
+from wfbench.channels.pattern import AGREEMENT, pruned_of
 from wfbench.errors import BrokenRule
-from wfbench.filters import AGREEMENT, Costs, pruned_of, remove_lowest
+from wfbench.harness.plugins import discover
 from wfbench.licence import handed
-from wfbench.plugins import discover
 from wfbench.pruner import Fitted
-from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import Recovery
+from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Scope, Unit
 from wfbench.tasks.models import conv_norm
 
@@ -343,7 +344,7 @@ def test_rule_11_a_shrunk_network_that_differs_stops_the_run(monkeypatch: pytest
         last += 1
         return small
 
-    monkeypatch.setattr("wfbench.filters.shrunk", other)
+    monkeypatch.setattr("wfbench.channels.pattern.shrunk", other)
     with pytest.raises(BrokenRule, match="masked and shrunk network differ by"):
         run(case_of())
 

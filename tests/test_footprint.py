@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wfbench.footprint import footprint
+from wfbench.channels.footprint import footprint
 
 
 def test_parameters_and_macs_by_hand() -> None:

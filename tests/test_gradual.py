@@ -10,11 +10,11 @@ from torch import nn
 
 from tests.cases import blob_network, blob_task, blobs
 from wfbench import Case, Labeled, Network, Pruned, Target, Unlabeled, WfbenchError, run
-from wfbench.checks import check
-from wfbench.gradual import Gradual, cubic
-from wfbench.plugins import discover
-from wfbench.recovery import NoRecovery
-from wfbench.scratch import Steps, steps_in
+from wfbench.composed.gradual import Gradual, cubic
+from wfbench.composed.steps import Steps, steps_in
+from wfbench.conformance.checks import check
+from wfbench.harness.plugins import discover
+from wfbench.recoveries.base import NoRecovery
 
 REGISTRY = discover()
 MAGNITUDE = REGISTRY.pruner("magnitude")

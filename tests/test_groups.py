@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from tests.test_channels import Plain, Separable
 from wfbench import Filter, Labeled, Network, Target, Unlabeled, WfbenchError, fisher_rows
-from wfbench.channels import Coupled
-from wfbench.filters import Costs, Removal
-from wfbench.groups import Coordinates, blocks_of, compressed
+from wfbench.channels.costs import Costs, Removal
+from wfbench.channels.coupled import Coupled
 from wfbench.network import flatten
 from wfbench.tasks.models import conv_norm
-from wfbench.woodfisher_filter import WoodFisherFilter, WoodFisherFilterExact, WoodFisherFilterUnlabeled
+from wfbench.woodfisher.channel_surgeon import Coordinates, blocks_of, compressed
+from wfbench.woodfisher.channel_variants import WoodFisherFilter, WoodFisherFilterExact, WoodFisherFilterUnlabeled
 
 
 class Residual(nn.Module):

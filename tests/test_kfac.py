@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.cases import blob_network, blobs, trained_looking
 from tests.oracles import looped_rows
 from wfbench import Labeled, Network, Target, Unlabeled, fisher_rows
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 
 REGISTRY = discover()
 MODULE = sys.modules[type(REGISTRY.pruner("kfac")).__module__]

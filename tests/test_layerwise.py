@@ -9,7 +9,7 @@ from torch.nn import functional
 from tests.cases import trained_looking
 from tests.oracles import constrained_minimum
 from wfbench import NM, Network, Pruned, Target, Unlabeled
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 
 REGISTRY = discover()
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.test_tables import record, text_of
-from wfbench import leaders, summary
+from wfbench.report import leaders, summary
 
 
 def leader_of(records: list[dict[str, Any]]) -> leaders.Leader:

@@ -19,16 +19,16 @@ from wfbench import (
     WoodFisher,
     WoodFisherUnlabeled,
 )
-from wfbench.attribution import KEPT, Transplant
-from wfbench.case import options
-from wfbench.controls import LayerMatched
-from wfbench.crossvalidation import Tuned
-from wfbench.gradual import Gradual
-from wfbench.names import CONTROLS, STEPWISE, Method, Transplanted, Tree, Wrapped, build, options_of, parse
+from wfbench.composed.gradual import Gradual
+from wfbench.composed.matched import LayerMatched
+from wfbench.composed.names import CONTROLS, STEPWISE, Method, Transplanted, Tree, Wrapped, build, options_of, parse
+from wfbench.composed.staged import Staged
+from wfbench.composed.transplant import KEPT, Transplant
+from wfbench.composed.tuned import Tuned
+from wfbench.harness.case import options
+from wfbench.harness.plugins import discover
+from wfbench.harness.suite import _recovery
 from wfbench.network import Params
-from wfbench.plugins import discover
-from wfbench.staged import Staged
-from wfbench.suite import _recovery
 
 REGISTRY = discover()
 MAGNITUDE, LOBS, OBC, OBERT = (REGISTRY.pruner(name) for name in ("magnitude", "lobs", "obc", "obert"))

@@ -12,8 +12,8 @@ from tests.cases import tiny_network
 from tests.oracles import constrained_minimum, curvature, greedy
 from wfbench import Labeled, Network, Target, WoodburyInverse, WoodFisher, WoodFisherUnlabeled, fisher_rows
 from wfbench.network import flatten
-from wfbench.obs import independent_update, joint_update, saliency, set_saliency
-from wfbench.surgeon import layer_blocks
+from wfbench.woodfisher.obs import independent_update, joint_update, saliency, set_saliency
+from wfbench.woodfisher.surgeon import layer_blocks
 
 P = 8
 

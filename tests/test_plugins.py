@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wfbench import WfbenchError, WoodFisher
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 
 GOOD = """
 from dataclasses import dataclass

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.test_rules import case_of
 from wfbench import run
-from wfbench.checks import check
-from wfbench.plugins import discover
-from wfbench.stats import student
-from wfbench.store import read
-from wfbench.summary import frame_of
+from wfbench.conformance.checks import check
+from wfbench.harness.plugins import discover
+from wfbench.harness.store import read
+from wfbench.report.frames import frame_of
+from wfbench.report.stats import student
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

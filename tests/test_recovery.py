@@ -7,7 +7,7 @@ from tests.cases import blob_network, blobs, tiny_network
 from wfbench import Network, Target, Unlabeled
 from wfbench.pruned import Pruned
 from wfbench.pruner import ScoreFitted
-from wfbench.recovery import BatchNormReestimation, NoRecovery
+from wfbench.recoveries.base import BatchNormReestimation, NoRecovery
 
 
 def pruned_at(net: Network, sparsity: float) -> Pruned:

@@ -12,7 +12,8 @@ from tests.oracles import constrained_minimum
 from wfbench import Network, Pruned, Target, Unlabeled
 from wfbench.layers import solve_kept
 from wfbench.network import flatten
-from wfbench.repair import LeastSquaresRepair, ScaleAndBias
+from wfbench.recoveries.correction import ScaleAndBias
+from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import keep_largest
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from tests.test_tables import HOSTILE, many
-from wfbench import WfbenchError, load_results, report
+from wfbench import WfbenchError, load_results
 from wfbench.cli import main
+from wfbench.report import html as report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from wfbench import RECOVERIES, Case, Runner, Target, discover, reuse
+from wfbench import RECOVERIES, Case, Runner, Target, discover
 from wfbench.cli import main
 from wfbench.definitions import Definitions
-from wfbench.requalify import Findings, requalify
-from wfbench.store import PROOFS, SameBits, Store
+from wfbench.harness import reuse
+from wfbench.harness.requalify import Findings, requalify
+from wfbench.harness.store import PROOFS, SameBits, Store
 
 METHOD = """
 from wfbench import ScorePruner
@@ -52,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 def written(folder: Path, scores: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The method as it reads from now on, as a new process would find it."""
     (folder / "mine.py").write_text(METHOD % scores)
-    for name in [name for name in sys.modules if name.startswith("wfbench_plugin_mine")]:
+    for name in [name for name in sys.modules if name.startswith("wfbench_plugins") and name.endswith(".mine")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(reuse, "_DEFINITIONS", Definitions())
     for known in (reuse._digest, reuse._libraries):

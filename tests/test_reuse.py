@@ -14,8 +14,8 @@ from tests.cases import blob_network, blob_target, blob_task, blobs
 from tests.test_rules import case_of
 from wfbench import NM, RECOVERIES, Case, Filter, Pruner, Runner, Sampling, Target, Task, WoodFisher, discover, run
 from wfbench.definitions import Definition, Definitions, Source, source_of
-from wfbench.plugins import load, pruners_of
-from wfbench.reuse import answers, differences, roots
+from wfbench.harness.plugins import load, pruners_of
+from wfbench.harness.reuse import answers, differences, roots
 
 REGISTRY = discover()
 PACKAGES = ("wfbench", "baselines")
@@ -36,7 +36,7 @@ def every_kind() -> dict[str, frozenset[Definition]]:
 
 def texts() -> dict[str, Source]:
     """The source of every module of the library and of the baselines, as the discovery names them."""
-    modules = [name for name in sys.modules if name.startswith((*PACKAGES, "wfbench_plugin"))]
+    modules = [name for name in sys.modules if name.startswith((*PACKAGES, "wfbench_plugins"))]
     found = {name: source_of(name) for name in modules}
     return {name: source for name, source in found.items() if source is not None}
 
@@ -126,7 +126,7 @@ def test_a_changed_constant_of_the_inverse_makes_its_users_stale_and_no_other() 
     ("module", "old", "new"),
     [
         (module_of(Target), "stable=True).indices[:removed]", "stable=True).indices[-removed:]"),
-        ("wfbench.evaluate", "BATCH = 50", "BATCH = 64"),
+        ("wfbench.tasks.evaluate", "BATCH = 50", "BATCH = 64"),
     ],
 )
 def test_keep_largest_and_the_evaluation_batch_make_all_stale(module: str, old: str, new: str) -> None:
@@ -204,7 +204,7 @@ def test_the_question_follows_configuration_data_and_checkpoint(monkeypatch: pyt
     assert answers(record, asked)
     for name, case in others.items():
         assert not answers(record, question(case)), name
-    monkeypatch.setattr("wfbench.reuse.numerics", lambda: "0.0")
+    monkeypatch.setattr("wfbench.harness.reuse.numerics", lambda: "0.0")
     assert differences(record, question(base)) == ["torch"]
 
 

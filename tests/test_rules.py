@@ -28,15 +28,15 @@ from wfbench import (
     run,
 )
 from wfbench.errors import BrokenRule
-from wfbench.evaluate import evaluate
+from wfbench.harness.isolation import seeded
+from wfbench.harness.plugins import discover
+from wfbench.harness.runner import Runner
 from wfbench.network import Params
-from wfbench.plugins import discover
 from wfbench.pruner import ScoreFitted
-from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import Recovery
-from wfbench.runner import Runner
-from wfbench.stages import seeded
+from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.names import RECOVERIES
 from wfbench.tasks import checkpoints, fashion
+from wfbench.tasks.evaluate import evaluate
 
 REGISTRY = discover()
 METHODS = sorted(REGISTRY.pruners)

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from tests.test_filters import Images, case_of, image_task, images
 from wfbench import Network, WfbenchError, load_pruned, run
-from wfbench.case import Case
 from wfbench.cli import main
-from wfbench.evaluate import evaluate
-from wfbench.plugins import discover
+from wfbench.export import FORMAT, KEY, export_onnx, pruned_network, save
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import discover
+from wfbench.harness.reuse import checkpoint_digest
 from wfbench.pruning_cli import case_of as case_of_options
-from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import NoRecovery
-from wfbench.reuse import checkpoint_digest
-from wfbench.saved import FORMAT, KEY, export_onnx, pruned_network, save
+from wfbench.recoveries.base import NoRecovery
+from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Target
+from wfbench.tasks.evaluate import evaluate
 
 TASK = """
 from tests.test_filters import image_task
@@ -188,7 +188,7 @@ def test_onnx_gives_the_same_logits_for_any_batch(method: str, tmp_path: Path) -
 
 
 def test_onnx_says_which_packages_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("wfbench.saved.find_spec", lambda name: None if name == "onnxscript" else SimpleNamespace())
+    monkeypatch.setattr("wfbench.export.find_spec", lambda name: None if name == "onnxscript" else SimpleNamespace())
     with pytest.raises(WfbenchError, match=r'onnxscript missing, needed for ONNX; pip install "wfbench\[onnx\]"'):
         export_onnx(tmp_path / "small.onnx", nn.Linear(2, 2), (2,))
     assert main([*arguments(tmp_path), "--onnx", str(tmp_path / "small.onnx")]) == 2
@@ -291,7 +291,7 @@ def test_the_folder_is_tried_before_the_work(
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("wfbench.saved.TemporaryFile", refused)
+    monkeypatch.setattr("wfbench.export.TemporaryFile", refused)
     monkeypatch.setattr("wfbench.pruning_cli.pruned_network", pytest.fail)
     assert main(arguments(tmp_path)) == 2
     assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from torch import nn
 from tests.cases import blob_network, blobs
 from wfbench import NM, Labeled, Network, Pruned, Target, Unlabeled, Unstructured, WfbenchError
 from wfbench.errors import BrokenRule
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 from wfbench.pruner import ScoreFitted
 from wfbench.sparsity import Scope, keep_largest
 

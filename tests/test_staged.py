@@ -9,14 +9,14 @@ import torch
 from tests.cases import blob_network, blobs
 from tests.test_filters import EVERY, problem
 from wfbench import Labeled, Network, Pruned, Target, Unlabeled, WfbenchError
-from wfbench.channels import shrunk
-from wfbench.checks import check
-from wfbench.plugins import discover
-from wfbench.recovery import BatchNormReestimation
-from wfbench.repair import LeastSquaresRepair
+from wfbench.channels.coupled import shrunk
+from wfbench.composed.staged import Staged, restored, shares
+from wfbench.conformance.checks import check
+from wfbench.harness.plugins import discover
+from wfbench.recoveries.base import BatchNormReestimation
+from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import Scope
-from wfbench.staged import Staged, restored, shares
-from wfbench.woodfisher_staged import WoodFisherStaged
+from wfbench.woodfisher.restored import WoodFisherStaged
 
 REGISTRY = discover()
 SMALL = [name for name in EVERY if name not in ("mobilenetv1", "mlpnet")]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from benchmarks.coverage import covered
-from wfbench import stats
+from wfbench.report import stats
 
 RANDOM = np.random.default_rng(0)
 

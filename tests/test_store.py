@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_rules import case_of
 from wfbench import Record, Runner, WfbenchError, run
-from wfbench.store import SameBits, Store, latest, read
+from wfbench.harness.store import SameBits, Store, latest, read
 
 
 @pytest.fixture(scope="module")

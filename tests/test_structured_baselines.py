@@ -18,11 +18,11 @@ from tests.cases import NETWORKS, blob_network, blobs, trained_looking
 from tests.oracles import constrained_minimum, looped_rows
 from tests.test_channels import Plain, Separable
 from wfbench import Filter, Labeled, Network, Target, Unlabeled, WfbenchError
-from wfbench.channels import Coupled
-from wfbench.channelwise import Read
-from wfbench.checks import check
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.readers import Read
+from wfbench.conformance.checks import check
 from wfbench.definitions import Definitions
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 from wfbench.pruned import Pruned
 from wfbench.tasks.models import conv_norm
 

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from tests.test_rules import case_of
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
+from wfbench.harness.runner import Runner
+from wfbench.harness.store import identity
+from wfbench.harness.suite import Suite
 from wfbench.pytest_plugin import Session
-from wfbench.runner import Runner
-from wfbench.store import identity
-from wfbench.suite import Suite
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--methods", "magnitude,woodfisher", "--budgets", "4,8", "--sparsities", "0.5,0.8", "--seeds", "2"]

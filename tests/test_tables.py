@@ -10,8 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from wfbench import figures, load_results, pages, report, reported, summary
+from wfbench import load_results
 from wfbench.cli import main
+from wfbench.report import figures, summary
+from wfbench.report import files as pages
+from wfbench.report import html as report
+from wfbench.report import literature as reported
 
 
 def record(seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:

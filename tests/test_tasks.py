@@ -15,11 +15,11 @@ from torchvision.datasets import FashionMNIST
 
 from tests.cases import blob_network, blobs
 from wfbench import Task, WfbenchError
-from wfbench.plugins import discover
+from wfbench.harness.plugins import discover
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.recipes import RECIPES
-from wfbench.train import Recipe, augment, train
+from wfbench.tasks.training import Recipe, augment, train
 
 
 def idx(shape: tuple[int, ...]) -> bytes:

@@ -9,9 +9,9 @@ from tests.cases import blob_network, blobs
 from tests.test_repair import magnitude
 from wfbench import Labeled, Network, Pruned, Unlabeled
 from wfbench.network import NORMS
-from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import BatchNormReestimation, Recovery
-from wfbench.tuning import BATCH, FeatureDistillation, FineTuning, LogitDistillation
+from wfbench.recoveries.base import BatchNormReestimation, Recovery
+from wfbench.recoveries.descent import BATCH, FeatureDistillation, FineTuning, LogitDistillation
+from wfbench.recoveries.names import RECOVERIES
 
 KINDS = [FineTuning, LogitDistillation, FeatureDistillation]
 

@@ -13,10 +13,10 @@ from torch.func import functional_call, jacrev
 from tests.cases import trained_looking
 from wfbench import Network, Pruned, Target, Unlabeled, WfbenchError, fisher_rows
 from wfbench.network import flatten
-from wfbench.recovery import BatchNormReestimation
-from wfbench.repair import LeastSquaresRepair
+from wfbench.recoveries.base import BatchNormReestimation
+from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import keep_largest
-from wfbench.woodfisher_staged import WoodFisherStaged, joint_update
+from wfbench.woodfisher.restored import WoodFisherStaged, joint_update
 
 
 def perceptron() -> nn.Module:

@@ -12,8 +12,8 @@ from tests.oracles import curvature
 from tests.test_obs import P, data
 from wfbench import Labeled, Network, Target, WoodFisher, fisher_rows
 from wfbench.network import flatten
-from wfbench.surgeon import FittedWoodFisher, layer_blocks
-from wfbench.woodfisher import WoodTaylor
+from wfbench.woodfisher.surgeon import FittedWoodFisher, layer_blocks
+from wfbench.woodfisher.variants import WoodTaylor
 
 BLOCKS = [None, "layer", 3]
 

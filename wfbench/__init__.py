@@ -1,25 +1,26 @@
 """wfbench: pruning neural networks with little data."""
 
-from wfbench.case import Case, Record
+from wfbench.channels.pattern import Filter
+from wfbench.channels.pruner import ChannelPruner
+from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
-from wfbench.damping import CrossValidated, Relative
 from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
 from wfbench.errors import WfbenchError
-from wfbench.filters import Filter
+from wfbench.export import load_pruned
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import discover
+from wfbench.harness.record import Record
+from wfbench.harness.runner import Runner, run
 from wfbench.network import Network
-from wfbench.plugins import discover
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
-from wfbench.recoveries import RECOVERIES
-from wfbench.recovery import Recovery
-from wfbench.runner import Runner, run
-from wfbench.saved import load_pruned
+from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.names import RECOVERIES
+from wfbench.report.frames import load_results
 from wfbench.sparsity import NM, Target, Unstructured
-from wfbench.structured import ChannelPruner
-from wfbench.summary import load_results
 from wfbench.tasks.task import Task
-from wfbench.woodfisher import WoodFisher, WoodFisherUnlabeled
+from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
 __all__ = [
     "NM",

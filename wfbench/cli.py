@@ -13,22 +13,25 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from wfbench import checks, pages, pruning_cli, report
-from wfbench.attribution import KEPT
-from wfbench.cache import cache_folder
-from wfbench.case import environment
-from wfbench.compare import compare
+from wfbench import pruning_cli
+from wfbench.composed.transplant import KEPT
+from wfbench.conformance import checks
 from wfbench.errors import WfbenchError
-from wfbench.evaluate import evaluate
-from wfbench.plugins import Registry, discover, pruners_in
-from wfbench.requalify import requalify
-from wfbench.store import latest, read, record_files
-from wfbench.summary import write_parquet
-from wfbench.tables import harmless
+from wfbench.harness.plugins import Registry, discover, pruners_in
+from wfbench.harness.record import environment
+from wfbench.harness.requalify import requalify
+from wfbench.harness.store import latest, read, record_files
+from wfbench.report import files as pages
+from wfbench.report import html as report
+from wfbench.report.compare import compare
+from wfbench.report.frames import write_parquet
+from wfbench.report.tables import harmless
 from wfbench.tasks import checkpoints, digits, fashion
+from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.evaluate import evaluate
 from wfbench.tasks.recipes import RECIPES
 from wfbench.tasks.task import Task
-from wfbench.train import train
+from wfbench.tasks.training import train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,14 +8,15 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from wfbench.case import Case, Record
+from wfbench.channels.pattern import Filter
 from wfbench.errors import WfbenchError
-from wfbench.filters import Filter
-from wfbench.plugins import discover
-from wfbench.recoveries import RECOVERIES
-from wfbench.saved import check_onnx, check_writable, export_onnx, pruned_network, save
+from wfbench.export import check_onnx, check_writable, export_onnx, pruned_network, save
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import discover
+from wfbench.harness.record import Record
+from wfbench.harness.suite import pattern_of
+from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
-from wfbench.suite import pattern_of
 
 ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
 

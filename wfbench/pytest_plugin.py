@@ -13,16 +13,17 @@ import pytest
 from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
-from wfbench import pages, summary
-from wfbench.case import Case, Record
+from wfbench.composed.steps import steps_in
 from wfbench.errors import BrokenRule, WfbenchError
-from wfbench.plugins import Registry, discover
-from wfbench.recoveries import RECOVERIES
-from wfbench.reuse import digest
-from wfbench.runner import Runner
-from wfbench.scratch import steps_in
-from wfbench.store import SameBits, Store
-from wfbench.suite import Suite
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import Registry, discover
+from wfbench.harness.record import Record
+from wfbench.harness.reuse import digest
+from wfbench.harness.runner import Runner
+from wfbench.harness.store import SameBits, Store
+from wfbench.harness.suite import Suite
+from wfbench.recoveries.names import RECOVERIES
+from wfbench.report import files, frames
 
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
@@ -267,9 +268,9 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     for suite, store in session.stores.items():
         if not store.records:
             continue
-        written = pages.write(session.results, suite, store.records)
+        written = files.write(session.results, suite, store.records)
         terminalreporter.section(f"wfbench {suite}")
-        terminalreporter.write_line(pages.plain(summary.frame_of(store.records)))
+        terminalreporter.write_line(files.plain(frames.frame_of(store.records)))
         counts = session.counts
         terminalreporter.write_line(
             f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"

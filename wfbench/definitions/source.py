@@ -15,7 +15,7 @@ Definition: TypeAlias = tuple[str, str]
 Taken: TypeAlias = dict[str, tuple[str, str | None]]
 """Imported names, and what they stand for: a name of a module, or a whole module."""
 
-OURS = ("wfbench", "baselines")
+OURS = ("wfbench",)
 """Packages that are read wherever they are installed."""
 INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib", "platlib"))
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wfbench.cache import cache_folder
 from wfbench.errors import WfbenchError
+from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.task import Task

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
-from wfbench.train import Recipe
+from wfbench.tasks.training import Recipe
 
 RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
     "digits-cnn": (digits_cnn, Recipe(epochs=60, lr=0.1, batch_size=32, shift=1)),

@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from wfbench.data import Dataset, MapStyle, draw_indices
 from wfbench.errors import WfbenchError
-from wfbench.evaluate import Scores
+from wfbench.tasks.evaluate import Scores
 
 Split: TypeAlias = tuple[Tensor, Tensor] | MapStyle | Callable[[], tuple[Tensor, Tensor] | MapStyle]
 Module: TypeAlias = nn.Module | Callable[[], nn.Module]

@@ -1,0 +1,155 @@
+"""Whole channels: the pattern, what channels cost, and which go until a target is met."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from wfbench.channels.costs import Costs, _allowed
+from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
+from wfbench.channels.footprint import footprint
+from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.network import Network, Params
+from wfbench.pruned import Pruned
+from wfbench.sparsity import Pattern, Target, Unit
+
+AGREEMENT = 1e-4
+"""Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
+
+
+@dataclass(frozen=True)
+class Filter(Pattern):
+    """Coupled channels go as a whole, and the network shrinks.
+
+    Args:
+        shape: of one input, for the network to be traced with.
+    """
+
+    name: ClassVar[str] = "filter"
+    units: ClassVar[tuple[Unit, ...]] = ("filters", "params", "macs")
+    shape: tuple[int, ...]
+
+    @classmethod
+    def for_task(cls, module: Callable[[], nn.Module], x: Tensor, of: Unit) -> Pattern:
+        return cls(tuple(x.shape[1:]))
+
+    def example(self, net: Network) -> Tensor:
+        """One input of zeros."""
+        return torch.zeros((1, *self.shape), dtype=net.dtype, device=net.device)
+
+    def groups(self, net: Network) -> list[Coupled]:
+        """Every group of channels that can be taken out; traced once a network.
+
+        Raises:
+            WfbenchError: the network cannot be traced, or has no such group.
+        """
+        found = net.memo.take(("groups", self.shape), lambda: coupled_channels(net, self.example(net)))
+        if not found:
+            raise WfbenchError(
+                "no channel can be taken out: none is read by a later layer without a norm over channels between"
+            )
+        return found
+
+    def costs(self, net: Network) -> "Costs":
+        """What the channels of every group cost; worked out once a network."""
+        return net.memo.take(("costs", self.shape), lambda: Costs(net, self.groups(net), self.example(net)))
+
+    def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
+        """The share of what `target.of` counts; what is masked is what the removed channels take with them."""
+        groups, gone = self.groups(net), pruned.removed_channels
+        unknown = gone.keys() - {group.name for group in groups}
+        if unknown:
+            raise BrokenRule(f"removed_channels names {', '.join(sorted(unknown))}, which are no groups of channels")
+        for group in groups:
+            if len(set(gone.get(group.name, ()))) >= group.size:
+                raise BrokenRule(f"all {group.size} channels of {group.name} are gone; a layer keeps at least one")
+        expected = masks(net, groups, gone)
+        for name, mask in expected.items():
+            if not torch.equal(pruned.mask.get(name, torch.ones_like(mask)), mask):
+                raise BrokenRule(f"the mask of {name} is not what the removed channels take with them")
+            if pruned.state[name][~mask].any():
+                raise BrokenRule(f"{name} is not zero where channels were removed")
+        if extra := [name for name, mask in pruned.mask.items() if name not in expected and not mask.all()]:
+            raise BrokenRule(f"the mask of {extra[0]} removes what belongs to no removed channel")
+        costs = self.costs(net)
+        counts = {name: len(set(channels)) for name, channels in gone.items()}
+        whole, left = costs.total({}, target.of), costs.total(counts, target.of)
+        allowed = _allowed(target, whole)
+        last = max((costs.total({**counts, g: c - 1}, target.of) for g, c in counts.items() if c), default=whole)
+        if left > allowed or (last <= allowed and any(counts.values())):
+            raise BrokenRule(
+                f"{left} of {whole} {target.of} are left; the target is sparsity {target.sparsity}, met to one channel"
+            )
+        return 1 - left / whole
+
+    def measured(self, net: Network, pruned: Pruned, x: Tensor) -> dict[str, Any]:
+        """Parameters, MACs, latency [s] and activation memory [bytes] of the shrunk and the dense network, batch 1.
+
+        Raises:
+            BrokenRule: the shrunk network's logits are not the masked one's.
+            WfbenchError: the shrunk network does not run.
+        """
+        example = self.example(net)
+        probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
+        removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
+        try:
+            small = shrunk(net, pruned.state, example, removed)
+            with torch.no_grad():
+                wanted, found = net.logits(pruned.state, probe), small(probe)
+        except (RuntimeError, IndexError) as error:
+            raise WfbenchError(
+                f"the network does not run without its removed channels ({error}); write its forward pass without "
+                "fixed sizes, such as flatten(1) in place of view(-1, 64), and call each layer once"
+            ) from error
+        difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
+        if not difference <= AGREEMENT:
+            raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
+        whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
+        dense = {f"dense_{name}": value for name, value in whole.items()}
+        count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
+        return {**footprint(small, example), **dense, "removed_channels": count}
+
+
+def masks(net: Network, groups: Iterable[Coupled], gone: Mapping[str, Iterable[int]]) -> Params:
+    """True = kept, for every prunable weight and every other parameter that a removed channel takes entries of."""
+    ones = {name: torch.ones_like(tensor) for name, tensor in net.movable.items()}
+    kept = masked(ones, _within(groups, ones), {name: list(channels) for name, channels in gone.items()})
+    found = {name: tensor.bool() for name, tensor in kept.items()}
+    return {name: mask for name, mask in found.items() if name in net.weights or not mask.all()}
+
+
+def _within(groups: Iterable[Coupled], names: Mapping[str, Tensor]) -> list[Coupled]:
+    """The groups without slices of tensors that are not named."""
+    return [
+        Coupled(
+            group.name,
+            group.size,
+            tuple(part for part in group.charged if part.name in names),
+            tuple(part for part in group.deleted if part.name in names),
+            group.consumers,
+        )
+        for group in groups
+    ]
+
+
+def pruned_of(
+    net: Network,
+    groups: list[Coupled],
+    gone: Mapping[str, Iterable[int]],
+    weights: Params | None = None,
+    diagnostics: Mapping[str, float] | None = None,
+) -> Pruned:
+    """The dense state with `weights` in place and the removed channels masked.
+
+    Args:
+        gone: removed channels by the group's name.
+        weights: changed parameters, of any float dtype.
+    """
+    removed = {name: tuple(sorted(channels)) for name, channels in gone.items()}
+    state = net.state()
+    for name, weight in (weights or {}).items():
+        state[name] = weight.to(state[name].dtype).reshape(state[name].shape)
+    lists = {name: list(channels) for name, channels in removed.items()}
+    return Pruned(masked(state, groups, lists), masks(net, groups, lists), removed, diagnostics or {})

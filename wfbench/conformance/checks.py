@@ -1,0 +1,269 @@
+"""The conformance kit: what every method must keep, checked on problems small enough for any of them.
+
+`wfbench check TARGET` runs it; in a plugin's own tests:
+
+    @parametrize_with_checks([MyMethod()])
+    def test_my_method(pruner, check):
+        check(pruner)
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from wfbench.conformance.trial import BUDGET, CheckFailed, Skipped, Trial, bits, trial_of
+from wfbench.data import Labeled, draw
+from wfbench.harness.reuse import checkpoint_digest
+from wfbench.harness.runner import Runner
+from wfbench.network import Network
+from wfbench.pruned import Pruned
+from wfbench.pruner import Pruner
+
+SPARSITIES = (0.3, 0.5, 0.75)
+
+
+def _same(first: Pruned, second: Pruned, otherwise: str) -> None:
+    one, two = bits(first), bits(second)
+    different = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+    if different:
+        raise CheckFailed(f"{otherwise} ({', '.join(different[:3])} differ)")
+
+
+@contextmanager
+def _altered(*tensors: Tensor) -> Iterator[None]:
+    """What is done to the tensors in place is undone at the end."""
+    copies = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.copy_(copy)
+
+
+def _split(trial: Trial, name: str) -> tuple[Tensor, Tensor]:
+    found = getattr(trial.task, name)
+    assert isinstance(found, tuple)
+    return found
+
+
+def exact_sparsity(trial: Trial) -> None:
+    """Weights and mask meet the target to one weight (one a layer), and no kept weight hides a removed one."""
+    for sparsity in SPARSITIES:
+        trial.prune(sparsity)
+
+
+def zero_sparsity_is_identity(trial: Trial) -> None:
+    """Sparsity 0 returns the dense weights bit for bit."""
+    dense = trial.task.dense(0).state_dict()
+    everything = {
+        name: torch.ones_like(w, dtype=torch.bool) for name, w in Network(trial.task.dense(0)).weights.items()
+    }
+    _same(trial.prune(0.0), Pruned(dense, everything), "sparsity 0 changes the network; return the dense weights")
+
+
+def monotone_sparsity(trial: Trial) -> None:
+    """A higher target removes more, in whatever order targets are asked for from one fit."""
+    runner = Runner(trial.device)
+    up = [trial.prune(sparsity, runner) for sparsity in SPARSITIES]
+    kept = [sum(int(mask.sum()) for mask in pruned.mask.values()) for pruned in up]
+    if kept != sorted(kept, reverse=True) or len(set(kept)) < len(kept):
+        raise CheckFailed(f"kept weights at sparsities {SPARSITIES}: {kept}; they must fall")
+    for sparsity, before in zip(reversed(SPARSITIES), reversed(up), strict=True):
+        _same(before, trial.prune(sparsity, runner), "asking one fit for other targets in between changes the result")
+
+
+def dense_network_untouched(trial: Trial) -> None:
+    """Neither a weight nor a BatchNorm buffer of the dense network changes."""
+    network = Network(trial.task.dense(0))
+    before = checkpoint_digest(network.module())
+    trial.alone(network, trial.samples())
+    if checkpoint_digest(network.module()) != before:
+        raise CheckFailed("the dense network changed; work on net.module() or net.state(), which are copies")
+
+
+def same_seed_same_bits(trial: Trial) -> None:
+    """The same case twice gives the same bits."""
+    _same(trial.prune(), trial.prune(), "the same case twice differs; draw from torch's, numpy's or Python's generator")
+
+
+def global_random_state(trial: Trial) -> None:
+    """The method draws from the global generators and never seeds them; the harness puts them back."""
+    before = _states()[:2]  # Python's generator belongs to others too, such as a run-time type checker
+    trial.prune()
+    if _states()[:2] != before:
+        raise CheckFailed("the global random state is not what it was before the run")
+    ends = []
+    numpy, python = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            for seed in (1, 2):
+                torch.manual_seed(seed)
+                np.random.seed(seed)
+                random.seed(seed)
+                trial.alone(Network(trial.task.dense(0)), trial.samples())
+                ends.append(_states())
+    finally:
+        np.random.set_state(numpy)
+        random.setstate(python)
+    for name, one, two in zip(("torch", "numpy", "Python"), *ends, strict=True):
+        if one == two:
+            raise CheckFailed(f"the method seeds {name}'s global generator; just draw, the harness seeds it")
+
+
+def _states() -> tuple[bytes, bytes, str]:
+    numpy: Any = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes() + bytes([numpy[2] % 256]), str(random.getstate())
+
+
+def labels_unseen(trial: Trial) -> None:
+    """Permuting the labels before the draw changes no bit, unless the licence is `Labeled`."""
+    if trial.pruner.licence is Labeled:
+        raise Skipped("the method may read labels")
+    before = trial.prune()
+    labels = _split(trial, "train")[1]
+    with _altered(labels):
+        labels.copy_(labels.roll(1))
+        _same(before, trial.prune(), "the result depends on labels that the type does not allow")
+
+
+def at_most_n_samples(trial: Trial) -> None:
+    """The training samples outside the draw change no bit."""
+    before = trial.prune()
+    x, y = _split(trial, "train")
+    drawn = draw((x, y), BUDGET, 0).inputs.flatten(1)
+    outside = ~(x.flatten(1)[:, None] == drawn).all(2).any(1)
+    with _altered(x, y):
+        x[outside], y[outside] = 3 - x[outside], 2 - y[outside]
+        _same(before, trial.prune(), f"the result depends on training samples beyond the budget of {BUDGET}")
+
+
+def evaluation_unseen(trial: Trial) -> None:
+    """The evaluation data change no bit."""
+    before = trial.prune()
+    x, y = _split(trial, "test")
+    with _altered(x, y):
+        x.mul_(-1)
+        y.copy_(2 - y)
+        _same(before, trial.prune(), "the result depends on the evaluation data")
+
+
+def no_state_between_cases(trial: Trial) -> None:
+    """Other cases in between change no bit, and another dense network gives another mask."""
+    first, other = trial.prune(), trial.prune(replicate=1, seed=1, budget=BUDGET // 2)
+    _same(first, trial.prune(), "another case in between changes the result; keep nothing in the class or the module")
+    if all(torch.equal(first.mask[name], other.mask[name]) for name in first.mask):
+        raise CheckFailed("two dense networks get the same mask; keep nothing in the class or the module")
+
+
+def sample_order_invariant(trial: Trial) -> None:
+    """The order of the samples changes nothing but rounding, where the method claims so."""
+    if not trial.pruner.order_invariant:
+        raise Skipped("the method does not claim it (order_invariant = True)")
+    module = Network(trial.task.dense(0)).module().double()
+    network, data = Network(module), trial.samples()
+    first = trial.alone(network, Labeled(data.inputs.double(), data.labels))
+    second = trial.alone(network, Labeled(data.inputs.double().flip(0), data.labels.flip(0)))
+    for name, weight in first.state.items():
+        if not torch.allclose(weight, second.state[name], rtol=1e-6, atol=1e-8):
+            raise CheckFailed(f"{name} depends on the order of the samples, and order_invariant is True")
+
+
+def device_and_dtype_kept(trial: Trial) -> None:
+    """The pruned network is on the dense one's device, in its dtype, for float32 and float64."""
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        for dtype in (torch.float32, torch.float64):
+            module = Network(trial.task.dense(0)).module().to(device, dtype)
+            data = trial.samples()
+            pruned = trial.alone(Network(module), Labeled(data.inputs.to(dtype), data.labels))
+            for name, dense in module.state_dict().items():
+                found = pruned.state[name]
+                if (found.dtype, found.device) != (dense.dtype, dense.device):
+                    raise CheckFailed(f"{name} is {found.dtype} on {found.device}, not {dense.dtype} on {dense.device}")
+
+
+def one_sample(trial: Trial) -> None:
+    """One sample gives a finite network, or a WfbenchError that says why not."""
+    try:
+        trial.prune(budget=1)
+    except Skipped:
+        return  # a clear error: the other side of the bargain
+
+
+CHECKS: tuple[Callable[[Trial], None], ...] = (
+    exact_sparsity,
+    zero_sparsity_is_identity,
+    monotone_sparsity,
+    dense_network_untouched,
+    same_seed_same_bits,
+    global_random_state,
+    labels_unseen,
+    at_most_n_samples,
+    evaluation_unseen,
+    no_state_between_cases,
+    sample_order_invariant,
+    device_and_dtype_kept,
+    one_sample,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: `ok`, `failed` or `skipped`, with the reason."""
+
+    method: str
+    check: str
+    status: str
+    reason: str = ""
+
+
+def check(pruner: Pruner[Any]) -> list[Outcome]:
+    """Every check on one method. A method that refuses all problems of the kit fails the check `runs`."""
+    try:
+        trial = trial_of(pruner)
+    except Skipped as refusal:
+        return [Outcome(pruner.name, "runs", "failed", f"no check could run the method: {refusal}")]
+    found = [Outcome(pruner.name, "runs", "ok")]
+    for one in CHECKS:
+        try:
+            one(trial)
+        except Skipped as reason:
+            found.append(Outcome(pruner.name, one.__name__, "skipped", str(reason)))
+        except Exception as error:  # a stranger's method may raise anything
+            text = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
+            found.append(Outcome(pruner.name, one.__name__, "failed", text))
+        else:
+            found.append(Outcome(pruner.name, one.__name__, "ok"))
+    return found
+
+
+def parametrize_with_checks(pruners: Iterable[Pruner[Any]]) -> pytest.MarkDecorator:
+    """Parametrise a test by `pruner` and `check`, one item a pair; the test calls `check(pruner)`."""
+
+    def runs(pruner: Pruner[Any]) -> None:
+        try:
+            trial_of(pruner)
+        except Skipped as refusal:
+            raise CheckFailed(f"no check could run the method: {refusal}") from refusal
+
+    def bound(one: Callable[[Trial], None]) -> Callable[[Pruner[Any]], None]:
+        def run(pruner: Pruner[Any]) -> None:
+            try:
+                one(trial_of(pruner))
+            except Skipped as reason:
+                pytest.skip(str(reason))
+
+        run.__name__ = one.__name__
+        return run
+
+    checks = [runs, *(bound(one) for one in CHECKS)]
+    pairs = [(pruner, one) for pruner in pruners for one in checks]
+    return pytest.mark.parametrize(
+        ("pruner", "check"), pairs, ids=[f"{pruner.name}-{one.__name__}" for pruner, one in pairs]
+    )

@@ -1,0 +1,141 @@
+"""What the conformance kit checks on: small problems, and one method run on one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wfbench.channels.pattern import Filter
+from wfbench.data import Labeled
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
+from wfbench.harness.case import Case
+from wfbench.harness.runner import Runner
+from wfbench.licence import handed
+from wfbench.network import Network
+from wfbench.pruned import Pruned
+from wfbench.pruner import Pruner
+from wfbench.recoveries.base import NoRecovery
+from wfbench.sparsity import Target
+from wfbench.tasks.task import Task
+
+BUDGET = 8
+
+
+class CheckFailed(AssertionError):
+    """The method does not keep what the check asks for; the message says what, and what to do."""
+
+
+class Skipped(Exception):
+    """The check says nothing about this method; the message says why."""
+
+
+@cache
+def problems() -> dict[str, Task]:
+    """The kit's tasks, each with two dense networks: a small convolutional network, and a perceptron."""
+    return {
+        "convolutional": _task("check-convolutional", (2, 6, 6), _convolutional),
+        "perceptron": _task("check-perceptron", (6,), _perceptron),
+    }
+
+
+def _convolutional() -> nn.Module:
+    first = [nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()]
+    second = [nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU()]
+    return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(24, 3))
+
+
+def _perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def _task(name: str, shape: tuple[int, ...], build: Callable[[], nn.Module]) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, *shape, generator=generator)
+
+    def split(n: int) -> tuple[Tensor, Tensor]:
+        labels = torch.randint(3, (n,), generator=generator)
+        return centres[labels] + 0.8 * torch.randn(n, *shape, generator=generator), labels
+
+    train, test = split(96), split(48)
+    return Task(name, tuple(_trained(build, *train, seed) for seed in (0, 1)), train=train, test=test)
+
+
+def _trained(build: Callable[[], nn.Module], x: Tensor, y: Tensor, seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = build()
+        optimizer = torch.optim.Adam(module.parameters(), 0.02)
+        for _ in range(30):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(x), y).backward()
+            optimizer.step()
+    return module.eval()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method on one problem, through the harness as a suite would run it."""
+
+    pruner: Pruner[Any]
+    task: Task
+    device: str = "cpu"
+
+    def case(self, sparsity: float, *, budget: int = BUDGET, seed: int = 0, replicate: int = 0) -> Case:
+        return Case(self.task, budget, seed, replicate, self.target(sparsity), self.pruner, NoRecovery())
+
+    def target(self, sparsity: float) -> Target:
+        """Of single weights where the method reaches that pattern, else of whole channels."""
+        if "unstructured" in self.pruner.patterns:
+            return Target(sparsity, scope=self.pruner.scope)
+        assert isinstance(self.task.train, tuple)
+        return Target(sparsity, Filter(tuple(self.task.train[0].shape[1:])), self.pruner.scope, "filters")
+
+    def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: int) -> Pruned:
+        """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""
+        try:
+            return (runner or Runner(self.device)).prune(self.case(sparsity, **chosen))[0]
+        except BrokenRule as broken:
+            raise CheckFailed(str(broken)) from broken
+        except CaseFailed as failure:
+            if isinstance(failure.__cause__, WfbenchError):
+                raise Skipped(f"the method refuses: {failure.__cause__}") from failure
+            raise CheckFailed(f"the method fails: {failure}") from failure
+
+    def samples(self) -> Labeled:
+        """The first training samples, as many as the kit's budget."""
+        assert isinstance(self.task.train, tuple)
+        inputs, labels = self.task.train
+        return Labeled(inputs[:BUDGET].clone(), labels[:BUDGET].clone())
+
+    def alone(self, network: Network, data: Labeled) -> Pruned:
+        """Without the harness: fit and prune, half of the weights."""
+        return self.pruner.fit(network, handed(self.pruner.licence, data)).prune(self.target(0.5))
+
+
+def trial_of(pruner: Pruner[Any]) -> Trial:
+    """The first of the kit's problems that the method takes.
+
+    Raises:
+        Skipped: it refuses all of them.
+    """
+    reasons = []
+    for name, task in problems().items():
+        trial = Trial(pruner, task)
+        try:
+            trial.prune()
+        except Skipped as refusal:
+            reasons.append(f"{name}: {refusal}")
+        except CheckFailed:
+            return trial
+        else:
+            return trial
+    raise Skipped("; ".join(reasons))
+
+
+def bits(pruned: Pruned) -> dict[str, bytes]:
+    """State and mask, byte for byte."""
+    tensors = {**pruned.state, **{f"mask of {name}": mask for name, mask in pruned.mask.items()}}
+    return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in tensors.items()}

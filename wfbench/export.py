@@ -1,0 +1,240 @@
+"""A pruned network as a file: saved with what it was made with, loaded as a module, exported to ONNX."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
+from torch import Tensor, nn
+
+from wfbench.channels.coupled import shrunk
+from wfbench.channels.pattern import Filter
+from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.harness.case import Case, options
+from wfbench.harness.record import Record
+from wfbench.harness.reuse import checkpoint_digest
+from wfbench.harness.runner import Runner
+from wfbench.network import Network
+from wfbench.pruned import Pruned
+from wfbench.recoveries.base import Recovery
+
+FORMAT = 1
+"""Of the metadata; a file of a later format is refused."""
+
+KEY = "wfbench"
+"""The one metadata key; its value is a JSON object. Several keys would be written in an order that changes."""
+
+NEEDED = ("format", "task", "replicate", "shape", "removed_channels")
+"""What the metadata must have for the network to be rebuilt."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What pruning one case gave.
+
+    Args:
+        record: as in a suite.
+        module: the pruned network, without its removed channels; on the CPU, in eval mode.
+        about: the metadata of its file.
+    """
+
+    record: Record
+    module: nn.Module
+    about: dict[str, Any]
+
+
+class _Keeping(Recovery[Any]):
+    """Another recovery, by its name and licence; keeps the network that it gave."""
+
+    def __init__(self, of: Recovery[Any]) -> None:
+        self.of = of
+        self.found: Pruned | None = None
+        for attribute in ("name", "licence"):
+            setattr(self, attribute, getattr(of, attribute))
+
+    def apply(self, net: Network, pruned: Pruned, data: Any) -> Pruned:
+        self.found = self.of.apply(net, pruned, data)
+        return self.found
+
+
+def pruned_network(case: Case, device: str = "cpu") -> Outcome:
+    """Run the case as a suite does, and keep the network that was scored.
+
+    Raises:
+        WfbenchError: the case has no result, or broke a rule.
+    """
+    recovery = _Keeping(case.recovery)
+    try:
+        record = Runner(device).run(replace(case, recovery=recovery))
+    except BrokenRule as broken:
+        raise WfbenchError(f"a rule of the benchmark is broken, nothing is saved: {broken}") from broken
+    if record.status != "ok" or recovery.found is None:
+        raise WfbenchError(f"{case.method.name} has no result: {record.reason}")
+    pruned, dense = recovery.found, case.task.dense(case.replicate)
+    removed = {name: sorted(set(gone)) for name, gone in pruned.removed_channels.items() if gone}
+    shape = tuple(case.task.train_set.take([0]).inputs.shape[1:])
+    module = _smaller(Network(deepcopy(dense).cpu()), shape, removed, pruned.state)
+    about = {
+        **case.identity(),
+        "format": FORMAT,
+        "options": options(case.method),
+        "recovery_options": options(case.recovery),
+        "removed_channels": removed,
+        "shape": list(shape),
+        "checkpoint": checkpoint_digest(dense),
+        "version": _version(),
+    }
+    return Outcome(record, module, about)
+
+
+def _version() -> str:
+    try:
+        return version("wfbench")
+    except PackageNotFoundError:
+        return ""
+
+
+def _smaller(
+    net: Network, shape: tuple[int, ...], removed: Mapping[str, list[int]], state: Mapping[str, Tensor]
+) -> nn.Module:
+    """The network of a state as large as `net`'s, without the removed channels."""
+    if removed:
+        return shrunk(net, state, Filter(shape).example(net), removed)
+    module = net.module()
+    module.load_state_dict(dict(state))
+    return module
+
+
+def check_writable(path: Path) -> None:
+    """Raises a WfbenchError where no file can be written."""
+    if path.is_dir():
+        raise WfbenchError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise WfbenchError(f"there is no folder {path.parent} for {path.name}; make it, or choose another")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise WfbenchError(f"nothing can be written to {path.parent} ({error.strerror}); choose another") from error
+
+
+def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write state and metadata to a safetensors file; the same network gives the same bytes.
+
+    Raises:
+        WfbenchError: the file cannot be written.
+    """
+    check_writable(path)
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        path.write_bytes(as_bytes(state, {KEY: json.dumps(dict(about), sort_keys=True)}))
+    except OSError as error:
+        raise WfbenchError(f"{path} cannot be written: {error}") from error
+
+
+def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
+    """The network that `wfbench prune` saved, in eval mode, its parameters free to be trained.
+
+    Args:
+        path: of the safetensors file.
+        module: the dense network that was pruned, its weights do not matter; needed for tasks of your own.
+
+    Raises:
+        WfbenchError: no such file, none of `wfbench prune`, an unknown task, or another network than was pruned.
+    """
+    about, state = _read(Path(path))
+    net = Network(_dense(about, Path(path)) if module is None else module)
+    removed = {name: gone for name, gone in about["removed_channels"].items() if gone}
+    try:
+        if removed:
+            _check_groups(net, tuple(about["shape"]), removed)
+        found = _smaller(net, tuple(about["shape"]), removed, net.state())
+        found.load_state_dict(state)
+    except (WfbenchError, RuntimeError) as error:
+        kind = type(net.module()).__name__
+        raise WfbenchError(f"{path} does not fit this {kind}; give the network that was pruned: {error}") from error
+    return found.requires_grad_(True).eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise WfbenchError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
+    except (OSError, SafetensorError) as error:
+        raise WfbenchError(f"{path} is no safetensors file, or is damaged: {error}") from error
+    try:
+        about = json.loads(text or "")
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not all(name in about for name in NEEDED):
+        raise WfbenchError(f"{path} was not saved by `wfbench prune`: it does not say what was pruned")
+    if about["format"] != FORMAT:
+        raise WfbenchError(f"{path} has format {about['format']}, this wfbench reads {FORMAT}; install the newer one")
+    return about, state
+
+
+def _dense(about: Mapping[str, Any], path: Path) -> nn.Module:
+    """The dense network by the name of its task."""
+    from wfbench.harness.plugins import discover
+
+    try:
+        task = discover().task(about["task"])
+    except WfbenchError as error:
+        raise WfbenchError(
+            f'{path} is of the task "{about["task"]}", which is not known here; give module=, the dense network'
+        ) from error
+    return task.dense(about["replicate"])
+
+
+def _check_groups(net: Network, shape: tuple[int, ...], removed: Mapping[str, list[int]]) -> None:
+    sizes = {group.name: group.size for group in Filter(shape).groups(net)}
+    for name, gone in removed.items():
+        if name not in sizes or len(gone) >= sizes[name] or not set(gone) <= set(range(sizes[name])):
+            raise WfbenchError(f"it has no channels {gone} of {name} to take out")
+
+
+def check_onnx() -> None:
+    """Raises a WfbenchError where the packages that write ONNX are missing."""
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        raise WfbenchError(f'{" and ".join(missing)} missing, needed for ONNX; pip install "wfbench[onnx]"')
+
+
+def export_onnx(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Write the network as ONNX, `input [batch, *shape]` to `logits [batch, classes]`, for batches of any size.
+
+    Raises:
+        WfbenchError: packages are missing, the network cannot be exported, or the file cannot be written.
+    """
+    check_onnx()
+    check_writable(path)
+    module = deepcopy(module).cpu().eval().requires_grad_(False)
+    example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own parts
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["input"],
+                output_names=["logits"],
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter may fail in any way
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise WfbenchError(f"{type(module).__name__} cannot be exported to ONNX: {reason}") from error

@@ -1,0 +1,107 @@
+"""A case, and the record of its outcome."""
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from wfbench.data import RANDOM, Sampling
+from wfbench.errors import WfbenchError
+from wfbench.licence import TRACKS, Track, strongest
+from wfbench.pruner import Pruner
+from wfbench.recoveries.base import Recovery
+from wfbench.sparsity import Target
+from wfbench.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a suite: task × budget × draw × checkpoint × target × pruner × recovery.
+
+    Args:
+        task: what is pruned.
+        budget: calibration samples, at least 1.
+        seed: of the draw.
+        replicate: which of the task's dense checkpoints.
+        target: how much is removed, and how.
+        method: the pruner.
+        recovery: what follows, with the same samples.
+        sampling: how the samples are drawn.
+
+    Raises:
+        WfbenchError: a budget below 1, a pattern that the method does not reach, or a draw that looks at labels or
+            changes them for a case that is not labelled.
+    """
+
+    task: Task
+    budget: int
+    seed: int
+    replicate: int
+    target: Target
+    method: Pruner[Any]
+    recovery: Recovery[Any]
+    sampling: Sampling = RANDOM
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise WfbenchError(f"budget {self.budget} is not a number of samples; give an integer of at least 1")
+        if self.target.pattern.name not in self.method.patterns:
+            reached = ", ".join(self.method.patterns)
+            raise WfbenchError(f"{self.method.name} reaches {reached}, not the pattern {self.target.pattern.name}")
+        if self.sampling.needs_labels and self.track != "labeled":
+            raise WfbenchError(
+                f"{self.sampling} looks at labels, and {self.method.name} with recovery {self.recovery.name} is "
+                f"{self.track}; use it with labelled methods or recoveries"
+            )
+
+    @property
+    def track(self) -> Track:
+        """The strongest licence among pruner and recovery."""
+        _ = self.method.track, self.recovery.track  # each says what it may see
+        return TRACKS[strongest((self.method.licence, self.recovery.licence))]
+
+    def identity(self) -> dict[str, Any]:
+        """The fields of the record that say which case it is of."""
+        return {
+            "task": self.task.name,
+            "method": self.method.name,
+            "track": self.track,
+            "budget": self.budget,
+            "seed": self.seed,
+            "replicate": self.replicate,
+            "sparsity": self.target.sparsity,
+            "pattern": self.target.pattern.name,
+            "scope": self.target.scope,
+            "of": self.target.of,
+            "recovery": self.recovery.name,
+            "draw": self.sampling.kind,
+            "wrong_labels": self.sampling.wrong_labels,
+        }
+
+    def label(self) -> str:
+        """The identity in one line."""
+        target, sampling = self.target, self.sampling
+        unusual = [target.pattern.name] * (target.pattern.name != "unstructured")
+        unusual += [target.of] * (target.of != "weights") + [sampling.kind] * (sampling.kind != "random")
+        unusual += [f"wrong{sampling.wrong_labels:g}"] * (sampling.wrong_labels > 0)
+        parts = [self.task.name, f"n{self.budget}", f"s{self.seed}", self.method.name, *unusual]
+        return "-".join([*parts, target.scope, f"{target.sparsity:g}", self.recovery.name])
+
+
+def options(component: object) -> dict[str, Any]:
+    """The hyper-parameters of a frozen dataclass, as JSON values."""
+    if not is_dataclass(component):
+        return {}
+    return {field.name: _plain(getattr(component, field.name)) for field in fields(component)}
+
+
+def changed(component: object) -> dict[str, Any]:
+    """Those of its hyper-parameters that are not its defaults; what the defaults are is said by its code."""
+    if not is_dataclass(component):
+        return {}
+    usual = {field.name: field.default for field in fields(component)}
+    return {name: value for name, value in options(component).items() if value != _plain(usual[name])}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {"is": type(value).__name__, **options(value)}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

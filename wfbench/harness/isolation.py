@@ -1,0 +1,45 @@
+"""What surrounds every call into a method: its data, its random numbers, sealed splits, and its failures."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from wfbench.data import sealed
+from wfbench.errors import BrokenRule, CaseFailed
+from wfbench.harness.case import Case
+
+
+@contextmanager
+def stage(case: Case, name: str) -> Iterator[None]:
+    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
+    failure: Exception | None = None
+    with seeded(case), sealed() as asked:
+        try:
+            yield
+        except Exception as error:
+            failure = error
+    if asked:
+        raise BrokenRule(f"{case.method.name} read {asked[0]} in {name}; a method uses only what it is handed")
+    if failure is not None:
+        raise CaseFailed(f"{name}: {type(failure).__name__}: {failure}") from failure
+
+
+@contextmanager
+def seeded(case: Case) -> Iterator[None]:
+    """Global generators seeded from (task, budget, seed, method, replicate), and put back afterwards."""
+    parts = (case.task.name, case.budget, case.seed, case.method.name, case.replicate)
+    value = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(value)
+        random.seed(value)
+        np.random.seed(value)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,168 @@
+"""Discovery of methods and tasks: the built-in ones, entry points, and files or folders named by the user."""
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import wfbench
+from wfbench.composed.names import build, parse
+from wfbench.errors import WfbenchError, unknown
+from wfbench.pruner import Pruner
+from wfbench.tasks import digits, fashion
+from wfbench.tasks.task import Task
+from wfbench.woodfisher import channel_variants as woodfisher_filter
+from wfbench.woodfisher import restored as woodfisher_staged
+from wfbench.woodfisher import variants as woodfisher
+
+
+@dataclass
+class Registry:
+    """Methods and tasks by name, and what failed to load, with the reason."""
+
+    pruners: dict[str, Pruner[Any]] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def add_pruners(self, found: Iterable[Pruner[Any]], origin: str) -> None:
+        for pruner in found:
+            name = getattr(pruner, "name", None)
+            if not isinstance(name, str) or not name:
+                raise WfbenchError(f"{type(pruner).__name__} in {origin} has no `name`; give it a class attribute")
+            if name in self.pruners:
+                raise WfbenchError(f'method name "{name}" in {origin} is taken; choose another')
+            _ = pruner.track
+            self.pruners[name] = pruner
+
+    def add_tasks(self, found: Iterable[Task], origin: str) -> None:
+        for task in found:
+            if not isinstance(task, Task):
+                raise WfbenchError(f"TASKS in {origin} holds a {type(task).__name__}; it must hold Task objects")
+            if task.name in self.tasks:
+                raise WfbenchError(f'task name "{task.name}" in {origin} is taken; choose another')
+            self.tasks[task.name] = task
+
+    def pruner(self, name: str) -> Pruner[Any]:
+        """The method of that name, by the grammar of `wfbench.names`, or an error that says what is wrong with it."""
+        return build(parse(name, self.pruners), self.pruners)
+
+    def task(self, name: str) -> Task:
+        """The task of that name, or an error that names those like it.
+
+        `TASK[2000]` is TASK scored on a fixed subset of 2000 test samples.
+        """
+        if name not in self.tasks and (cut := re.fullmatch(r"(.+)\[(\d+)\]", name)):
+            self.tasks[name] = self.task(cut[1]).scored_on(int(cut[2]))  # kept: its data are read once
+        if name not in self.tasks:
+            raise unknown("task", name, self.tasks)
+        return self.tasks[name]
+
+
+def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ()) -> Registry:
+    """All methods and tasks. A plugin that fails is named in `failures`; the others are there all the same."""
+    registry = Registry()
+    for module in (woodfisher, woodfisher_filter, woodfisher_staged):
+        registry.add_pruners(pruners_of(module), module.__name__)
+    for module in (digits, fashion):
+        registry.add_tasks(module.TASKS, module.__name__)
+    for path in python_files([str(shipped("baselines")), *baseline_paths]):
+        _guarded(registry, str(path), lambda path=path: registry.add_pruners(pruners_of(load(path)), str(path)))
+    for path in python_files(task_paths):
+        _guarded(registry, str(path), lambda path=path: registry.add_tasks(tasks_of(load(path)), str(path)))
+    for entry in entry_points(group="wfbench.pruners"):
+        _guarded(registry, entry.value, lambda e=entry: registry.add_pruners(_instances([e.load()]), e.value))
+    for entry in entry_points(group="wfbench.tasks"):
+        _guarded(registry, entry.value, lambda e=entry: registry.add_tasks([e.load()], e.value))
+    return registry
+
+
+def _guarded(registry: Registry, origin: str, add: Any) -> None:
+    try:
+        add()
+    except Exception as error:  # a stranger's import may raise anything
+        registry.failures[origin] = f"{type(error).__name__}: {error}"
+
+
+def pruners_in(path: str) -> tuple[list[Pruner[Any]], dict[str, str]]:
+    """The methods of a file or folder, whatever names are taken elsewhere, and the files that failed, with reasons."""
+    registry = Registry()
+    for file in python_files([path]):
+        _guarded(registry, str(file), lambda file=file: registry.add_pruners(pruners_of(load(file)), str(file)))
+    return list(registry.pruners.values()), registry.failures
+
+
+def python_files(paths: Iterable[str]) -> list[Path]:
+    """The files named, and those directly inside the folders named, sorted; names with `_` first are left out."""
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            found += sorted(file for file in path.glob("*.py") if not file.name.startswith("_"))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise WfbenchError(f"{path} is neither a Python file nor a folder of them")
+    return found
+
+
+def load(path: Path) -> ModuleType:
+    """Import one file under a name of its own; what lies beside it is there for its relative imports."""
+    folder = path.resolve().parent
+    package = f"wfbench_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    name = f"{package}.{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise WfbenchError(f"{path} is not a Python file")
+    if package not in sys.modules:
+        sys.modules[package] = ModuleType(package, f"The files of {folder}.")
+        sys.modules[package].__path__ = [str(folder)]
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def shipped(name: str) -> Path:
+    """The folder `baselines` or `suites`: beside the library in a checkout, inside it where it is installed."""
+    inside = Path(wfbench.__file__).parent / name
+    return inside if inside.is_dir() else inside.parents[1] / name
+
+
+def pruners_of(module: ModuleType) -> list[Pruner[Any]]:
+    """The module's constant `PRUNERS` (instances or classes), or every concrete `Pruner` defined in it."""
+    if hasattr(module, "PRUNERS"):
+        return _instances(module.PRUNERS)
+    own = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
+    return _instances(
+        cls for cls in own if issubclass(cls, Pruner) and not inspect.isabstract(cls) and hasattr(cls, "name")
+    )
+
+
+def _instances(found: Iterable[Any]) -> list[Pruner[Any]]:
+    made: list[Pruner[Any]] = []
+    for item in found:
+        pruner = item() if inspect.isclass(item) else item
+        if not isinstance(pruner, Pruner):
+            raise WfbenchError(f"PRUNERS holds a {type(pruner).__name__}; it must hold Pruner classes or instances")
+        made.append(pruner)
+    return made
+
+
+def tasks_of(module: ModuleType) -> Iterable[Task]:
+    if not hasattr(module, "TASKS"):
+        raise WfbenchError(f"{module.__file__} has no constant TASKS; list its Task objects there")
+    found: Iterable[Task] = module.TASKS
+    return found

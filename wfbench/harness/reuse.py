@@ -1,0 +1,172 @@
+"""When a stored record may be used again: it answers the same question, and its code gives the same result.
+
+The question is what a record says of itself: identity, options, data, checkpoint, device, versions. The code is one
+digest of the definitions that the case reaches by name, wherever they stand.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from wfbench.data import draw
+from wfbench.definitions import Definition, Definitions, UnreadableError
+from wfbench.harness.case import Case, changed, options
+from wfbench.harness.isolation import seeded
+from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
+from wfbench.harness.record import numerics
+from wfbench.licence import handed
+from wfbench.network import Network
+from wfbench.tasks.evaluate import BATCH, evaluate
+
+PROTOCOL = 1
+"""Raised by hand where the runner asks another question with the same parts: other stages, another order."""
+
+SHAPING: tuple[Callable[..., Any], ...] = (
+    draw, handed, seeded, Network, check_finite, achieved_sparsity, evaluate, realised_change, magnitude_overlap,
+)  # fmt: skip
+"""What the runner calls around every method, and what so shapes every result."""
+
+UNSAID = ("recovery_options", "pattern_options", "protocol", "libraries")
+"""What records without a digest of their code do not say of the question."""
+
+_DEFINITIONS = Definitions()
+
+
+def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> dict[str, Any]:
+    """The fields of a record, as JSON gives them back, by which it answers this case."""
+    found = {
+        **case.identity(),
+        "options": options(case.method),
+        "recovery_options": changed(case.recovery),
+        "pattern_options": changed(case.target.pattern),
+        "environment": {
+            "protocol": PROTOCOL,
+            "torch": numerics(),
+            "libraries": _versions(_reached(case, module)),
+            "device": device.type,
+            "evaluation_batch": BATCH,
+            "checkpoint": checkpoint[:12],
+            "train": case.task.train_set.fingerprint[:12],
+            "test": case.task.test_set.fingerprint[:12],
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def answers(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether the record says all that is asked; what old records do not say counts as said."""
+    return not differences(record, asked)
+
+
+def differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """The names of what the record answers otherwise."""
+    found = []
+    for name, wanted in asked.items():
+        said = record.get(name)
+        if isinstance(wanted, dict) and name == "environment":
+            found += differences({**(said or {}), "code": record.get("code")}, wanted)
+        elif (said or None) != (wanted or None) and not (name in UNSAID and said is None and not record.get("code")):
+            found.append(name)
+    return found
+
+
+def code(case: Case, module: nn.Module) -> str | None:
+    """A digest of all definitions that shape the case's result; None where one has no source to read."""
+    try:
+        return _digest(roots(case, module))
+    except UnreadableError:
+        return None
+
+
+def digest(asked: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def roots(case: Case, module: nn.Module) -> frozenset[Definition]:
+    """Where the reading of definitions starts: method, recovery, pattern, network, and what the runner calls."""
+    return frozenset({*map(_place, SHAPING), *_components(case), *_layers(module)})
+
+
+def code_of(record: Mapping[str, Any]) -> str | None:
+    """The code that a record was made by; those from before there was a digest go by their commit."""
+    if found := record.get("code"):
+        return str(found)
+    commit = record.get("environment", {}).get("commit") or "+"
+    return None if "code" in record or commit.endswith("+") else f"commit {commit}"
+
+
+@cache
+def _digest(of: frozenset[Definition]) -> str:
+    return _DEFINITIONS.digest(of)[:16]
+
+
+def _reached(case: Case, module: nn.Module) -> frozenset[str]:
+    """Installed packages behind method, recovery, pattern and network."""
+    try:
+        return _libraries(frozenset({*_components(case), *map(_place, {type(part) for part in module.modules()})}))
+    except UnreadableError:
+        return frozenset()
+
+
+@cache
+def _libraries(of: frozenset[Definition]) -> frozenset[str]:
+    return frozenset(_DEFINITIONS.libraries(of))
+
+
+def _versions(packages: frozenset[str]) -> dict[str, str]:
+    """By the name of the distribution, without torch."""
+    names = {name for package in packages for name in _distributions().get(package, ())} - {"torch"}
+    return {name: found for name in sorted(names) if (found := _version(name))}
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def _components(case: Case) -> set[Definition]:
+    return {at for part in (case.method, case.recovery, case.target.pattern) for at in _classes(part)}
+
+
+def _classes(component: object) -> Iterator[Definition]:
+    """Where the class of a component is written, and those of the components and functions it is made of."""
+    made_here = isinstance(component, type) or callable(getattr(component, "__code__", None))
+    yield _place(component if made_here else type(component))
+    for field in fields(component) if is_dataclass(component) else ():
+        if is_dataclass(part := getattr(component, field.name)) or callable(part):
+            yield from _classes(part)
+
+
+def _layers(module: nn.Module) -> set[Definition]:
+    """The network's own classes; what is installed is in the checkpoint's digest and the versions."""
+    places = {_place(type(part)) for part in module.modules()}
+    return {at for at in places if isinstance(_DEFINITIONS.resolve(*at), tuple)}
+
+
+def _place(thing: Any) -> Definition:
+    return thing.__module__, thing.__qualname__.partition(".")[0]
+
+
+def checkpoint_digest(module: nn.Module) -> str:
+    """SHA-256 of the architecture and of every parameter and buffer."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

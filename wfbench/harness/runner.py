@@ -1,0 +1,214 @@
+"""`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from wfbench.data import Labeled, Unlabeled, draw
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
+from wfbench.harness.case import Case
+from wfbench.harness.isolation import stage
+from wfbench.harness.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
+from wfbench.harness.record import Record, environment
+from wfbench.harness.reuse import checkpoint_digest, code, question
+from wfbench.licence import handed
+from wfbench.network import Network, Params
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted
+from wfbench.sparsity import Target
+from wfbench.tasks.evaluate import Scores, evaluate
+
+DIAGNOSTICS = ("mean_leverage", "effective_rank", "damping", "damping_ratio", "predicted_change", "step")
+"""Figures about itself that a record takes from a method."""
+
+
+class Dense:
+    """A task's dense network on the device, with what never changes about it."""
+
+    def __init__(self, case: Case, device: torch.device) -> None:
+        self.module = deepcopy(case.task.dense(case.replicate)).to(device).eval()
+        self.digest = checkpoint_digest(self.module)
+        self.network = Network(self.module)
+        self.scores: Scores | None = None
+
+
+class Runner:
+    """Runs cases and keeps what they share: dense networks, gradients, a fitted method, scores of equal networks.
+
+    Sharing changes no science field; the order of cases decides only how much is saved.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
+        self._dense: dict[tuple[str, int], Dense] = {}
+        self._shared_for: tuple[Any, ...] = ()
+        self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
+        self._pruned: tuple[Target, Pruned, float] | None = None
+        self._scores: dict[tuple[str, str], Scores] = {}
+
+    def question(self, case: Case) -> dict[str, Any]:
+        """The fields of the case's record that are known before it is run."""
+        dense = self._dense_of(case)
+        return question(case, dense.module, dense.digest, self.device)
+
+    def code(self, case: Case) -> str | None:
+        """The digest of the code that shapes the case's result; None where it cannot be read."""
+        return code(case, self._dense_of(case).module)
+
+    def run(self, case: Case, suite: str = "") -> Record:
+        """The record of the case; failures of the method are records too.
+
+        Raises:
+            BrokenRule: the method changed the dense network, read a split, or its mask or sparsity is not what it says.
+        """
+        dense = self._dense_of(case)
+        data = _draw(case)
+        found: dict[str, Any] = {"trials": 0}
+        reason = None
+        try:
+            found |= self._measure(case, dense, data)
+        except CaseFailed as failure:
+            reason = str(failure)
+        licences = (case.method.licence, case.recovery.licence)
+        asked = self.question(case)
+        return Record(
+            suite=suite,
+            **asked | {"environment": environment(self.device) | asked["environment"]},
+            n_inputs=len(data) if Labeled in licences or Unlabeled in licences else 0,
+            n_labels=len(data) if Labeled in licences else 0,
+            status="ok" if reason is None else "failed",
+            reason=reason,
+            code=self.code(case),
+            **found,
+        )
+
+    def prune(self, case: Case) -> tuple[Pruned, float]:
+        """The pruned network before any recovery, and the seconds that fitting and pruning took.
+
+        Raises:
+            CaseFailed: the method has no result.
+            BrokenRule: as `run`.
+        """
+        dense, data = self._dense_of(case), _draw(case)
+        with self._watched(case, dense):
+            check_finite(dense.network.state(), "dense")
+            fitted, fitting = self._fit(case, dense, data)
+            pruned, pruning = self._prune(case, fitted)
+            check_finite(pruned.state, "pruned")
+            achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
+        return pruned, fitting + pruning
+
+    def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
+        pruned, seconds = self.prune(case)
+        began = time.perf_counter()
+        with self._watched(case, dense), stage(case, "recovery"):
+            recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))
+        seconds += time.perf_counter() - began
+        check_finite(recovered.state, "pruned")
+        if dense.scores is None:
+            dense.scores = self._evaluate(case, dense.module, dense.digest)
+            try:
+                case.task.check_registered(case.replicate, dense.scores)
+            except WfbenchError as error:
+                raise BrokenRule(str(error)) from error
+        achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
+        steps = [
+            {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
+            for sparsity, state in pruned.path
+        ]
+        scores = self._score(case, dense, recovered.state)
+        if not math.isfinite(scores.loss):
+            raise CaseFailed("the pruned network's logits contain NaN or infinite values")
+        return {
+            "achieved_sparsity": achieved,
+            "accuracy": scores.accuracy,
+            "loss": scores.loss,
+            "dense_accuracy": dense.scores.accuracy,
+            "dense_loss": dense.scores.loss,
+            "chance": dense.scores.chance,
+            "magnitude_overlap": magnitude_overlap(dense.network, recovered),
+            **{name: finite(pruned.diagnostics.get(name)) for name in DIAGNOSTICS},
+            "realised_change": realised_change(dense.network, pruned, handed(case.method.licence, data)),
+            "trials": max(1, len(pruned.trials)),
+            "steps": steps or None,
+            "tried": [dict(trial) for trial in pruned.trials] or None,
+            **case.target.pattern.measured(dense.network, recovered, data.inputs[:1]),
+            "seconds": seconds,
+        }
+
+    def _fit(self, case: Case, dense: Dense, data: Labeled) -> tuple[Fitted, float]:
+        net = dense.network
+        share = (case.task.name, case.replicate, case.seed, case.sampling)
+        if share != self._shared_for:
+            net.memo.clear()
+            self._shared_for = share
+        which = (*share, case.budget, case.method)
+        if self._fitted is not None and self._fitted[0] == which:
+            return self._fitted[1], self._fitted[2]
+        self._fitted = self._pruned = None
+        saved = net.memo.saved
+        began = time.perf_counter()
+        with stage(case, "fit"):
+            fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
+        seconds = time.perf_counter() - began + net.memo.saved - saved
+        self._fitted = (which, fitted, seconds)
+        return fitted, seconds
+
+    def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
+        if self._pruned is None or self._pruned[0] != case.target:
+            began = time.perf_counter()
+            with stage(case, "prune"):
+                pruned = fitted.prune(case.target)
+            self._pruned = (case.target, pruned, time.perf_counter() - began)
+        return self._pruned[1], self._pruned[2]
+
+    def _dense_of(self, case: Case) -> Dense:
+        which = (case.task.name, case.replicate)
+        if which not in self._dense:
+            self._dense[which] = Dense(case, self.device)
+        return self._dense[which]
+
+    def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
+        module = dense.network.module()
+        module.load_state_dict(dict(state))
+        return self._evaluate(case, module, checkpoint_digest(module))
+
+    def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores:
+        which = (case.task.name, digest)
+        if which not in self._scores:
+            self._scores[which] = evaluate(module, case.task.test_set)
+        return self._scores[which]
+
+    @contextmanager
+    def _watched(self, case: Case, dense: Dense) -> Iterator[None]:
+        """Whatever happens, the dense network is as it was; nothing a rule-breaking method touched outlives it."""
+        try:
+            try:
+                yield
+            finally:
+                if checkpoint_digest(dense.network._module) != dense.digest:
+                    raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
+        except BrokenRule:
+            self._dense.pop((case.task.name, case.replicate), None)
+            self._fitted = self._pruned = None
+            raise
+
+
+def run(case: Case, device: str = "cpu") -> Record:
+    """Run one case on its own."""
+    return Runner(device).run(case)
+
+
+def _draw(case: Case) -> Labeled:
+    return draw(case.task.train_set, case.budget, case.seed, case.sampling)

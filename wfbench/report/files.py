@@ -1,0 +1,180 @@
+"""Tables to files: Markdown, LaTeX and CSV, the same bytes from the same records."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
+
+from wfbench.errors import WfbenchError
+from wfbench.harness.store import read, record_files
+from wfbench.report import figures, frames, leaders, literature, summary, tables
+from wfbench.report.tables import NOTE, Table, harmless
+
+
+def _markdown(text: object) -> str:
+    escaped = harmless(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{char}" if char in "\\`*_[]|#~" else char for char in escaped)
+
+
+ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "≤": r"$\leq$",
+    "×": r"$\times$",
+}
+
+
+def _tex(text: object) -> str:
+    return "".join(ESCAPES.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in harmless(text))
+
+
+def _csv(text: object) -> object:
+    """A text that a spreadsheet would take for a formula gets an apostrophe."""
+    if not isinstance(text, str):
+        return text
+    return "'" + harmless(text) if text[:1] in ("=", "+", "-", "@") else harmless(text)
+
+
+def _grid(table: pd.DataFrame, style: str) -> str:
+    return tabulate(table.to_numpy().tolist(), headers=list(table.columns), tablefmt=style, disable_numparse=True)
+
+
+def markdown(title: str, content: Iterable[Table], *notes: str) -> str:
+    """Tables as one Markdown page."""
+    parts = [f"# {_markdown(title)}\n", *(f"{note}\n" for note in notes if note)]
+    for table in content:
+        cells = table.rows.rename(columns=_markdown).map(_markdown)
+        parts += [f"## {_markdown(table.title)}\n", _grid(cells, "pipe") + "\n"]
+        parts += [f"{_markdown(table.note)}\n"] if table.note else []
+    return "\n".join(parts)
+
+
+def latex(title: str, content: Iterable[Table], *notes: str) -> str:
+    """Tables as LaTeX (booktabs)."""
+    parts = ["\n".join(f"% {harmless(line)}" for line in (title, *notes) if line)]
+    for table in content:
+        body = _grid(table.rows.rename(columns=_tex).map(_tex), "latex_raw")
+        rules = iter(["\\toprule", "\\midrule", "\\bottomrule"])
+        lines = [next(rules) if line.strip() == "\\hline" else line for line in body.splitlines() if line.strip()]
+        caption = _tex(table.title) + (f". {_tex(table.note)}" if table.note else "")
+        parts.append("\\begin{table}\n\\caption{" + caption + "}\n" + "\n".join(lines) + "\n\\end{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(frame: pd.DataFrame) -> str:
+    """The main tables for a terminal."""
+    cells = summary.cells(frame.assign(method=frames.told_apart(frame)))
+    parts = [
+        f"{harmless(table.title)}\n{_grid(table.rows.map(harmless), 'simple')}\n" for table in tables.by_sparsity(cells)
+    ]
+    return "\n".join([*parts, NOTE]) if parts else "no records"
+
+
+def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
+    """Every generated file of a suite, by its path under the results folder."""
+    frame = frames.frame_of(records)
+    frame["method"] = frames.told_apart(frame)
+    cells = summary.cells(frame)
+    made_with = tables.provenance(frame)
+    pages = {
+        "": (tables.by_sparsity(cells), NOTE),
+        "-budgets": (tables.by_budget(cells), NOTE),
+        "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + NOTE),
+        "-recoveries": (tables.by_recovery(cells), NOTE),
+        "-options": (tables.by_option(cells), "Values of an option down, sparsities across. " + NOTE),
+        "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
+        "-overall": (
+            tables.across_tasks(frame),
+            "Means over tasks in per cent [95 % hierarchical bootstrap].",
+        ),
+        "-leaders": (
+            leaders.by_task(frame),
+            "The best mean over draws, accuracy in per cent; then, the best first, the methods level with it: the "
+            "95 % Student-t interval of their difference, paired by draw, reaches zero. Not corrected for the number "
+            "of methods, and the best of many is flattered by its draws. A failed draw scores chance.",
+        ),
+        "-samples": (tables.samples_needed(frame), "Calibration samples a method needs to reach a level of accuracy."),
+        "-structured": (
+            tables.structured(frame),
+            "Mean accuracy in per cent over draws, the best first, ± half of the 95 % Student-t interval; MACs and "
+            "parameters of the shrunk network as shares of the dense one's; latency of one sample, least over draws.",
+        ),
+        "-reported": (
+            literature.beside_ours(cells),
+            "Figures from the literature are reported, not measured here, on other checkpoints and with all data. "
+            + NOTE,
+        ),
+        "-failures": (tables.failed(frame), "Cases without a result."),
+    }
+    found: dict[str, bytes] = {}
+    for suffix, (content, note) in pages.items():
+        if content or not suffix:
+            found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, note, _markdown(made_with)).encode()
+            found[f"tables/{suite}{suffix}.tex"] = latex(suite + suffix, content, note, made_with).encode()
+    text = cells.map(_csv).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    found[f"tables/{suite}.csv"] = text.encode()
+    return found | figures.render(suite, frame, cells)
+
+
+def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
+    """Write every generated file of a suite under `results`; the paths written."""
+    return _written(results, render(suite, records))
+
+
+def write_all(results: Path) -> list[Path]:
+    """Regenerate the tables and figures of every record file in `results`; the paths written."""
+    return _written(results, _render_all(results))
+
+
+def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
+    for name, content in found.items():
+        path = results / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return [results / name for name in found]
+
+
+def _render_all(results: Path) -> dict[str, bytes]:
+    """`render` of every record file, a process each: they are independent and take seconds."""
+    files = sorted(record_files(results), key=lambda file: (-file.stat().st_size, file.name))
+    if len(files) < 2:  # a process would take longer to start than it saves
+        return {name: content for file in files for name, content in _render_file(file).items()}
+    workers = min(len(files), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return {name: content for found in pool.map(_render_file, files) for name, content in found.items()}
+
+
+def _render_file(file: Path) -> dict[str, bytes]:
+    return render(file.stem, read(file))
+
+
+def stale(results: Path) -> list[str]:
+    """What in `tables/` and `figures/` is not what the records give: changed, missing or left over.
+
+    Raises:
+        WfbenchError: there are no record files.
+    """
+    if not record_files(results):
+        raise WfbenchError(f"no record files (*.jsonl) in {results}; run a suite first, or give --results")
+    expected = _render_all(results)
+    there = {str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("*")}
+    found = [f"{name} is missing" for name in sorted(expected.keys() - there)]
+    found += [f"{name} comes from no record file" for name in sorted(there - expected.keys())]
+    for name in sorted(expected.keys() & there):
+        content = (results / name).read_bytes()
+        if content != expected[name] and not figures.from_another_matplotlib(name, content):
+            found.append(f"{name} is not what the records give")
+    return found

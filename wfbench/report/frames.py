@@ -1,0 +1,74 @@
+"""Records as a data frame, and what tells the settings of a suite apart."""
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wfbench.harness.store import USUAL, latest, read, record_files
+
+GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
+
+
+UNUSUAL = ("pattern", "of", "draw", "wrong_labels")
+
+
+def load_results(results: Path | str = "results") -> pd.DataFrame:
+    """Every case of every record file of a folder, one row each, the last record of a case counting.
+
+    Columns are the records' fields (`options` and `environment` hold dictionaries).
+    """
+    files = record_files(Path(results))  # two suites may hold the same case: each keeps its own
+    return _ordered([record for file in files for record in latest(read(file))])
+
+
+def write_parquet(results: Path, path: Path) -> Path:
+    """`load_results` as a Parquet file; dictionaries become JSON text."""
+    frame = load_results(results)
+    for name in ("options", "environment", "tried", "steps"):
+        if name in frame:
+            frame[name] = [
+                json.dumps(found, sort_keys=True) if isinstance(found, (dict, list)) else None for found in frame[name]
+            ]
+    frame.to_parquet(path, index=False)
+    return path
+
+
+def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The last record of every case of one suite as a row, in an order that does not depend on that of the records."""
+    return _ordered(latest(records))
+
+
+def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(records)
+    if frame.empty:
+        return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
+    for name in ("accuracy", "dense_accuracy", "magnitude_overlap", "seconds"):
+        frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
+    for name, value in USUAL.items():
+        frame[name] = frame[name].fillna(value) if name in frame else value
+    frame["setting"] = [setting(*words) for words in zip(*(frame[name] for name in UNUSUAL), strict=True)]
+    return frame.sort_values(["suite", *GROUP, "seed", "replicate"], kind="stable", ignore_index=True)
+
+
+@cache
+def setting(pattern: str, of: str, draw: str, wrong_labels: float) -> str:
+    """What is unusual about a case, in words: pattern, what its sparsity counts, how its samples were drawn."""
+    words = [pattern] if pattern != "unstructured" else []
+    words += [f"of {of}"] if of != "weights" else []
+    words += [draw] if draw != "random" else []
+    words += [f"{100 * wrong_labels:g} % wrong labels"] if wrong_labels else []
+    return " ".join(words)
+
+
+def told_apart(frame: pd.DataFrame) -> "pd.Series[str]":
+    """Each row's method, followed by its scope where a suite has the method under several."""
+    if frame.empty:
+        return frame["method"]
+    together = [name for name in ("suite", "pattern", "method") if name in frame]
+    several = frame.groupby(together)["scope"].transform("nunique") > 1
+    return frame["method"].where(~several, frame["method"] + " (" + frame["scope"].astype(str) + ")")

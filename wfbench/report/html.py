@@ -1,0 +1,98 @@
+"""Records to one self-contained HTML page: no network, opens from disk, computes its tables in the browser."""
+
+import base64
+import gzip
+import json
+import math
+import zlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wfbench.errors import WfbenchError
+from wfbench.report.frames import load_results, told_apart
+from wfbench.report.tables import provenance
+
+CODED = ("suite", "task", "method", "entry", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
+PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
+DIGITS = 5
+MARK = b'<script id="data" type="application/octet-stream">'
+
+
+def write(results: Path) -> Path:
+    """Write `report/index.html` under `results` from every record there, the same bytes from the same records.
+
+    Raises:
+        WfbenchError: there are no records.
+    """
+    frame = load_results(results)
+    if frame.empty:
+        raise WfbenchError(f"no records (*.jsonl) in {results}; run a suite first, or give --results")
+    path = results / "report" / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(page(frame))
+    return path
+
+
+def stale(results: Path) -> str | None:
+    """What is wrong with `report/index.html`, if it is not what the records give; compression may differ."""
+    path = results / "report" / "index.html"
+    if not path.exists():
+        return f"{path} is missing"
+    found, expected = (_unpacked(content) for content in (path.read_bytes(), page(load_results(results))))
+    return None if found == expected else f"{path} is not what the records give"
+
+
+def _unpacked(content: bytes) -> tuple[bytes, ...]:
+    """The page around the data, and the data."""
+    before, _, rest = content.partition(MARK)
+    data, _, after = rest.partition(b"</script>")
+    try:
+        return before, gzip.decompress(base64.b64decode(data, validate=True)), after
+    except (ValueError, OSError, EOFError, zlib.error):
+        return (content,)
+
+
+def page(frame: pd.DataFrame) -> bytes:
+    """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
+    content = {
+        "count": len(frame),
+        "provenance": provenance(frame),
+        "columns": columns(frame.assign(entry=told_apart(frame))),
+    }
+    packed = gzip.compress(json.dumps(content, allow_nan=False).encode(), 9, mtime=0)
+    text = _file("page.html").replace("/*STYLE*/", _file("style.css")).replace("/*SCRIPT*/", _file("script.js"))
+    return text.replace("/*DATA*/", base64.b64encode(packed).decode()).encode()
+
+
+def _file(name: str) -> str:
+    return (resources.files("wfbench.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def columns(frame: pd.DataFrame) -> dict[str, Any]:
+    """Every field of the records by column: distinct values with an index a row where they repeat, else a list."""
+    found: dict[str, Any] = {}
+    for name in [*CODED, *(name for name in frame.columns if name not in CODED)]:
+        values = [_plain(value) for value in frame[name]] if name in frame else [None] * len(frame)
+        if name in PLAIN:
+            found[name] = values
+        else:
+            distinct = {value: place for place, value in enumerate(dict.fromkeys(values))}
+            found[name] = {"of": list(distinct), "at": [distinct[value] for value in values]}
+    for name in PLAIN:
+        found.setdefault(name, [None] * len(frame))
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if isinstance(value, str) or value is None:
+        return value
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return round(value, DIGITS) if math.isfinite(value) else None
+    return value

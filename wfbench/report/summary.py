@@ -1,0 +1,194 @@
+"""Records to summaries: one frame a question, numbers only; tables and the report give them their looks."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wfbench.report import stats
+from wfbench.report.frames import GROUP
+
+BLOCK = ["budget", "recovery", "sparsity", "setting"]
+FIGURES = ["dense_accuracy", "accuracy", "half_width", "magnitude_overlap", "seconds", "draws", "failed"]
+REFERENCE = "magnitude"
+SHARE_OF_DENSE = 0.95
+
+
+def cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN for one draw), counts.
+
+    The mean is over the draws that succeeded; `failed` counts the others.
+    """
+    if frame.empty:
+        return pd.DataFrame(columns=[*GROUP, "accuracy"])
+    grouped, ok = frame.groupby(GROUP, sort=True), (frame["status"] == "ok").to_numpy()
+    means = frame[ok].groupby(GROUP, sort=True)[["dense_accuracy", "magnitude_overlap", "seconds"]].mean()
+    found = grouped.size().rename("draws").to_frame().join(means)
+    accuracy = frame["accuracy"].to_numpy(dtype=float)
+    places = [np.asarray(grouped.indices[cell]) for cell in found.index]
+    good = [at[ok[at]] for at in places]
+    intervals = [stats.student(accuracy[at]) for at in good]
+    found["accuracy"] = [interval.estimate for interval in intervals]
+    found["half_width"] = [interval.high - interval.estimate for interval in intervals]
+    found["failed"] = found["draws"] - [len(at) for at in good]
+    found["draws"] -= found["failed"]
+    return found.reset_index()[[*GROUP, *FIGURES]]
+
+
+def options(cells: pd.DataFrame) -> pd.DataFrame:
+    """The lines of methods named `METHOD[option=value]`, with columns `base`, `option`, `value` and its `number`.
+
+    A value that is no number has NaN there.
+    """
+    split = cells["method"].str.extract(r"^(?P<base>.+)\[(?P<option>\w+)=(?P<value>[^\]]*)\](?P<under> \(\w+\))?$")
+    split["base"] += split.pop("under").fillna("")
+    found = cells.join(split)[split["option"].notna()]
+    return found.assign(number=pd.to_numeric(found["value"], errors="coerce"))
+
+
+def _pivots(frame: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """For every budget, recovery and sparsity: accuracies, a row for each (task, seed), a column a method.
+
+    Rows are those that every method has a record for; NaN is a failed one.
+    """
+    accuracies = frame.groupby([*BLOCK, "task", "seed", "method"], sort=True)["accuracy"].agg(["mean", "size"])
+    for block, group in accuracies.groupby(level=[*BLOCK], sort=True):
+        cells = group.droplevel([*BLOCK])
+        counted, wide = cells["size"].unstack("method"), cells["mean"].unstack("method")
+        wide = wide[counted.notna().all(axis=1)]
+        if len(wide):
+            yield block, wide
+
+
+def _by_task(wide: pd.DataFrame) -> np.ndarray:
+    """A block's accuracies as an array (method, task, seed), NaN where a task has no such seed."""
+    tasks = wide.index.get_level_values("task").nunique()
+    return wide.unstack("seed").to_numpy(dtype=float).reshape(tasks, wide.shape[1], -1).swapaxes(0, 1)
+
+
+def overall(frame: pd.DataFrame) -> pd.DataFrame:
+    """Over tasks: mean accuracy with the hierarchical bootstrap's interval, mean rank and the critical difference.
+
+    On complete blocks (task × draw). A failed case scores chance in the ranks, where the record tells chance, else
+    nothing; means are over the successes.
+    """
+    rows = []
+    chance = float(frame["chance"].max()) if "chance" in frame else 0.0
+    tracks: dict[tuple[str, str], set[str]] = {}
+    for method, recovery, track in zip(frame["method"], frame["recovery"], frame["track"], strict=True):
+        tracks.setdefault((method, recovery), set()).add(track)
+    for block, wide in _pivots(frame):
+        places = stats.ranks(wide.to_numpy(), chance).mean(0)
+        difference = stats.critical_difference(wide.shape[1], len(wide)) if wide.shape[1] > 1 else float("nan")
+        friedman = stats.friedman(wide.to_numpy(), chance)
+        for method, rank, values in zip(wide.columns, places, _by_task(wide), strict=True):
+            interval = stats.hierarchical(values)
+            good = values[np.isfinite(values)]
+            rows.append(
+                {
+                    **dict(zip(BLOCK, block, strict=True)),
+                    "method": method,
+                    "track": "/".join(sorted(tracks[method, block[1]])),
+                    "accuracy": interval.estimate,
+                    "low": interval.low,
+                    "high": interval.high,
+                    "iqm": stats.iqm(good) if len(good) else float("nan"),
+                    "rank": rank,
+                    "critical_difference": difference,
+                    "friedman_p": friedman,
+                    "tasks": len(values),
+                    "blocks": len(wide),
+                    "failed": len(wide) - len(good),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Every method minus the reference, paired by task and draw: mean, interval, Wilcoxon's p, adjusted by Holm.
+
+    `reachable` is False where so few pairs could not be significant among so many comparisons, whatever they were.
+    """
+    rows: list[dict[str, Any]] = []
+    for block, wide in _pivots(frame):
+        if reference not in wide:
+            continue
+        others = [method for method in wide.columns if method != reference]
+        base = wide[reference].to_numpy(dtype=float)
+        found = [stats.paired(wide[method].to_numpy(dtype=float), base) for method in others]
+        adjusted = stats.holm(np.array([one.p for one in found]))
+        for method, one, p in zip(others, found, adjusted, strict=True):
+            rows.append(
+                {
+                    **dict(zip(BLOCK, block, strict=True)),
+                    "method": method,
+                    "reference": reference,
+                    "difference": one.interval.estimate,
+                    "low": one.interval.low,
+                    "high": one.interval.high,
+                    "pairs": one.pairs,
+                    "p": one.p,
+                    "holm_p": p,
+                    "reachable": stats.reachable(one.pairs, len(others)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
+    """How many samples a method needs to reach magnitude with BatchNorm re-estimation, and 95 % of the dense accuracy.
+
+    For each task, sparsity and recovery, over draws that have every budget. Magnitude's level is its mean over
+    all draws at the largest budget.
+    """
+    rows = []
+    ways = ["task", "sparsity", "setting"]
+    for (task, sparsity, unusual), part in frame.groupby(ways, sort=True) if len(frame) else []:
+        base = part[(part["method"] == REFERENCE) & (part["recovery"] == "batchnorm")]
+        base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
+        levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
+        by_draw = part.pivot_table(index=["method", "recovery", "seed"], columns="budget", values="accuracy")
+        budgets = by_draw.columns.to_numpy(dtype=float)
+        for (method, recovery), group in by_draw.groupby(level=["method", "recovery"], sort=True):
+            wide = group.to_numpy(dtype=float)
+            run = np.isfinite(wide).any(0)
+            wide = wide[np.isfinite(wide[:, run]).all(1)][:, run]
+            if len(wide) < 1 or wide.shape[1] < 2:
+                continue
+            for name, level in levels.items():
+                if not np.isfinite(level):
+                    continue
+                needed = stats.samples_needed(budgets[run], wide, float(level))
+                found = {"samples": needed.samples, "low": needed.low, "high": needed.high}
+                limits = {"smallest": budgets[run].min(), "largest": budgets[run].max(), "draws": len(wide)}
+                where = {"task": task, "sparsity": sparsity, "setting": unusual, "recovery": recovery, "method": method}
+                rows.append({**where, "level": name, "level_accuracy": level, **found, **limits})
+    return pd.DataFrame(rows)
+
+
+def components(frame: pd.DataFrame) -> pd.DataFrame:
+    """For every budget, recovery and sparsity: standard deviations between tasks and between draws, mean over methods.
+
+    A draw is run once, so its part holds the method's own randomness too.
+    """
+    rows = []
+    for block, wide in _pivots(frame):
+        found = []
+        for values in _by_task(wide):
+            values = values[:, ~np.isnan(values).any(0)]
+            if values.shape[0] > 1 and values.shape[1] > 1:
+                found.append(stats.variance_components(values[:, :, None]))
+        if found:
+            task, draw = np.mean([one.task for one in found]), np.mean([one.draw for one in found])
+            rows.append({**dict(zip(BLOCK, block, strict=True)), "task_sd": task**0.5, "draw_sd": draw**0.5})
+    return pd.DataFrame(rows)
+
+
+def failures(frame: pd.DataFrame) -> pd.DataFrame:
+    """What failed, where, how often, and why."""
+    if frame.empty or "reason" not in frame:
+        return pd.DataFrame(columns=["task", "method", "budget", "recovery", "reason", "cases"])
+    failed = frame[frame["status"] == "failed"].fillna({"reason": "no reason given"})
+    grouped = failed.groupby(["task", "method", "budget", "recovery", "reason"], sort=True)
+    return grouped.size().reset_index(name="cases")

@@ -1,0 +1,144 @@
+"""WoodFisher with removal and restoration in turns, and a last joint update towards the dense network's logits.
+
+Let z(w) be the logits, centred over the classes, of all n samples, and J their Jacobian by the kept weights, one row a
+sample and class. To first order the change δ that brings z back to the dense network's minimises
+`‖Jδ − r‖² + λ‖δ‖²` with r what is missing. The Woodbury identity turns its p×p inverse into one of k×k, k = n·classes:
+
+    δ = (JᵀJ + λI)⁻¹Jᵀr = Jᵀ(JJᵀ + λI)⁻¹r
+
+`JᵀJ` is the Gauss-Newton matrix, the Fisher of a Gaussian on the logits: unlike the Fisher of the classes, it does not
+vanish where the network is sure. With k far fewer than p the saliency `w²/[A⁻¹]_qq` ranks as w² does, so what goes is
+what is smallest; between the stages the layers are brought back by least squares, so that it is small for good reason.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wfbench.composed.staged import restored, shares
+from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
+from wfbench.curvature.gram import COLUMNS
+from wfbench.curvature.per_sample import TILE
+from wfbench.curvature.rows import MAX_ROWS, Gradients, gradients
+from wfbench.data import Unlabeled
+from wfbench.errors import WfbenchError
+from wfbench.linalg import cholesky
+from wfbench.network import Network, Params, flatten, unflatten
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner
+from wfbench.sparsity import Target, keep_largest
+
+HALVINGS = 6
+"""How often a step is halved before it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WoodFisherStaged(Pruner[Unlabeled]):
+    """The smallest weights go in stages, layers repaired in between; then joint updates bring the logits back.
+
+    Every stage keeps the same share of what the one before it kept. Norm statistics are re-estimated after each.
+
+    Args:
+        stages: removals, the last one to the target.
+        steps: joint updates after the last stage, each on a new Jacobian; 0 is repair in stages alone.
+        damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
+    """
+
+    name: ClassVar[str] = "woodfisher-staged"
+    source: ClassVar[str] = "Singh & Alistarh 2020, Woodbury identity; on the Gauss-Newton matrix of the logits"
+    fidelity: ClassVar[str] = "each update equal to a dense float64 ridge solution; not a published configuration"
+    stages: int = 8
+    steps: int = 3
+    damping: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.stages < 1 or self.steps < 0:
+            raise WfbenchError(f"stages={self.stages} must be at least 1 and steps={self.steps} at least 0")
+        if not self.damping > 0:
+            raise WfbenchError(f"damping={self.damping} must be above 0: a share of the mean diagonal")
+
+    def fit(self, net: Network, data: Unlabeled) -> Fitted:
+        rows = len(data) * net.logits({}, data.inputs[:1]).shape[1]
+        if self.steps and rows > MAX_ROWS:
+            raise WfbenchError(
+                f"{len(data)} samples have {rows} logits, more than {MAX_ROWS} rows; use fewer samples, or steps=0"
+            )
+        return FittedStaged(net, data, self)
+
+
+@dataclass(frozen=True)
+class FittedStaged:
+    """The dense network and the samples; everything else depends on the target."""
+
+    net: Network
+    data: Unlabeled
+    options: WoodFisherStaged
+
+    def prune(self, target: Target) -> Pruned:
+        pruned = Pruned.dense(self.net)
+        if target.sparsity == 0:
+            return pruned
+        for share in shares(self.options.stages, target.sparsity):
+            pruned = restored(self.net, self._smaller(pruned, replace(target, sparsity=share)), self.data)
+        for _ in range(self.options.steps):
+            moved = joint_update(self.net, pruned, self.data, self.options.damping)
+            if moved is None:
+                break
+            pruned = moved
+        return pruned
+
+    def _smaller(self, pruned: Pruned, target: Target) -> Pruned:
+        """To a higher sparsity: the smallest weights go."""
+        sizes = {name: torch.where(mask, pruned.state[name].abs(), -1) for name, mask in pruned.mask.items()}
+        mask = keep_largest(sizes, target)
+        kept = {
+            name: torch.where(mask[name], tensor, 0) if name in mask else tensor
+            for name, tensor in pruned.state.items()
+        }
+        return Pruned(kept, mask)
+
+
+def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) -> Pruned | None:
+    """The kept weights after one damped Gauss-Newton step towards the dense network's centred logits.
+
+    Its length is halved until the distance falls; None where it does not fall.
+
+    Args:
+        damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
+    """
+    module = net.module()
+    module.load_state_dict(dict(pruned.state))
+    current = Network(module.eval())
+    missing = _logits(net, {}, data) - _logits(net, pruned.state, data)
+    distance = float(missing.square().sum())
+    kept = flatten(pruned.mask)
+    if distance == 0 or not kept.any():
+        return None
+    rows = gradients(current, data, "logits").rows[:, kept]
+    found = Gradients(rows, 1.0, (), 0.0)
+    absolute = damping * mean_diagonal(found)
+    if absolute == 0:
+        return None
+    dual = torch.cholesky_solve(missing.flatten()[:, None], cholesky(found.gram, absolute))[:, 0]
+    change = torch.zeros(len(kept), dtype=torch.float64, device=rows.device)
+    change[kept] = torch.cat([part.double().T @ dual for part in rows.split(COLUMNS, 1)])
+    delta = unflatten(change, net.weights)
+    diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
+    for halving in range(HALVINGS):
+        state = dict(pruned.state)
+        for name, mask in pruned.mask.items():
+            moved = state[name].double() + 0.5**halving * delta[name]
+            state[name] = torch.where(mask, moved.to(state[name].dtype), 0)
+        if float((_logits(net, {}, data) - _logits(net, state, data)).square().sum()) < distance:
+            return replace(pruned, state=state, diagnostics={**diagnostics, "step": 0.5**halving})
+    return None
+
+
+def _logits(net: Network, state: Params, data: Unlabeled) -> Float[Tensor, "n c"]:
+    """float64, centred over the classes."""
+    with torch.no_grad():
+        found = torch.cat([net.logits(state, part) for part in data.inputs.split(TILE)]).double()
+    return found - found.mean(1, keepdim=True)
