@@ -14,7 +14,8 @@ try:
     from wfbench import RECOVERIES, Runner, discover
 except ImportError:  # commits from before these had a door
     RECOVERIES = import_module("wfbench.recoveries").RECOVERIES
-    Runner, discover = import_module("wfbench.runner").Runner, import_module("wfbench.plugins").discover
+    Runner = import_module("wfbench.runner").Runner  # type: ignore[misc]
+    discover = import_module("wfbench.plugins").discover
 
 
 def case_of(record: Mapping[str, Any], registry: Any) -> wfbench.Case:
