@@ -12,6 +12,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from wfbench.report import stats, summary
+from wfbench.report.rounding import NOISE, settled_svg, snapped
 from wfbench.report.tables import harmless, none_first
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -59,7 +60,8 @@ def budgets(cells: pd.DataFrame, recovery: str = "none") -> Figure:
 
 def _looks(shown: pd.DataFrame) -> dict[str, tuple[str, str, str] | None]:
     """Colour, marker and line of each method, best mean accuracy first; None for those that stay grey, drawn first."""
-    means = shown.groupby("method")["accuracy"].mean().sort_values(ascending=False, kind="stable")
+    means = shown.groupby("method")["accuracy"].mean()
+    means = pd.Series(snapped(means), means.index).sort_values(ascending=False, kind="stable")
     named = [name for place, name in enumerate(means.index) if place < NAMED or name in ALWAYS]
     styles = {
         name: (COLOURS[number % len(COLOURS)], *STYLES[number // len(COLOURS) % len(STYLES)])
@@ -192,7 +194,7 @@ def macs(frame: pd.DataFrame, recovery: str) -> Figure:
                     label=harmless(method) if look else "others",
                 )
             axis.axhline(100 * cell["dense_accuracy"].mean(), color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
-            axis.set(xlim=(100, 0), ylim=(max(0, 5 * ((least - 2) // 5)), 100))
+            axis.set(xlim=(100, 0), ylim=(max(0, 5 * ((least - 2 + NOISE) // 5)), 100))
             axis.tick_params(labelsize=8)
             if row == 0:
                 axis.set_title(f"scope {scope}, recovery {harmless(recovery)}", fontsize=9)
@@ -235,7 +237,7 @@ def _svg(figure: Figure) -> bytes:
     file = BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "wfbench", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
-    return file.getvalue()
+    return settled_svg(file.getvalue())
 
 
 def from_another_matplotlib(name: str, content: bytes) -> bool:

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from wfbench.errors import WfbenchError
 from wfbench.harness.store import read, record_files
-from wfbench.report import figures, frames, leaders, literature, summary, tables
+from wfbench.report import figures, frames, leaders, literature, overview, summary, tables
+from wfbench.report.rounding import fixed
 from wfbench.report.tables import NOTE, Table, harmless
 
 
@@ -46,6 +47,10 @@ def _csv(text: object) -> object:
     if not isinstance(text, str):
         return text
     return "'" + harmless(text) if text[:1] in ("=", "+", "-", "@") else harmless(text)
+
+
+def _six_decimals(value: Any) -> str:
+    return fixed(value, 6)
 
 
 def _grid(table: pd.DataFrame, style: str) -> str:
@@ -88,7 +93,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     frame = frames.frame_of(records)
     frame["method"] = frames.told_apart(frame)
     cells = summary.cells(frame)
-    made_with = tables.provenance(frame)
+    made_with = overview.provenance(frame)
     pages = {
         "": (tables.by_sparsity(cells), NOTE),
         "-budgets": (tables.by_budget(cells), NOTE),
@@ -97,7 +102,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-options": (tables.by_option(cells), "Values of an option down, sparsities across. " + NOTE),
         "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
         "-overall": (
-            tables.across_tasks(frame),
+            overview.across_tasks(frame),
             "Means over tasks in per cent [95 % hierarchical bootstrap].",
         ),
         "-leaders": (
@@ -106,9 +111,12 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             "95 % Student-t interval of their difference, paired by draw, reaches zero. Not corrected for the number "
             "of methods, and the best of many is flattered by its draws. A failed draw scores chance.",
         ),
-        "-samples": (tables.samples_needed(frame), "Calibration samples a method needs to reach a level of accuracy."),
+        "-samples": (
+            overview.samples_needed(frame),
+            "Calibration samples a method needs to reach a level of accuracy.",
+        ),
         "-structured": (
-            tables.structured(frame),
+            overview.structured(frame),
             "Mean accuracy in per cent over draws, the best first, ± half of the 95 % Student-t interval; MACs and "
             "parameters of the shrunk network as shares of the dense one's; latency of one sample, least over draws.",
         ),
@@ -117,14 +125,14 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             "Figures from the literature are reported, not measured here, on other checkpoints and with all data. "
             + NOTE,
         ),
-        "-failures": (tables.failed(frame), "Cases without a result."),
+        "-failures": (overview.failed(frame), "Cases without a result."),
     }
     found: dict[str, bytes] = {}
     for suffix, (content, note) in pages.items():
         if content or not suffix:
             found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, note, _markdown(made_with)).encode()
             found[f"tables/{suite}{suffix}.tex"] = latex(suite + suffix, content, note, made_with).encode()
-    text = cells.map(_csv).to_csv(index=False, float_format="%.6f", lineterminator="\n")
+    text = cells.map(_csv).to_csv(index=False, float_format=_six_decimals, lineterminator="\n")
     found[f"tables/{suite}.csv"] = text.encode()
     return found | figures.render(suite, frame, cells)
 

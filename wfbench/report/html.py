@@ -13,7 +13,8 @@ import pandas as pd
 
 from wfbench.errors import WfbenchError
 from wfbench.report.frames import load_results, told_apart
-from wfbench.report.tables import provenance
+from wfbench.report.overview import provenance
+from wfbench.report.rounding import fixed, significant
 
 CODED = ("suite", "task", "method", "entry", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
@@ -88,11 +89,20 @@ def columns(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, (dict, list)):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+        return json.dumps(_settled(value), sort_keys=True, ensure_ascii=False)
     if isinstance(value, str) or value is None:
         return value
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
-        return round(value, DIGITS) if math.isfinite(value) else None
+        return float(fixed(value, DIGITS)) if math.isfinite(value) else None
     return value
+
+
+def _settled(value: Any) -> Any:
+    """A nested field with its numbers cut down to what they mean."""
+    if isinstance(value, dict):
+        return {name: _settled(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_settled(inner) for inner in value]
+    return significant(value, DIGITS) if isinstance(value, float) and math.isfinite(value) else value

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wfbench.report import stats
+from wfbench.report.rounding import NOISE, fixed, snapped
 from wfbench.report.tables import Table, percent, unusual
 
 LISTED = 4
@@ -40,7 +41,7 @@ def leaders(frame: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], Leader]]:
         wide = part.assign(score=scores).pivot_table(index="seed", columns="method", values="score")
         if wide.shape[1] < 2:
             continue
-        means = wide.mean().sort_values(ascending=False, kind="stable")
+        means = pd.Series(snapped(wide.mean()), wide.columns).sort_values(ascending=False, kind="stable")
         best = str(means.index[0])
         against = wide.sub(wide[best], axis=0)
         level = [method for method in means.index[1:] if _reaches_zero(against[method].to_numpy(dtype=float))]
@@ -49,7 +50,7 @@ def leaders(frame: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], Leader]]:
 
 def _reaches_zero(difference: np.ndarray) -> bool:
     """Whether the upper end of the interval is zero or above; False where too few values have no interval."""
-    return stats.student(difference[np.isfinite(difference)]).high >= 0
+    return stats.student(difference[np.isfinite(difference)]).high >= -NOISE
 
 
 def by_task(frame: pd.DataFrame) -> list[Table]:
@@ -68,7 +69,7 @@ def _text(leader: Leader) -> str:
     named, more = leader.level[:LISTED], len(leader.level) - LISTED
     level = f"; level: {', '.join(named)}" if named else ""
     return (
-        f"{leader.method} {100 * leader.accuracy:.1f}"
+        f"{leader.method} {fixed(100 * leader.accuracy, 1)}"
         + level
         + (f" and {more} more" if more > 0 else "")
         + (" (one draw)" if leader.draws < 2 else "")

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import stats
 
+from wfbench.report.rounding import NOISE, snapped
+
 RESAMPLES = 2000
 LEVEL = 0.95
 ALPHA = 0.05
@@ -87,8 +89,8 @@ def signed_rank_p(difference: Float[ndarray, " n"]) -> float:
 
     Zeros are left out, as Wilcoxon did. scipy's exact test knows no ties, and its permutation test takes seconds.
     """
-    nonzero = difference[difference != 0]
-    doubled = np.rint(2 * stats.rankdata(np.abs(nonzero))).astype(int)  # mean ranks are halves
+    nonzero = difference[np.abs(difference) > NOISE]
+    doubled = np.rint(2 * stats.rankdata(snapped(np.abs(nonzero)))).astype(int)  # mean ranks are halves
     ways = np.zeros(doubled.sum() + 1)
     ways[0] = 1.0
     for rank in doubled:
@@ -120,7 +122,7 @@ def holm(p: Float[ndarray, " m"]) -> Float[ndarray, " m"]:
 def ranks(scores: Float[ndarray, "blocks methods"], chance: float) -> Float[ndarray, "blocks methods"]:
     """Rank 1 is best, ties share their mean rank. A failed case (NaN) scores chance; chance and below tie for last."""
     floored = np.where(np.isfinite(scores), np.maximum(scores, chance), chance)
-    return stats.rankdata(-floored, axis=1)
+    return stats.rankdata(-snapped(floored), axis=1)
 
 
 def critical_difference(methods: int, blocks: int) -> float:
@@ -139,7 +141,7 @@ def friedman(scores: Float[ndarray, "blocks methods"], chance: float) -> float:
 
 def profile(scores: Float[ndarray, " n"], thresholds: Float[ndarray, " t"]) -> Float[ndarray, " t"]:
     """Performance profile: the share of cases that reach each threshold; failed ones (NaN) reach none."""
-    return (np.nan_to_num(scores, nan=-np.inf)[:, None] >= thresholds).mean(0)
+    return (np.nan_to_num(scores, nan=-np.inf)[:, None] >= thresholds - NOISE).mean(0)
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,11 @@ def samples_needed(
 
 def _crossings(logs: Float[ndarray, " b"], means: Float[ndarray, "r b"], level: float) -> Float[ndarray, " r"]:
     """Where each row first reaches the level; 0 before the first budget, infinity after the last."""
-    reached = means >= level
+    reached = means >= level - NOISE
     at = reached.argmax(1)
     rows, before = np.arange(len(means)), np.maximum(at - 1, 0)
     rise = np.where(at > 0, means[rows, at] - means[rows, before], 1.0)
-    share = (level - means[rows, before]) / np.where(rise == 0, 1.0, rise)
+    share = (level - means[rows, before]) / np.where(np.abs(rise) <= NOISE, 1.0, rise)
     between = np.exp(logs[before] + share * (logs[at] - logs[before]))
     return np.where(~reached.any(1), np.inf, np.where(at == 0, 0.0, between))
 

@@ -1,0 +1,176 @@
+"""Tables across tasks and budgets, of what smaller networks cost, and of what the numbers were made with."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wfbench.report import stats, summary
+from wfbench.report.rounding import fixed, significant, snapped
+from wfbench.report.tables import Table, dense_note, percent, unusual
+
+
+def across_tasks(frame: pd.DataFrame) -> list[Table]:
+    """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
+    overall, differences = summary.overall(frame), summary.differences(frame)
+    components = summary.components(frame)
+    found = []
+    for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
+        budget, recovery, sparsity, setting = block
+        rows = part.set_index("method")
+        against = _of_block(differences, block).set_index("method") if len(differences) else differences
+        lines = []
+        order = pd.DataFrame({"rank": snapped(rows["rank"]), "accuracy": snapped(rows["accuracy"])}, rows.index)
+        order = order.sort_values(["rank", "accuracy"], ascending=[True, False], kind="stable")
+        for method, row in rows.loc[order.index].iterrows():
+            paired = against.loc[str(method)] if method in against.index else None
+            lines.append(
+                {
+                    "method": method,
+                    "track": row["track"],
+                    "mean": _with_ends(row["accuracy"], row["low"], row["high"]),
+                    "IQM": fixed(100 * row["iqm"], 1),
+                    "mean rank": fixed(row["rank"], 2),
+                    "minus magnitude": "" if paired is None else _with_ends(*paired[["difference", "low", "high"]]),
+                    "Holm p": "" if paired is None else _p(paired),
+                    "failed": str(row["failed"]) if row["failed"] else "",
+                }
+            )
+        first = part.iloc[0]
+        apart = fixed(first["critical_difference"], 2)
+        names = sorted(_of_block(frame, block)["task"].unique())
+        note = (
+            f"{first['blocks']} blocks (task × draw) of {first['tasks']} tasks ({', '.join(names)}); Friedman "
+            f"p = {significant(first['friedman_p'], 2):g}; mean ranks differ at 5 % where {apart} apart "
+            "(Nemenyi; blocks of one task are not independent, so this is on the bold side)."
+        )
+        for spread in _of_block(components, block).to_dict("records") if len(components) else []:
+            tasks, draws = 100 * spread["task_sd"], 100 * spread["draw_sd"]
+            note += (
+                f" Standard deviation between tasks {fixed(tasks, 1)}, between draws {fixed(draws, 1)} points, "
+                "mean over methods."
+            )
+        title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}{unusual(setting)}"
+        found.append(Table(title, pd.DataFrame(lines), note))
+    return found
+
+
+def _of_block(frame: pd.DataFrame, block: Any) -> pd.DataFrame:
+    for name, value in zip(summary.BLOCK, block, strict=True):
+        frame = frame[frame[name] == value]
+    return frame
+
+
+def _with_ends(value: float, low: float, high: float) -> str:
+    ends = "" if np.isnan(low) else f" [{fixed(100 * low, 1)}, {fixed(100 * high, 1)}]"
+    return "" if np.isnan(value) else f"{fixed(100 * value, 1)}{ends}"
+
+
+def _p(row: Any) -> str:
+    return fixed(row["holm_p"], 3) if row["reachable"] else f"out of reach ({row['pairs']} pairs)"
+
+
+def samples_needed(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and level: how many samples each method needs, by sparsity."""
+    needed = summary.efficiency(frame)
+    found = []
+    ways = ["task", "level", "setting"]
+    for (task, level, setting), part in needed.groupby(ways, sort=True) if len(needed) else []:
+        cells = part.assign(text=[_needed(row) for row in part.itertuples()])
+        table = cells.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
+        order = sorted(part["sparsity"].unique())
+        table = table[order].rename(columns=percent).reset_index()
+        table = table.sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
+        levels = ", ".join(
+            f"{fixed(100 * value, 1)} at {percent(sparsity)}"
+            for sparsity, value in part.groupby("sparsity")["level_accuracy"].first().items()
+        )
+        note = (
+            f"Level, % accuracy: {levels}. Interval by bootstrap over draws; ≤ and > are the ends of the budgets run."
+        )
+        found.append(
+            Table(
+                f"{task}{unusual(setting)}: samples to reach {level}",
+                table[["method", "recovery", *map(percent, order)]],
+                note,
+            )
+        )
+    return found
+
+
+def _needed(row: Any) -> str:
+    def one(value: float) -> str:
+        if value == 0:
+            return f"≤ {row.smallest:g}"
+        return f"> {row.largest:g}" if np.isinf(value) else fixed(value, 0)
+
+    same = one(row.low) == one(row.samples) == one(row.high)
+    return one(row.samples) if same else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
+
+
+def structured(frame: pd.DataFrame) -> list[Table]:
+    """One table a task, budget, recovery and target: accuracy, and what the shrunk network costs, methods down."""
+    if "macs" not in frame:
+        return []
+    found = []
+    dense = frame.groupby("task")["dense_latency"].min().to_dict()
+    ways = ["task", "budget", "recovery", "setting", "sparsity"]
+    for (task, budget, recovery, setting, sparsity), part in frame[frame["macs"].notna()].groupby(ways, sort=True):
+        rows, accuracies, grouped = [], part["accuracy"].to_numpy(dtype=float), part.groupby("method", sort=True)
+        means = grouped[["params", "dense_params", "macs", "dense_macs"]].mean()
+        latencies = grouped["latency"].min()  # what else the machine does only adds to it
+        for method, mean, latency in zip(means.index, means.to_dict("records"), latencies, strict=True):
+            accuracy = stats.student(accuracies[grouped.indices[method]])
+            half = accuracy.high - accuracy.estimate
+            rows.append(
+                {
+                    "method": method,
+                    "accuracy": fixed(100 * accuracy.estimate, 1)
+                    + ("" if np.isnan(half) else f" ± {fixed(100 * half, 1)}"),
+                    "MACs": percent(float(fixed(mean["macs"] / mean["dense_macs"], 3))),
+                    "parameters": percent(float(fixed(mean["params"] / mean["dense_params"], 3))),
+                    "latency, ms": fixed(1000 * latency, 2),
+                    "speed-up": fixed(dense[task] / latency, 2),
+                    "order": -accuracy.estimate,
+                }
+            )
+        table = (
+            pd.DataFrame(rows)
+            .assign(order=snapped([row["order"] for row in rows]))
+            .sort_values(["order", "method"], kind="stable")
+            .drop(columns="order")
+        )
+        title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}, recovery {recovery}"
+        found.append(Table(f"{title}{dense_note(part)}", table))
+    return found
+
+
+def provenance(frame: pd.DataFrame) -> str:
+    """What the numbers were made with, as the records tell it."""
+    if frame.empty or "environment" not in frame:
+        return "No records."
+    seen = {
+        name: sorted({str(found[name]) for found in frame["environment"] if isinstance(found, dict) and name in found})
+        for name in (
+            "commit",
+            "torch",
+            "device",
+            "machine",
+            "threads",
+            "evaluation_batch",
+            "checkpoint",
+            "train",
+            "test",
+        )
+    }
+    versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
+    made_by = (frame[name].dropna() for name in ("key", "code") if name in frame)
+    keys = hashlib.sha256("".join(sorted(found for names in made_by for found in names)).encode()).hexdigest()
+    return "; ".join([f"{len(frame)} cases", versions, f"reuse keys {keys[:12]}"]) + "."
+
+
+def failed(frame: pd.DataFrame) -> list[Table]:
+    """One table of what failed, where, how often and why."""
+    found = summary.failures(frame)
+    return [Table("Failed cases", found.astype(str))] if len(found) else []

@@ -1,0 +1,64 @@
+"""Numbers as people read them, and decisions that do not hang on the last digit of floating point.
+
+Sums and logarithms may differ in the 15th digit between processors. What is equal or on the edge of a rounding must
+not fall to one side here and to the other there, so values that close count as equal.
+"""
+
+import re
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+NOISE = 1e-9
+"""Accuracies, ranks and shares that are closer than this are the same number."""
+DIGITS = 10
+"""Significant digits that are taken to mean something before a number is written with fewer."""
+WIDE = Context(prec=400)
+"""Holds every float64 with its decimals."""
+PLACES = re.compile(rb'( (?:d|x|y|x1|x2|y1|y2|width|height)="|translate\()([^")]*)')
+COORDINATE = re.compile(rb"-?\d+\.\d+")
+NAMES = re.compile(rb'(?<= id=")[^"]+(?=")')
+
+
+def fixed(value: float, decimals: int) -> str:
+    """The value with so many decimals; a half goes to the even digit."""
+    if not np.isfinite(value):
+        return f"{value:.{decimals}f}"
+    exact = Decimal(f"{value:.{DIGITS}g}").quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, WIDE)
+    return f"{exact:f}" if exact else f"{0:.{decimals}f}"  # no negative zero
+
+
+def significant(value: float, digits: int) -> float:
+    """The value cut down to so many significant digits."""
+    return float(f"{float(f'{value:.{DIGITS}g}'):.{digits}g}")
+
+
+def snapped(values: Any) -> Float[ndarray, "*shape"]:
+    """The values, those within noise of their next neighbour made equal to the least of them; NaN stays."""
+    array = np.asarray(values, dtype=float)
+    flat = array.ravel()
+    order = np.argsort(flat, kind="stable")  # NaN comes last
+    ordered = flat[order]
+    first = np.concatenate([[True], ~(np.diff(ordered) <= NOISE)]) if len(flat) else np.zeros(0, dtype=bool)
+    found = np.empty_like(flat)
+    found[order] = ordered[first][np.cumsum(first) - 1] if len(flat) else ordered
+    return found.reshape(array.shape)
+
+
+def settled_svg(drawing: bytes) -> bytes:
+    """An SVG with coordinates to a hundredth of a pixel, and names by the order in which they first come."""
+
+    def rounded(found: re.Match[bytes]) -> bytes:
+        return found[1] + COORDINATE.sub(lambda number: _short(number[0]), found[2])
+
+    drawing = PLACES.sub(rounded, drawing)
+    names = {name: b"n%d" % place for place, name in enumerate(dict.fromkeys(NAMES.findall(drawing)))}
+    return re.sub(rb'( id="|"#|url\(#)([^")]+)', lambda found: found[1] + names.get(found[2], found[2]), drawing)
+
+
+def _short(number: bytes) -> bytes:
+    text = fixed(float(number), 2).rstrip("0").rstrip(".")
+    return (text or "0").encode()
