@@ -10,8 +10,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network, WfbenchError
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores, by_channel
+from wfbench.toolbox import ChannelScores, Coupled, by_channel
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target
-from wfbench.curvature.damping import check_damping
-from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
-from wfbench.curvature.gram import gram
-from wfbench.curvature.rows import Gradients, gradients
-from wfbench.errors import at_least
-from wfbench.linalg import cholesky
-from wfbench.network import flatten, unflatten
-from wfbench.sparsity import keep_largest
+from wfbench.toolbox import (
+    Gradients,
+    at_least,
+    check_damping,
+    cholesky,
+    flatten,
+    gradients,
+    gram,
+    keep_largest,
+    predicted_change,
+    row_diagnostics,
+    unflatten,
+)
 
 LENGTHS = 11
 """Step lengths tried: 1/L and its doublings, L the largest curvature."""

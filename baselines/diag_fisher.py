@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from wfbench import Labeled, Network, ScorePruner, fisher_rows
-from wfbench.network import Params, flatten, unflatten
+from wfbench.toolbox import Params, flatten, unflatten
 
 
 @dataclass(frozen=True)

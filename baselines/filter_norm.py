@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores, by_channel, producers
+from wfbench.toolbox import ChannelScores, Coupled, by_channel, producers
 
 
 @dataclass(frozen=True)

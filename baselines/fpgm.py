@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wfbench import ChannelPruner, Network
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores, by_channel, producers
+from wfbench.toolbox import ChannelScores, Coupled, by_channel, producers
 
 
 @dataclass(frozen=True)

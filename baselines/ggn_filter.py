@@ -10,10 +10,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network, Unlabeled, fisher_rows
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores
-from wfbench.channels.readers import over_charged
-from wfbench.network import flatten, unflatten
+from wfbench.toolbox import ChannelScores, Coupled, flatten, over_charged, unflatten
 
 SAMPLES = 32
 

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from wfbench import ChannelPruner, Labeled, Network
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores
-from wfbench.channels.readers import gate_rows
-from wfbench.sparsity import Unit
+from wfbench.toolbox import ChannelScores, Coupled, Unit, gate_rows
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.curvature.damping import check_damping
-from wfbench.curvature.diagnostics import effective_rank
-from wfbench.linalg import inverse
-from wfbench.sparsity import keep_largest
+from wfbench.toolbox import check_damping, effective_rank, inverse, keep_largest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of a dependency, at import

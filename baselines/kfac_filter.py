@@ -12,9 +12,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network, Unlabeled
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores, by_channel, producers
-from wfbench.curvature.damping import check_damping
+from wfbench.toolbox import ChannelScores, Coupled, by_channel, check_damping, producers
 
 from .kfac import FittedKFAC, KFACExact
 

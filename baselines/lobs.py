@@ -11,10 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.curvature.damping import check_damping
-from wfbench.layers import as_matrices, damped, second_moments
-from wfbench.linalg import inverse
-from wfbench.sparsity import Scope, keep_largest
+from wfbench.toolbox import Scope, as_matrices, check_damping, damped, inverse, keep_largest, second_moments
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from wfbench import Network, ScorePruner
-from wfbench.network import Params
-from wfbench.sparsity import Scope
+from wfbench.toolbox import Params, Scope
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.curvature.damping import check_damping
-from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, second_moments
-from wfbench.linalg import inverse
-from wfbench.network import Params
-from wfbench.sparsity import Scope, keep_largest
+from wfbench.toolbox import (
+    Params,
+    Scope,
+    as_matrices,
+    check_damping,
+    damped,
+    inverse,
+    keep_largest,
+    least_squares,
+    only_layer_scope,
+    second_moments,
+)
 
 CHUNK = 2**21
 """float64 numbers in the inverses that are downdated at a time: those of a few rows, so that they stay in the cache."""

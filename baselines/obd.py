@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from wfbench import Labeled, Network, ScorePruner, Unlabeled, fisher_rows
-from wfbench.errors import at_least
-from wfbench.network import Params, flatten, unflatten
+from wfbench.toolbox import Params, at_least, flatten, unflatten
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of a dependency, at import

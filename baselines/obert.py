@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from wfbench.curvature.damping import Damping
-from wfbench.woodfisher.surgeon import BlockSize
-from wfbench.woodfisher.variants import WoodFisher
+from wfbench import WoodFisher
+from wfbench.toolbox import BlockSize, Damping
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wfbench.channels.readers import Order, Read, ReadPruner
-from wfbench.linalg import cholesky, inverse
+from wfbench.toolbox import Order, Read, ReadPruner, cholesky, inverse
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import ChannelPruner, Network
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores
+from wfbench.toolbox import ChannelScores, Coupled
 
 
 @dataclass(frozen=True)

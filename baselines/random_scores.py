@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from wfbench import Network, ScorePruner
-from wfbench.network import Params
+from wfbench.toolbox import Params
 
 
 @dataclass(frozen=True)

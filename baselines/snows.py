@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.errors import at_least
-from wfbench.layers import call_order
-from wfbench.network import Params
-from wfbench.sparsity import keep_largest
+from wfbench.toolbox import Params, at_least, call_order, keep_largest
 
 
 @dataclass(frozen=True)

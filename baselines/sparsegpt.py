@@ -14,11 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.curvature.damping import check_damping
-from wfbench.errors import at_least
-from wfbench.layers import damped, one_by_one, only_layer_scope
-from wfbench.linalg import inverse
-from wfbench.sparsity import Scope, keep_all_but
+from wfbench.toolbox import Scope, at_least, check_damping, damped, inverse, keep_all_but, one_by_one, only_layer_scope
 
 
 @dataclass(frozen=True)

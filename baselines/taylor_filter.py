@@ -11,9 +11,7 @@ from math import sqrt
 from typing import ClassVar
 
 from wfbench import ChannelPruner, Labeled, Network
-from wfbench.channels.coupled import Coupled
-from wfbench.channels.pruner import ChannelScores
-from wfbench.channels.readers import gate_rows
+from wfbench.toolbox import ChannelScores, Coupled, gate_rows
 
 
 @dataclass(frozen=True)

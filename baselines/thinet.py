@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wfbench.channels.readers import Order, Read, ReadPruner
+from wfbench.toolbox import Order, Read, ReadPruner
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch_pruning.pruner import importance
 
-from wfbench import Fitted, Network, Pruned, Pruner, Target
-from wfbench.channels.costs import remove_lowest
-from wfbench.channels.coupled import _graph, _pruner
-from wfbench.channels.pattern import Filter, pruned_of
-from wfbench.channels.pruner import filters_of
+from wfbench import Filter, Fitted, Network, Pruned, Pruner, Target
+from wfbench.toolbox import dependency_graph, filters_of, pruned_of, pruning_group, remove_lowest
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,11 @@ class FittedPeer:
     def scores(self, pattern: Filter) -> dict[str, Tensor]:
         """By the group's name; channels are those of the group's first layer, in our order."""
         module = self.net.module()
-        graph = _graph(module, pattern.example(self.net))
+        graph = dependency_graph(module, pattern.example(self.net))
         found = {}
         for group in pattern.groups(self.net):
             layer = module.get_submodule(group.name)
-            found[group.name] = self.importance(graph.get_pruning_group(layer, _pruner(layer), [*range(group.size)]))
+            found[group.name] = self.importance(pruning_group(graph, layer, range(group.size)))
         return found
 
     def prune(self, target: Target) -> Pruned:

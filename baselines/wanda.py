@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.layers import one_by_one, only_layer_scope
-from wfbench.sparsity import Scope, keep_all_but
+from wfbench.toolbox import Scope, keep_all_but, one_by_one, only_layer_scope
 
 
 @dataclass(frozen=True)

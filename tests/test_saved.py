@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tests.test_filters import Images, case_of, image_task, images
 from wfbench import Network, WfbenchError, load_pruned, run
 from wfbench.cli import main
+from wfbench.commands.prune import case_of as case_of_options
 from wfbench.export import FORMAT, KEY, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import discover
 from wfbench.harness.reuse import checkpoint_digest
-from wfbench.pruning_cli import case_of as case_of_options
 from wfbench.recoveries.base import NoRecovery
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Target
@@ -292,7 +292,7 @@ def test_the_folder_is_tried_before_the_work(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("wfbench.export.TemporaryFile", refused)
-    monkeypatch.setattr("wfbench.pruning_cli.pruned_network", pytest.fail)
+    monkeypatch.setattr("wfbench.commands.prune.pruned_network", pytest.fail)
     assert main(arguments(tmp_path)) == 2
     assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err
     monkeypatch.undo()

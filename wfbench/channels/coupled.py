@@ -80,7 +80,7 @@ def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[C
             raise WfbenchError(f"{name} is a grouped convolution that is not depthwise; its channels are not supported")
         if isinstance(layer, TRANSPOSED):
             raise WfbenchError(f"{name} is a transposed convolution; its channels are not supported")
-    graph = _graph(module, example.to(net.device))
+    graph = dependency_graph(module, example.to(net.device))
     groups = graph.get_all_groups(root_module_types=list(PRUNABLE))
     alone = [group for group in groups if not any(isinstance(item.dep.target.module, ACROSS) for item in group)]
     found = [_coupled(group, graph, names) for group in alone]
@@ -88,7 +88,12 @@ def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[C
     return sorted((group for group in found if group.consumers), key=lambda group: order[group.name])
 
 
-def _graph(module: nn.Module, example: Tensor) -> Any:
+def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> Any:
+    """torch-pruning's graph of what must go together in `module`, whose parameters are free to be trained afterwards.
+
+    Raises:
+        WfbenchError: the network cannot be traced.
+    """
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd's
     try:
@@ -177,13 +182,17 @@ def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Map
     module = deepcopy(net.module())
     module.load_state_dict(dict(state))
     layers = dict(module.named_modules())
-    graph = _graph(module, example.to(net.device))
+    graph = dependency_graph(module, example.to(net.device))
     for name, channels in gone.items():
         if channels:
             layer = layers[name]
-            group = graph.get_pruning_group(layer, _pruner(layer), idxs=sorted(set(channels)))
-            group.prune()
+            pruning_group(graph, layer, sorted(set(channels))).prune()
     return module.requires_grad_(False).eval()
+
+
+def pruning_group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:
+    """torch-pruning's group of output channels of a layer, with all that goes with them."""
+    return graph.get_pruning_group(layer, _pruner(layer), idxs=list(channels))
 
 
 def _pruner(layer: nn.Module) -> Any:

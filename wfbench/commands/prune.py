@@ -9,6 +9,7 @@ from typing import Any, get_args
 from tabulate import tabulate
 
 from wfbench.channels.pattern import Filter
+from wfbench.commands.base import Commands, add_plugin_paths
 from wfbench.errors import WfbenchError
 from wfbench.export import check_onnx, check_writable, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
@@ -24,8 +25,10 @@ ABOUT = "Prune a task with a method, score it on the test split, and save the ne
 RIGHT = ("left", "right", "right")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+def add(commands: Commands) -> None:
+    """The command of this module."""
+    parser = commands.add("prune", prune, ABOUT)
+    add_plugin_paths(parser)
     parser.add_argument("task", metavar="TASK")
     parser.add_argument("--method", required=True, metavar="M", help="any name of `wfbench list`")
     parser.add_argument("--sparsity", required=True, type=float, metavar="S", help="the fraction removed, in [0, 1)")

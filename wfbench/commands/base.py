@@ -1,0 +1,50 @@
+"""What the commands share: how one is added, and the options that several have."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wfbench.harness.plugins import Registry, discover
+
+
+class Commands:
+    """The program's commands; each module of this room adds its own."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(self, name: str, run: Callable[[Any], int], about: str) -> argparse.ArgumentParser:
+        """A command that calls `run` with its options; what that returns is the exit status."""
+        found = self._commands.add_parser(name, help=about, description=about)
+        found.set_defaults(run=run)
+        return found
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+
+
+def add_plugin_paths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods"
+    )
+    parser.add_argument("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
+
+
+def registry_of(options: argparse.Namespace) -> Registry:
+    """All methods and tasks, those of the plugin paths too."""
+    return discover(options.baseline_path, options.task_path)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))

@@ -1,0 +1,84 @@
+"""`wfbench list` and `wfbench check`: which methods and tasks there are, and what every method must keep."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from wfbench.commands.base import Commands, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.composed.transplant import KEPT
+from wfbench.conformance import checks
+from wfbench.harness.plugins import pruners_in
+
+
+def add(commands: Commands) -> None:
+    """The commands of this module."""
+    listing = commands.add("list", _list, "List methods and tasks.")
+    checking = commands.add("check", _check, "Run the conformance kit on methods: what every plugin must keep.")
+    checking.add_argument(
+        "targets", nargs="*", metavar="TARGET", help="a method, or a file or folder of methods; default: all methods"
+    )
+    for parser in (listing, checking):
+        add_plugin_paths(parser)
+        add_json(parser)
+
+
+def _list(options: argparse.Namespace) -> int:
+    registry = registry_of(options)
+    methods = [
+        {
+            "name": name,
+            "licence": pruner.track,
+            "patterns": list(pruner.patterns),
+            "scope": pruner.scope,
+            "source": pruner.source,
+            "fidelity": pruner.fidelity,
+            "about": (type(pruner).__doc__ or "").strip().splitlines()[0],
+        }
+        for name, pruner in sorted(registry.pruners.items())
+    ]
+    tasks = [
+        {"name": task.name, "checkpoints": task.replicates, "accuracies": list(task.accuracies), "about": task.about}
+        for task in registry.tasks.values()
+    ]
+    if options.json:
+        print_json({"methods": methods, "tasks": tasks, "failures": registry.failures})
+    else:
+        shown = [{key: entry[key] for key in ("name", "licence", "scope", "about")} for entry in methods]
+        print(tabulate(shown, headers="keys"), tabulate(tasks, headers="keys"), sep="\n\n")
+        updates = ", ".join([KEPT, *(name for name, pruner in sorted(registry.pruners.items()) if pruner.updates)])
+        print("\nsources, fidelity and patterns: --json. Names made on demand:")
+        print(
+            "  METHOD[option=value]  another hyper-parameter: woodfisher[damping=1e-3], lobs[damping=cross-validated]"
+        )
+        print("  gradual-METHOD  in steps on a cubic schedule, with training in between: gradual[steps=4]-magnitude")
+        print("  staged-METHOD  in stages, layers repaired in between: staged[stages=4]-woodfisher[damping=1e-3]")
+        print("  magnitude-as-METHOD, random-as-METHOD  controls with its layer proportions")
+        print(f"  METHOD+UPDATE  its mask with the update of another: {updates}")
+        print("  TASK[2000]  scored on a fixed subset of 2000 test samples")
+        for origin, reason in registry.failures.items():
+            print(f"\nleft out: {origin}: {reason}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    registry = registry_of(options)
+    outcomes: list[checks.Outcome] = []
+    for target in options.targets or sorted(registry.pruners):
+        if target not in registry.pruners and Path(target).exists():
+            pruners, failures = pruners_in(target)
+            outcomes += [checks.Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
+        else:
+            pruners = [registry.pruner(target)]
+        for pruner in tqdm(pruners, desc=target, unit="method", leave=False, disable=None):
+            outcomes += checks.check(pruner)
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if options.json:
+        print_json([asdict(outcome) for outcome in outcomes])
+    else:
+        print(tabulate([asdict(outcome) for outcome in outcomes], headers="keys", maxcolwidths=[None, None, None, 80]))
+        methods = len({outcome.method for outcome in outcomes})
+        print(f"\n{methods} methods, {len(outcomes)} checks, {failed} failed")
+    return 1 if failed else 0

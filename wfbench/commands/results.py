@@ -1,0 +1,78 @@
+"""What is done with records: `wfbench tables`, `report` and `compare`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tabulate import tabulate
+
+from wfbench.commands.base import Commands, add_json, add_results
+from wfbench.errors import WfbenchError
+from wfbench.report import files as pages
+from wfbench.report import html as report
+from wfbench.report.compare import compare
+from wfbench.report.frames import write_parquet
+from wfbench.report.tables import harmless
+
+
+def add(commands: Commands) -> None:
+    """The commands of this module."""
+    tabling = commands.add("tables", _tables, "Regenerate the tables of every record file.")
+    tabling.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a table or figure is not what the records give"
+    )
+    tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
+    add_results(tabling)
+    reporting = commands.add("report", _report, "Write report/index.html: every case in one page that opens from disk.")
+    reporting.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if it is not what the records give"
+    )
+    add_results(reporting)
+    comparing = commands.add(
+        "compare", _compare, "Compare two result folders, paired by case; exit 1 if the second is significantly worse."
+    )
+    comparing.add_argument("a", type=Path, metavar="A", help="results folder")
+    comparing.add_argument("b", type=Path, metavar="B", help="results folder")
+    comparing.add_argument("--all", action="store_true", help="show what did not change, too")
+    add_json(comparing)
+
+
+def _tables(options: argparse.Namespace) -> int:
+    if options.check:
+        found = pages.stale(options.results)
+        print("\n".join([*found, "run `wfbench tables`"]) if found else "tables and figures are what the records give")
+        return 1 if found else 0
+    written = pages.write_all(options.results)
+    if not written:
+        raise WfbenchError(f"no record files (*.jsonl) in {options.results}; run a suite first, or give --results")
+    if options.parquet:
+        written.append(write_parquet(options.results, options.parquet))
+    for path in written:
+        print(path)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    if options.check:
+        problem = report.stale(options.results)
+        print(f"{problem}; run `wfbench report`" if problem else "the report is what the records give")
+        return 1 if problem else 0
+    print(report.write(options.results))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    found = compare(options.a, options.b)
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    changes = found.changes if options.all else found.changes[found.changes["p"] < 1]
+    if options.json:
+        print(changes.to_json(orient="records", indent=1))
+    else:
+        shown = changes.assign(**{name: 100 * changes[name] for name in ("difference", "low", "high")})
+        cells = shown.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else harmless(cell))
+        text = tabulate(cells.to_dict("records"), headers="keys", disable_numparse=True) if len(cells) else ""
+        alone = f"{found.only_in_a} only in A, {found.only_in_b} only in B"
+        print(text, f"{found.pairs} cases in both, {found.identical} of them with the same accuracy; {alone}", sep="\n")
+        print("differences are B minus A, in points of accuracy; a failed case scores 0")
+    return 1 if len(found.worse) else 0

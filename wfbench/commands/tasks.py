@@ -1,0 +1,53 @@
+"""`wfbench fetch` and `wfbench train`: the data and dense checkpoints of tasks."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from wfbench.commands.base import Commands
+from wfbench.harness.plugins import discover
+from wfbench.tasks import checkpoints, digits, fashion
+from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.evaluate import evaluate
+from wfbench.tasks.recipes import RECIPES
+from wfbench.tasks.training import train
+
+
+def add(commands: Commands) -> None:
+    """The commands of this module."""
+    fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
+    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
+    training = commands.add("train", _train, "Train the dense checkpoint of a task by its recorded recipe.")
+    training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
+    training.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
+    training.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="folder of the checkpoint and its registry.json (default: checkpoints/ in the cache folder)",
+    )
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    registry = discover()
+    for task in [registry.task(name) for name in options.tasks or registry.tasks]:
+        where = fashion.fetch() if task in fashion.TASKS else "scikit-learn"
+        for replicate in range(task.replicates):
+            task.dense(replicate)
+        print(f"{task.name}: data in {where}, {task.replicates} verified checkpoint(s) in {checkpoints.FOLDER}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    task = next(task for task in (*digits.TASKS, *fashion.TASKS) if task.name == options.task)
+    build, recipe = RECIPES[task.name]
+    out = options.out or cache_folder() / "checkpoints"
+    torch.manual_seed(options.seed)
+    module = train(build(), task.train_set, recipe, options.seed)
+    validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
+    path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
+    print(f"{task.name}, seed {options.seed}: validation {validation.accuracy:.4f}, test {test.accuracy:.4f}, {path}")
+    return 0

@@ -1,0 +1,102 @@
+"""`wfbench requalify` and `wfbench doctor`: whether records still hold, and whether everything is there."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, add_results, print_json, registry_of
+from wfbench.harness.record import environment
+from wfbench.harness.requalify import requalify
+from wfbench.harness.store import latest, read, record_files
+from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.evaluate import evaluate
+from wfbench.tasks.task import Task
+
+
+def add(commands: Commands) -> None:
+    """The commands of this module."""
+    requalifying = commands.add(
+        "requalify", _requalify, "Show by cases run again that changed code gives the bits of stored records."
+    )
+    requalifying.add_argument("--tasks", metavar="A,B", help="tasks to look at (default: all)")
+    doctor = commands.add("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
+    add_device(doctor)
+    for parser in (requalifying, doctor):
+        add_results(parser)
+        add_plugin_paths(parser)
+        add_json(parser)
+
+
+def _requalify(options: argparse.Namespace) -> int:
+    registry = registry_of(options)
+    tasks = options.tasks.split(",") if options.tasks else [*registry.tasks, *_cut_tasks(options.results)]
+    found = requalify(options.results, registry, tasks, (options.baseline_path, options.task_path))
+    unprovable = [
+        {"suite": suite, "records": count, "why": why} for (suite, why), count in sorted(found.unprovable.items())
+    ]
+    differing = [
+        {
+            **{name: getattr(kind, name) for name in ("task", "method", "recovery", "pattern", "old")},
+            "records": len(kind.records),
+            "other bits in": ", ".join(names),
+        }
+        for kind, names in found.differing
+    ]
+    if options.json:
+        counts = {"current": found.current, "proved": found.proved}
+        print_json({**counts, "differing": differing, "unprovable": unprovable})
+        return 0
+    for title, rows in (("other bits, so they are run again", differing), ("not provable", unprovable)):
+        if rows:
+            print(f"{title}:", tabulate(rows, headers="keys", maxcolwidths=60), sep="\n", end="\n\n")
+    stale = sum(row["records"] for row in (*differing, *unprovable))
+    print(f"{found.current} records current, {found.proved} proved to have the same bits, {stale} stale")
+    return 0
+
+
+def _cut_tasks(results: Path) -> list[str]:
+    """Names like `TASK[2000]` in the records."""
+    found = {record["task"] for file in record_files(results) for record in read(file)}
+    return sorted(name for name in found if name.endswith("]"))
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    checks: list[dict[str, Any]] = []
+
+    def check(what: str, action: Callable[[], str]) -> None:
+        try:
+            checks.append({"check": what, "ok": True, "found": action()})
+        except Exception as error:  # every check is reported, whatever it met
+            checks.append({"check": what, "ok": False, "found": str(error) or type(error).__name__})
+
+    check("environment", lambda: json.dumps(environment(torch.device(options.device))))
+    check("cache folder", lambda: str(cache_folder()))
+    registry = registry_of(options)
+    for origin, reason in registry.failures.items():
+        checks.append({"check": f"plugin {origin}", "ok": False, "found": reason})
+    for task in registry.tasks.values():
+        check(f"data of {task.name}", lambda task=task: f"train {len(task.train_set)}, test {len(task.test_set)}")  # type: ignore[misc]
+        for replicate in range(task.replicates):
+            check(
+                f"dense accuracy of {task.name}, checkpoint {replicate}",
+                lambda task=task, r=replicate: _dense_accuracy(task, r, options.device),  # type: ignore[misc]
+            )
+    for path in record_files(options.results):
+        check(f"records in {path}", lambda path=path: f"{len(latest(read(path)))} cases")  # type: ignore[misc]
+    if options.json:
+        print_json(checks)
+    else:
+        for entry in checks:
+            print(f"{'ok  ' if entry['ok'] else 'FAIL'} {entry['check']}: {entry['found']}")
+    return 0 if all(entry["ok"] for entry in checks) else 1
+
+
+def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
+    scores = evaluate(task.dense(replicate).to(device), task.test_set)
+    task.check_registered(replicate, scores)
+    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total})"

@@ -1,0 +1,73 @@
+"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, and their algebra.
+
+Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
+"""
+
+from wfbench.channels.costs import remove_lowest
+from wfbench.channels.coupled import Coupled, dependency_graph, pruning_group
+from wfbench.channels.pattern import pruned_of
+from wfbench.channels.pruner import ChannelScores, by_channel, filters_of, producers
+from wfbench.channels.readers import Order, Read, ReadPruner, gate_rows, over_charged
+from wfbench.curvature.damping import Damping, check_damping
+from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_diagnostics
+from wfbench.curvature.gram import gram
+from wfbench.curvature.rows import Gradients, gradients
+from wfbench.errors import at_least
+from wfbench.layers import (
+    as_matrices,
+    call_order,
+    damped,
+    least_squares,
+    one_by_one,
+    only_layer_scope,
+    patches,
+    second_moments,
+)
+from wfbench.linalg import cholesky, inverse
+from wfbench.network import Params, flatten, unflatten
+from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
+from wfbench.woodfisher.surgeon import BlockSize
+
+__all__ = [
+    "BlockSize",
+    "ChannelScores",
+    "Coupled",
+    "Damping",
+    "Gradients",
+    "Order",
+    "Params",
+    "Read",
+    "ReadPruner",
+    "Scope",
+    "Unit",
+    "as_matrices",
+    "at_least",
+    "by_channel",
+    "call_order",
+    "check_damping",
+    "cholesky",
+    "damped",
+    "dependency_graph",
+    "effective_rank",
+    "filters_of",
+    "flatten",
+    "gate_rows",
+    "gradients",
+    "gram",
+    "inverse",
+    "keep_all_but",
+    "keep_largest",
+    "least_squares",
+    "one_by_one",
+    "only_layer_scope",
+    "over_charged",
+    "patches",
+    "predicted_change",
+    "producers",
+    "pruned_of",
+    "pruning_group",
+    "remove_lowest",
+    "row_diagnostics",
+    "second_moments",
+    "unflatten",
+]
