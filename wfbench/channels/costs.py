@@ -1,6 +1,6 @@
 """What channels cost, and which go first: prices in filters, parameters or multiply-accumulates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
@@ -111,6 +111,19 @@ class Removal:
         self._left -= self.costs.saving(self.counts, group, self.target.of)
         self.gone[group].append(channel)
 
+    def run(self, best: Callable[[str], tuple[float, int]], per: Unit | None = None) -> Iterator[tuple[str, int]]:
+        """Take out the channel with the least score for what it saves, until the target is met; each as it goes.
+
+        Args:
+            best: of a group that may lose a channel, the score of the next one and its number.
+            per: what scores are divided by; nothing by default.
+        """
+        while not self.met:
+            found = {name: best(name) for name in self.open()}
+            group = min(found, key=lambda name: found[name][0] / self.price(name, per))
+            self.take(group, found[group][1])
+            yield group, found[group][1]
+
     def price(self, group: str, per: Unit | None) -> float:
         """What a channel's saliency is divided by: what the next one of its group saves; 1 for None."""
         return 1.0 if per is None else float(max(1, self.costs.saving(self.counts, group, per)))
@@ -125,8 +138,6 @@ def remove_lowest(
             raise WfbenchError(f"the scores of {name} contain NaN")
     removal = Removal(costs, target)
     queues = {name: values.double().argsort(stable=True).tolist() for name, values in scores.items()}
-    while not removal.met:
-        prices = {name: removal.price(name, per) for name in removal.open()}
-        best = min(prices, key=lambda name: float(scores[name][queues[name][0]]) / prices[name])
-        removal.take(best, queues[best].pop(0))
+    for group, _ in removal.run(lambda name: (float(scores[name][queues[name][0]]), queues[name][0]), per):
+        queues[group].pop(0)
     return removal.gone

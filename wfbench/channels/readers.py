@@ -138,10 +138,13 @@ class ReadFitted:
         pattern = filters_of(target, self.method)
         groups = pattern.groups(self.net)
         removal = Removal(pattern.costs(self.net), target)
-        while not removal.met:
-            counts = removal.counts
-            best = min(removal.open(), key=lambda name: self.orders[name][1][counts[name]])
-            removal.take(best, self.orders[best][0][counts[best]])
+
+        def next_of(name: str) -> tuple[float, int]:
+            (order, losses), taken = self.orders[name], len(removal.gone[name])
+            return losses[taken], order[taken]
+
+        for _ in removal.run(next_of):
+            pass
         return pruned_of(self.net, groups, removal.gone, reconstructed(self.net, groups, removal.gone, self.reads))
 
 

@@ -1,8 +1,9 @@
 """A hyper-parameter chosen inside the n samples: folds held out, the same cap of trials for every method."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from math import inf, isfinite
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.data import Labeled, Unlabeled
@@ -11,6 +12,8 @@ from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import TRIALS, Fitted, Pruner, take_after
 from wfbench.sparsity import Target
+
+S = TypeVar("S", Labeled, Unlabeled)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,12 @@ class Tuned(Pruner[Any]):
 
     def fit(self, net: Network, data: Any) -> Fitted:
         return cross_validated(self.of, self.damping, net, data)
+
+
+def tuned_or(pruner: Pruner[Any], net: Network, data: S, fit: Callable[[Network, S], Fitted]) -> Fitted:
+    """The method's damping chosen by cross-validation where it says so, else what `fit` gives."""
+    search = getattr(pruner, "damping", None)
+    return cross_validated(pruner, search, net, data) if isinstance(search, CrossValidated) else fit(net, data)
 
 
 def cross_validated(pruner: Pruner[Any], search: CrossValidated, net: Network, data: Any) -> Fitted:

@@ -38,6 +38,21 @@ class CrossValidated:
 Damping: TypeAlias = float | Relative | CrossValidated
 
 
+def absolute(damping: Damping, mean_diagonal: float) -> float:
+    """λ as a number, for a curvature of this mean diagonal [nats/weight²].
+
+    Raises:
+        WfbenchError: a share of nothing, or a value that is still to be chosen.
+    """
+    if isinstance(damping, CrossValidated):
+        raise WfbenchError("a cross-validated damping has no value before it is chosen")
+    if not isinstance(damping, Relative):
+        return damping
+    if mean_diagonal == 0:
+        raise WfbenchError("all gradients vanish, so no damping is relative to them; give it as a number")
+    return damping.share * mean_diagonal
+
+
 def _positive(what: str, value: float) -> None:
     if not 0 < value < float("inf"):
         raise WfbenchError(f"{what} {value} must be positive and finite")

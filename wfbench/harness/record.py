@@ -2,35 +2,33 @@
 
 import json
 import subprocess
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 
-SPARSE = (
-    "effective_rank",
-    "damping",
-    "damping_ratio",
-    "predicted_change",
-    "realised_change",
-    "step",
-    "steps",
-    "tried",
-    "params",
-    "dense_params",
-    "macs",
-    "dense_macs",
-    "latency",
-    "dense_latency",
-    "activation_memory",
-    "dense_activation_memory",
-    "removed_channels",
-    "recovery_options",
-    "pattern_options",
-)
-"""Fields that a record leaves out where they are None or empty, as most are."""
+Role: TypeAlias = Literal["identity", "licence", "result", "diagnostic", "time", "origin"]
+
+
+def _of(role: Role, *, usual: Any = None, sparse: bool = False, unusual: bool = False, default: Any = MISSING) -> Any:
+    """A field of the record.
+
+    Args:
+        role: `identity`, which case it is; `licence`, what the case was handed; `result`, what science reads;
+            `diagnostic`, a result that the method tells of itself; `time`; `origin`, what it was made with.
+        usual: what a record means that does not say; None for fields that every record has.
+        sparse: left out where it is None or empty, as it mostly is.
+        unusual: named in tables where it is not the usual.
+    """
+    metadata = {"role": role, "usual": usual, "sparse": sparse, "unusual": unusual}
+    return field(metadata=metadata) if default is MISSING else field(metadata=metadata, default=default)
+
+
+_measured = partial(_of, "result", default=None)
+_told = partial(_of, "diagnostic", default=None)
+_timed = partial(_of, "time", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,65 +36,86 @@ class Record:
     """The outcome of a case: one line of `results/<suite>.jsonl`.
 
     Accuracies and sparsities are fractions, losses and changes of the loss nats, times seconds, memory bytes. A failed
-    case has `reason`, its counts, and null measurements.
+    case has `reason`, its counts, and null measurements. Each field says what it is; whatever reads records asks that.
     """
 
-    suite: str
-    task: str
-    method: str
-    track: str
-    budget: int
-    seed: int
-    replicate: int
-    sparsity: float
-    achieved_sparsity: float | None = None
-    pattern: str
-    scope: str
-    of: str
-    recovery: str
-    draw: str
-    wrong_labels: float
-    n_inputs: int
-    n_labels: int
-    trials: int
-    accuracy: float | None = None
-    dense_accuracy: float | None = None
-    chance: float | None = None
-    loss: float | None = None
-    dense_loss: float | None = None
-    magnitude_overlap: float | None = None
-    mean_leverage: float | None = None
-    effective_rank: float | None = None
-    damping: float | None = None
-    damping_ratio: float | None = None
-    predicted_change: float | None = None
-    realised_change: float | None = None
-    step: float | None = None
-    steps: list[dict[str, float]] | None = None
-    tried: list[dict[str, float]] | None = None
-    params: int | None = None
-    dense_params: int | None = None
-    macs: int | None = None
-    dense_macs: int | None = None
-    latency: float | None = None
-    dense_latency: float | None = None
-    activation_memory: int | None = None
-    dense_activation_memory: int | None = None
-    removed_channels: int | None = None
-    status: str
-    reason: str | None
-    seconds: float | None = None
-    options: dict[str, Any]
-    recovery_options: dict[str, Any]
-    pattern_options: dict[str, Any]
-    environment: dict[str, Any]
-    code: str | None
+    suite: str = _of("origin")
+    task: str = _of("identity")
+    method: str = _of("identity")
+    track: str = _of("licence")
+    budget: int = _of("identity")
+    seed: int = _of("identity")
+    replicate: int = _of("identity")
+    sparsity: float = _of("identity")
+    achieved_sparsity: float | None = _measured()
+    pattern: str = _of("identity", unusual=True)
+    scope: str = _of("identity")
+    of: str = _of("identity", usual="weights", unusual=True)
+    recovery: str = _of("identity")
+    draw: str = _of("identity", usual="random", unusual=True)
+    wrong_labels: float = _of("identity", usual=0.0, unusual=True)
+    n_inputs: int = _of("licence")
+    n_labels: int = _of("licence")
+    trials: int = _of("licence")
+    accuracy: float | None = _measured()
+    dense_accuracy: float | None = _measured()
+    chance: float | None = _measured()
+    loss: float | None = _measured()
+    dense_loss: float | None = _measured()
+    magnitude_overlap: float | None = _measured()
+    mean_leverage: float | None = _told()
+    effective_rank: float | None = _told(sparse=True)
+    damping: float | None = _told(sparse=True)
+    damping_ratio: float | None = _told(sparse=True)
+    predicted_change: float | None = _told(sparse=True)
+    realised_change: float | None = _measured(sparse=True)
+    step: float | None = _told(sparse=True)
+    steps: list[dict[str, float]] | None = _measured(sparse=True)
+    tried: list[dict[str, float]] | None = _measured(sparse=True)
+    params: int | None = _measured(sparse=True)
+    dense_params: int | None = _measured(sparse=True)
+    macs: int | None = _measured(sparse=True)
+    dense_macs: int | None = _measured(sparse=True)
+    latency: float | None = _timed(sparse=True)
+    dense_latency: float | None = _timed(sparse=True)
+    activation_memory: int | None = _measured(sparse=True)
+    dense_activation_memory: int | None = _measured(sparse=True)
+    removed_channels: int | None = _measured(sparse=True)
+    status: str = _of("result")
+    reason: str | None = _of("origin")
+    seconds: float | None = _timed()
+    options: dict[str, Any] = _of("origin")
+    recovery_options: dict[str, Any] = _of("origin", sparse=True)
+    pattern_options: dict[str, Any] = _of("origin", sparse=True)
+    environment: dict[str, Any] = _of("origin")
+    code: str | None = _of("origin")
 
     def as_json(self) -> str:
         """One line of JSON, fields in order; NaN is never written."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         written = {name: value for name, value in found.items() if name not in SPARSE or value not in (None, {})}
         return json.dumps(written, allow_nan=False)
+
+
+def fields_of(*roles: Role) -> tuple[str, ...]:
+    """Names of the record's fields of these roles, in order."""
+    return tuple(one.name for one in fields(Record) if one.metadata["role"] in roles)
+
+
+IDENTITY = fields_of("identity")
+"""Which case a record is of."""
+SCIENCE = fields_of("identity", "licence", "result", "diagnostic")
+"""What two runs of a case by the same code have the same bits of."""
+SPARSE = frozenset(one.name for one in fields(Record) if one.metadata["sparse"])
+USUAL: dict[str, Any] = {one.name: one.metadata["usual"] for one in fields(Record) if one.metadata["usual"] is not None}
+UNUSUAL = tuple(one.name for one in fields(Record) if one.metadata["unusual"])
+NUMBERS = tuple(one.name for one in fields(Record) if one.type in ("float", "float | None", float, float | None))
+NESTED = tuple(one.name for one in fields(Record) if "[" in str(one.type))
+"""Fields that hold lists or mappings."""
+NUMERICS = ("torch", "device", "machine", "threads", "evaluation_batch")
+"""Of the environment, what the last digits may hang on."""
+DATA = ("checkpoint", "train", "test")
+"""Of the environment, first digits of the SHA-256 of dense network and splits."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -22,18 +22,13 @@ from tqdm import tqdm
 from wfbench.errors import WfbenchError
 from wfbench.harness import again
 from wfbench.harness.plugins import Registry
-from wfbench.harness.record import commit, cpu_name
+from wfbench.harness.record import SCIENCE, commit, cpu_name
 from wfbench.harness.reuse import code_of, differences
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, identity, latest, read, record_files
 
 Stored: TypeAlias = dict[str, Any]
 
-NOT_SCIENCE = (
-    "suite", "seconds", "latency", "dense_latency", "environment", "reason", "key", "code",
-    "options", "recovery_options", "pattern_options",
-)  # fmt: skip
-"""What two runs of the same case may say otherwise; the options are compared beforehand."""
 HERE = Path(__file__).parents[2]
 """The folder of the packages, in a checkout its root."""
 CHEAP = 30.0
@@ -149,7 +144,7 @@ def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Names of the science fields that two records of a case do not share the bits of; `error` where one has none."""
     if "error" in before or "error" in after:
         return [str(before.get("error") or after.get("error"))]
-    return [name for name in before if name in after and name not in NOT_SCIENCE and before[name] != after[name]]
+    return [name for name in SCIENCE if name in before and name in after and before[name] != after[name]]
 
 
 def _by_their_commits(records: list[Stored], paths: tuple[list[str], list[str]]) -> dict[tuple[Any, ...], Stored]:

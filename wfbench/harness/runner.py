@@ -15,7 +15,7 @@ from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.isolation import stage
 from wfbench.harness.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
-from wfbench.harness.record import Record, environment
+from wfbench.harness.record import Record, environment, fields_of
 from wfbench.harness.reuse import checkpoint_digest, code, question
 from wfbench.licence import handed
 from wfbench.network import Network, Params
@@ -23,9 +23,6 @@ from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
 from wfbench.sparsity import Target
 from wfbench.tasks.evaluate import Scores, evaluate
-
-DIAGNOSTICS = ("mean_leverage", "effective_rank", "damping", "damping_ratio", "predicted_change", "step")
-"""Figures about itself that a record takes from a method."""
 
 
 class Dense:
@@ -138,7 +135,7 @@ class Runner:
             "dense_loss": dense.scores.loss,
             "chance": dense.scores.chance,
             "magnitude_overlap": magnitude_overlap(dense.network, recovered),
-            **{name: finite(pruned.diagnostics.get(name)) for name in DIAGNOSTICS},
+            **{name: finite(pruned.diagnostics.get(name)) for name in fields_of("diagnostic")},
             "realised_change": realised_change(dense.network, pruned, handed(case.method.licence, data)),
             "trials": max(1, len(pruned.trials)),
             "steps": steps or None,

@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from wfbench.errors import WfbenchError
-from wfbench.harness.record import Record
+from wfbench.harness.record import IDENTITY, USUAL, Record
 from wfbench.harness.reuse import answers, code_of
-
-IDENTITY = (
-    "task", "method", "budget", "seed", "replicate", "sparsity", "pattern", "scope", "of", "recovery", "draw",
-    "wrong_labels",
-)  # fmt: skip
-USUAL: dict[str, Any] = {"of": "weights", "draw": "random", "wrong_labels": 0.0}
-"""What a record means that does not say."""
-
 
 PROOFS = "same-bits.jsonl"
 

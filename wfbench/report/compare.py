@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from wfbench.errors import WfbenchError
-from wfbench.harness.store import IDENTITY
+from wfbench.harness.record import IDENTITY, NUMERICS
 from wfbench.report import stats
 from wfbench.report.frames import load_results
 
 GROUP = ["task", "method", "recovery"]
-SAME = ("torch", "device", "machine", "threads", "evaluation_batch")
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _loaded(folder: Path) -> pd.DataFrame:
 
 def _warnings(both: pd.DataFrame) -> list[str]:
     found = []
-    for name in SAME:
+    for name in NUMERICS:
         seen = [
             sorted({str(where.get(name)) for where in both[f"environment_{side}"] if isinstance(where, dict)})
             for side in ("a", "b")

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wfbench.harness.store import USUAL, latest, read, record_files
+from wfbench.harness.record import NESTED, NUMBERS, UNUSUAL, USUAL
+from wfbench.harness.store import latest, read, record_files
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
-
-
-UNUSUAL = ("pattern", "of", "draw", "wrong_labels")
 
 
 def load_results(results: Path | str = "results") -> pd.DataFrame:
@@ -29,7 +27,7 @@ def load_results(results: Path | str = "results") -> pd.DataFrame:
 def write_parquet(results: Path, path: Path) -> Path:
     """`load_results` as a Parquet file; dictionaries become JSON text."""
     frame = load_results(results)
-    for name in ("options", "environment", "tried", "steps"):
+    for name in NESTED:
         if name in frame:
             frame[name] = [
                 json.dumps(found, sort_keys=True) if isinstance(found, (dict, list)) else None for found in frame[name]
@@ -47,8 +45,11 @@ def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(records)
     if frame.empty:
         return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
+    for name in NUMBERS:
+        if name in frame:
+            frame[name] = pd.to_numeric(frame[name])
     for name in ("accuracy", "dense_accuracy", "magnitude_overlap", "seconds"):
-        frame[name] = pd.to_numeric(frame[name]) if name in frame else np.nan
+        frame[name] = frame.get(name, np.nan)
     for name, value in USUAL.items():
         frame[name] = frame[name].fillna(value) if name in frame else value
     frame["setting"] = [setting(*words) for words in zip(*(frame[name] for name in UNUSUAL), strict=True)]

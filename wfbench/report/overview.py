@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wfbench.harness.record import DATA, NUMERICS
 from wfbench.report import stats, summary
 from wfbench.report.rounding import fixed, significant, snapped
 from wfbench.report.tables import Table, dense_note, percent, unusual
@@ -152,17 +153,7 @@ def provenance(frame: pd.DataFrame) -> str:
         return "No records."
     seen = {
         name: sorted({str(found[name]) for found in frame["environment"] if isinstance(found, dict) and name in found})
-        for name in (
-            "commit",
-            "torch",
-            "device",
-            "machine",
-            "threads",
-            "evaluation_batch",
-            "checkpoint",
-            "train",
-            "test",
-        )
+        for name in ("commit", *NUMERICS, *DATA)
     }
     versions = "; ".join(f"{name.replace('_', ' ')} {', '.join(values)}" for name, values in seen.items() if values)
     made_by = (frame[name].dropna() for name in ("key", "code") if name in frame)

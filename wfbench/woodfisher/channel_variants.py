@@ -4,9 +4,10 @@ The sets of a channel are those of `channels`; the algebra is that of `groups`. 
 future work; Q, D and U are chosen so that rescaling a layer cannot make a removal look free.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from wfbench.channels.costs import Removal
 from wfbench.channels.coupled import Coupled
 from wfbench.channels.pattern import pruned_of
 from wfbench.channels.pruner import filters_of
-from wfbench.composed.tuned import cross_validated
-from wfbench.curvature.damping import CrossValidated, Damping, Relative, check_damping
+from wfbench.composed.tuned import tuned_or
+from wfbench.curvature.damping import Damping, Relative, absolute, check_damping
 from wfbench.curvature.diagnostics import mean_diagonal, predicted_change, row_diagnostics
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.data import Labeled, Unlabeled
@@ -93,8 +94,8 @@ class FittedWoodFisherFilter:
     def _independent(self, removal: Removal, blocks: dict[str, Block], w: Tensor) -> Tensor:
         """Every channel by its own saliency, and the sum of their own updates."""
         scores = {name: block.scores() for name, block in blocks.items()}
-        while not removal.met:
-            self._take_best(removal, scores)
+        for _ in self._taken(removal, scores):
+            pass
         delta = torch.zeros_like(w)
         for name, channels in removal.gone.items():
             for channel in channels:
@@ -106,8 +107,7 @@ class FittedWoodFisherFilter:
         """Greedy by set saliency, rescored after every channel, or in stages; then the update of the whole set."""
         scores = {name: block.scores() for name, block in blocks.items()}
         stages, stage = self.options.stages, 1
-        while not removal.met:
-            group, channel = self._take_best(removal, scores)
+        for group, channel in self._taken(removal, scores):
             blocks[group].remove(channel)
             coordinates = where.taken[group][channel]
             for name, block in blocks.items():
@@ -124,14 +124,15 @@ class FittedWoodFisherFilter:
                 delta[at] += by
         return delta
 
-    def _take_best(self, removal: Removal, scores: dict[str, Tensor]) -> tuple[str, int]:
-        """Remove the channel with the least saliency for what it saves."""
-        prices = {name: removal.price(name, self.options.per) for name in removal.open()}
-        group = min(prices, key=lambda name: float(scores[name].min()) / prices[name])
-        channel = int(scores[group].argmin())
-        removal.take(group, channel)
-        scores[group][channel] = torch.inf
-        return group, channel
+    def _taken(self, removal: Removal, scores: dict[str, Tensor]) -> Iterator[tuple[str, int]]:
+        """The channels with the least saliency for what they save; a score that is gone is infinite."""
+
+        def least(name: str) -> tuple[float, int]:
+            return float(scores[name].min()), int(scores[name].argmin())
+
+        for group, channel in removal.run(least, self.options.per):
+            scores[group][channel] = torch.inf
+            yield group, channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +170,7 @@ class _Options:
             raise WfbenchError(f"rank={self.rank} must be at least 1, or None for every direction")
 
     def _fitted(self, net: Network, found: Gradients, *, labeled: bool) -> Fitted:
-        damping: Any = self.damping
-        if isinstance(damping, Relative):
-            damping = damping.share * mean_diagonal(found)
-            if damping == 0:
-                raise WfbenchError("all gradients vanish, so no damping is relative to them; give it as a number")
+        damping = absolute(self.damping, mean_diagonal(found))
         fitted = FittedWoodFisherFilter(net, found, damping, labeled, self)
         _ = fitted.columns, fitted.diagnostics  # the costly part belongs to `fit`
         return fitted
@@ -190,8 +187,9 @@ class WoodFisherFilter(_Options, Pruner[Labeled]):
     fidelity: ClassVar[str] = "equal to a dense float64 constrained minimum; not a published configuration"
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
-        if isinstance(self.damping, CrossValidated):
-            return cross_validated(self, self.damping, net, data)
+        return tuned_or(self, net, data, self._alone)
+
+    def _alone(self, net: Network, data: Labeled) -> Fitted:
         return self._fitted(net, gradients(net, data, "empirical", over="movable"), labeled=True)
 
 
@@ -211,8 +209,9 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
         at_least(1, draws=self.draws)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        if isinstance(self.damping, CrossValidated):
-            return cross_validated(self, self.damping, net, data)
+        return tuned_or(self, net, data, self._alone)
+
+    def _alone(self, net: Network, data: Unlabeled) -> Fitted:
         found = gradients(net, data, self.fisher, draws=self.draws, over="movable")
         return self._fitted(net, found, labeled=False)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from wfbench.composed.tuned import cross_validated
-from wfbench.curvature.damping import CrossValidated, Damping, Relative, check_damping
+from wfbench.composed.tuned import tuned_or
+from wfbench.curvature.damping import Damping, Relative, absolute, check_damping
 from wfbench.curvature.diagnostics import mean_diagonal
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.data import Labeled, Unlabeled
@@ -51,12 +51,7 @@ class _Options:
 
     def _fitted(self, net: Network, data: Labeled | Unlabeled, found: Gradients) -> Fitted:
         stages = self.stages or (1 if self.update == "independent" else STAGES)
-        assert not isinstance(self.damping, CrossValidated)
-        damping = self.damping
-        if isinstance(damping, Relative):
-            damping = damping.share * mean_diagonal(found)
-            if damping == 0:
-                raise WfbenchError("all gradients vanish, so no damping is relative to them; give it as a number")
+        damping = absolute(self.damping, mean_diagonal(found))
         widths = layer_blocks(net, self.block_size)
         first = isinstance(self, WoodFisher) and self.first_order
         fitted = FittedWoodFisher(
@@ -89,8 +84,9 @@ class WoodFisher(_Options, Pruner[Labeled]):
         at_least(1, batch=self.batch)
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
-        if isinstance(self.damping, CrossValidated):
-            return cross_validated(self, self.damping, net, data)
+        return tuned_or(self, net, data, self._alone)
+
+    def _alone(self, net: Network, data: Labeled) -> Fitted:
         return self._fitted(net, data, gradients(net, data, self.fisher, batch=self.batch))
 
 
@@ -111,8 +107,9 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
         at_least(1, draws=self.draws)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        if isinstance(self.damping, CrossValidated):
-            return cross_validated(self, self.damping, net, data)
+        return tuned_or(self, net, data, self._alone)
+
+    def _alone(self, net: Network, data: Unlabeled) -> Fitted:
         return self._fitted(net, data, gradients(net, data, self.fisher, draws=self.draws))
 
 
