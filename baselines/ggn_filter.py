@@ -12,7 +12,8 @@ import torch
 from wfbench import ChannelPruner, Network, Unlabeled, fisher_rows
 from wfbench.toolbox import ChannelScores, Coupled, flatten, over_charged, unflatten
 
-SAMPLES = 32
+DIAGONAL_SAMPLES = 32
+"""Samples whose gradients are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class GGNFilter(ChannelPruner[Unlabeled]):
     def channel_scores(self, net: Network, groups: list[Coupled], data: Unlabeled) -> ChannelScores:
         w = flatten(net.movable).double()
         diagonal = torch.zeros_like(w)
-        for x in data.inputs.split(SAMPLES):
+        for x in data.inputs.split(DIAGONAL_SAMPLES):
             rows = fisher_rows(net, Unlabeled(x), "exact", over="movable")
             diagonal += rows.square().sum(0).double() * len(x) / len(data)
         losses = unflatten(w.square() * diagonal / 2, net.movable)

@@ -27,7 +27,7 @@ from wfbench.toolbox import (
     second_moments,
 )
 
-CHUNK = 2**21
+TRACE_NUMBERS = 2**21
 """float64 numbers in the inverses that are downdated at a time: those of a few rows, so that they stay in the cache."""
 
 
@@ -86,7 +86,7 @@ def trace(
 ) -> tuple[Int[Tensor, "rows d"], Float[Tensor, "rows d"]]:
     """For every row, the weights in the order of greedy removal, and what each removal adds to `½ δ H δᵀ`."""
     inverted = inverse(hessian)
-    size = max(1, CHUNK // hessian.numel())
+    size = max(1, TRACE_NUMBERS // hessian.numel())
     parts = [_trace(part, inverted) for part in weights.split(size)]
     return torch.cat([order for order, _ in parts]), torch.cat([losses for _, losses in parts])
 

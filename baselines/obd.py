@@ -18,7 +18,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of a dependency, at import
     from curvlinops import HessianLinearOperator, hutchinson_diag
 
-SAMPLES = 32
+DIAGONAL_SAMPLES = 32
+"""Samples whose gradients are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class OBD(ScorePruner[Unlabeled]):
 
     def scores(self, net: Network, data: Unlabeled) -> Params:
         diagonal = torch.zeros_like(flatten(net.weights), dtype=torch.float64)
-        for x in data.inputs.split(SAMPLES):
+        for x in data.inputs.split(DIAGONAL_SAMPLES):
             diagonal += fisher_rows(net, Unlabeled(x), "exact").square().sum(0).double() * len(x) / len(data)
         return unflatten(flatten(net.weights).double().square() * diagonal / 2, net.weights)
 
@@ -55,7 +56,11 @@ class OBDHessian(ScorePruner[Labeled]):
 
     def scores(self, net: Network, data: Labeled) -> Params:
         module = net.module().requires_grad_(True)
-        batches = zip(data.inputs.to(net.device).split(SAMPLES), data.labels.to(net.device).split(SAMPLES), strict=True)
+        batches = zip(
+            data.inputs.to(net.device).split(DIAGONAL_SAMPLES),
+            data.labels.to(net.device).split(DIAGONAL_SAMPLES),
+            strict=True,
+        )
         params = [module.get_parameter(name) for name in net.weights]
         hessian = HessianLinearOperator(module, nn.CrossEntropyLoss(), params, list(batches), check_deterministic=False)
         w = flatten(net.weights)

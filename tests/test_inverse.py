@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.cases import DAMPINGS, DEVICES
 from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, recursion_inverse
 from wfbench import WfbenchError, WoodburyInverse
-from wfbench.curvature.gram import SAMPLES, gram
+from wfbench.curvature.gram import TILE_ROWS, gram
 
 
 def rows_of(kind: str, k: int, p: int, scale: float = 1.0) -> Tensor:
@@ -119,10 +119,6 @@ def test_any_blocks_equal_the_dense_block_diagonal(widths: list[int], k: int, ex
     compensation = restricted @ matrix[kept][:, ~kept] @ w[~kept]
     torch.testing.assert_close(left.compensate(w)[kept], compensation, rtol=1e-6, atol=1e-7)
     assert not left.compensate(w)[~kept].any()
-    if not kept.all():
-        dense = torch.linalg.inv(matrix)
-        energy = 0.5 * w[~kept] @ torch.linalg.solve(dense[~kept][:, ~kept], w[~kept])
-        assert left.energy(w) == pytest.approx(float(energy), rel=1e-5)
 
 
 def test_a_width_of_p_or_more_is_the_full_matrix() -> None:
@@ -132,9 +128,9 @@ def test_a_width_of_p_or_more_is_the_full_matrix() -> None:
         torch.testing.assert_close(WoodburyInverse(rows, 1e-3, block).diagonal(), full, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("k", [1, 10, 64, SAMPLES, SAMPLES + 5, 3 * SAMPLES])
+@pytest.mark.parametrize("k", [1, 10, 64, TILE_ROWS, TILE_ROWS + 5, 3 * TILE_ROWS])
 def test_a_smaller_gram_is_the_leading_part_of_a_larger_one_bit_for_bit(k: int) -> None:
-    rows = torch.randn(3 * SAMPLES, 2500)
+    rows = torch.randn(3 * TILE_ROWS, 2500)
     assert torch.equal(gram(rows)[:k, :k], gram(rows[:k].clone()))
     torch.testing.assert_close(gram(rows), rows.double() @ rows.double().T, rtol=1e-12, atol=1e-10)
 

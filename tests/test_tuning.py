@@ -10,7 +10,7 @@ from tests.test_repair import magnitude
 from wfbench import Labeled, Network, Pruned, Unlabeled
 from wfbench.network import NORMS
 from wfbench.recoveries.base import BatchNormReestimation, Recovery
-from wfbench.recoveries.descent import BATCH, FeatureDistillation, FineTuning, LogitDistillation
+from wfbench.recoveries.descent import STEP_BATCH, FeatureDistillation, FineTuning, LogitDistillation
 from wfbench.recoveries.names import RECOVERIES
 
 KINDS = [FineTuning, LogitDistillation, FeatureDistillation]
@@ -110,7 +110,7 @@ def test_batches_go_through_every_sample_before_any_comes_again() -> None:
             return lambda state, at: (seen.append(at), inner(state, at))[1]
 
     Watches(steps=6).apply(net, magnitude(net, 0.5), Unlabeled(data.inputs))
-    assert [len(at) for at in seen] == [BATCH, BATCH, 22] * 2
+    assert [len(at) for at in seen] == [STEP_BATCH, STEP_BATCH, 22] * 2
     for start in (0, 3):
         assert torch.equal(torch.cat(seen[start : start + 3]).sort().values, torch.arange(150))
 

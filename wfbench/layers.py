@@ -17,10 +17,10 @@ from wfbench.linalg import cholesky
 from wfbench.network import Network, Params
 from wfbench.sparsity import Target
 
-SAMPLES = 32
+PATCHED_SAMPLES = 32
 """Samples whose patches are held at a time."""
 
-CHUNK = 2**21
+SYSTEM_NUMBERS = 2**21
 """float64 numbers in the systems that are solved at a time."""
 
 Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -74,7 +74,7 @@ def second_moments(
             counts[weight] += rows.shape[1]
 
     with torch.no_grad(), net.hooked(keep):
-        for part in x.split(SAMPLES):
+        for part in x.split(PATCHED_SAMPLES):
             net.logits(weights or {}, part)
     return {name: total / max(1, counts[name]) for name, total in found.items()}
 
@@ -127,7 +127,7 @@ def solve_kept(
 ) -> Float[Tensor, "rows d"]:
     """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite."""
     found = torch.zeros_like(right)
-    size = max(1, CHUNK // system.numel())
+    size = max(1, SYSTEM_NUMBERS // system.numel())
     for start in range(0, len(right), size):
         part, mask = right[start : start + size], kept[start : start + size]
         both = mask[:, :, None] & mask[:, None, :]

@@ -20,7 +20,8 @@ Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
 PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
-BATCH = 50
+AT_A_TIME = 50
+"""Samples whose change of the loss is computed at a time."""
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -140,12 +141,12 @@ class Network:
         Samples are taken 50 at a time; `weights` may hold buffers too.
         """
         total = 0.0
-        for start in range(0, len(data), BATCH):
-            x = data.inputs[start : start + BATCH]
+        for start in range(0, len(data), AT_A_TIME):
+            x = data.inputs[start : start + AT_A_TIME]
             with torch.no_grad():
                 before, after = (self.logits(of, x).double().log_softmax(1) for of in ({}, weights))
             if isinstance(data, Labeled):
-                at = data.labels[start : start + BATCH, None].to(self.device)
+                at = data.labels[start : start + AT_A_TIME, None].to(self.device)
                 total += float((before.gather(1, at) - after.gather(1, at)).sum())
             else:
                 total += float((before.exp() * (before - after)).sum())

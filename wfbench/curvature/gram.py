@@ -8,30 +8,30 @@ from torch import Tensor
 
 from wfbench.errors import WfbenchError
 
-COLUMNS = 1024
+WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
-SAMPLES = 128
+TILE_ROWS = 128
 """Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
 
 
 def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> Float[Tensor, "k k"]:
     """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit."""
     k, p = rows.shape
-    tiles = -(-k // SAMPLES)
-    out = rows.new_zeros((tiles, tiles, SAMPLES, SAMPLES), dtype=torch.float64)
-    padded = rows.new_zeros((tiles * SAMPLES, min(COLUMNS, p)), dtype=torch.float64)
+    tiles = -(-k // TILE_ROWS)
+    out = rows.new_zeros((tiles, tiles, TILE_ROWS, TILE_ROWS), dtype=torch.float64)
+    padded = rows.new_zeros((tiles * TILE_ROWS, min(WIDE_COLUMNS, p)), dtype=torch.float64)
     which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
-    for columns in which.split(COLUMNS):
+    for columns in which.split(WIDE_COLUMNS):
         chunk = padded[:, : len(columns)]
         chunk[:k] = rows[:, columns]
-        parts = chunk.reshape(tiles, SAMPLES, -1)
+        parts = chunk.reshape(tiles, TILE_ROWS, -1)
         for i in range(tiles):
             for j in range(i + 1):
                 out[i, j] += parts[i] @ parts[j].T
     for i in range(tiles):
         for j in range(i):
             out[j, i] = out[i, j].T
-    return out.transpose(1, 2).reshape(tiles * SAMPLES, -1)[:k, :k].clone()
+    return out.transpose(1, 2).reshape(tiles * TILE_ROWS, -1)[:k, :k].clone()
 
 
 def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:

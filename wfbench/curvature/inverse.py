@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from wfbench.curvature.gram import COLUMNS, block_widths, gram
+from wfbench.curvature.gram import WIDE_COLUMNS, block_widths, gram
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
 
-CHUNK = 2**21
+BLOCK_NUMBERS = 2**21
 """float64 numbers in one batch of blocks."""
 
 
@@ -94,13 +94,6 @@ class WoodburyInverse:
             moved[columns], diagonal[columns] = part.compensate(removed[columns]), part.diagonal()
         return torch.where(kept, moved, 0), diagonal
 
-    def energy(self, w: Float[Tensor, " p"]) -> float:
-        """`½ w_Qᵀ([A⁻¹]_QQ)⁻¹w_Q`: the predicted loss increase of removing all of Q at once, nats."""
-        if self.kept is None:
-            return 0.0
-        removed = torch.where(self.kept, 0, w.double())
-        return sum(part.energy(removed[columns]) for columns, part in self._parts())
-
     def _empty(self) -> Float[Tensor, " p"]:
         # filled piece by piece: a list of small results between large chunks would fragment the heap
         return self.rows.new_empty(self.rows.shape[1], dtype=torch.float64)
@@ -112,7 +105,7 @@ class WoodburyInverse:
         k, start = self.rows.shape[0], 0
         for width, run in groupby(self._widths):
             blocks = len(list(run))
-            batch = max(1, CHUNK // (k * width + min(k, width) ** 2))
+            batch = max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
             for first in range(0, blocks, batch):
                 stop = start + min(batch, blocks - first) * width
                 yield slice(start, stop), _Blocks.of(self.rows, slice(start, stop), width, self.damping, self.kept)
@@ -133,8 +126,8 @@ class _Streamed:
         self.lower = cholesky(gram(rows, kept) if known is None else known, damping)
 
     def _chunks(self, *, masked: bool = True) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
-        for start in range(0, self.rows.shape[1], COLUMNS):
-            columns = slice(start, min(start + COLUMNS, self.rows.shape[1]))
+        for start in range(0, self.rows.shape[1], WIDE_COLUMNS):
+            columns = slice(start, min(start + WIDE_COLUMNS, self.rows.shape[1]))
             yield columns, _wide(self.rows, columns, self.kept if masked else None)
 
     def _times(self, v: Float[Tensor, " p"], *, masked: bool = True) -> Float[Tensor, " k"]:
@@ -166,10 +159,6 @@ class _Streamed:
 
     def compensate(self, removed: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         return self._transposed(self._small(self._times(removed, masked=False)))
-
-    def energy(self, removed: Float[Tensor, " p"]) -> float:
-        u = self._times(removed, masked=False)
-        return 0.5 * float(self.damping * (removed @ removed + u @ self._small(u)))
 
 
 @dataclass(frozen=True)
@@ -245,20 +234,10 @@ class _Blocks:
             out = out + self._small(v - self._transposed(self._times(out)) - self.damping * out)
         return out.flatten()
 
-    def _removed_rows(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, "blocks k"]:
-        return (self.whole @ removed.reshape(len(self.whole), -1, 1))[..., 0]
-
     def compensate(self, removed: Float[Tensor, " columns"]) -> Float[Tensor, " columns"]:
-        u = self._removed_rows(removed)
+        u = (self.whole @ removed.reshape(len(self.whole), -1, 1))[..., 0]
         out = self._transposed(self._small(u)) if self._dual else self._small(self._transposed(u))
         return out.flatten()
-
-    def energy(self, removed: Float[Tensor, " columns"]) -> float:
-        u = self._removed_rows(removed)
-        if self._dual:
-            return 0.5 * self.damping * float(removed @ removed + (u * self._small(u)).sum())
-        left = self._transposed(u)
-        return 0.5 * float(u.square().sum() + self.damping * (removed @ removed) - (left * self._small(left)).sum())
 
 
 def _wide(rows: Float[Tensor, "k p"], columns: slice, kept: Bool[Tensor, " p"] | None) -> Float[Tensor, "k c"]:

@@ -23,7 +23,7 @@ from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_
 from wfbench.harness.record import numerics
 from wfbench.licence import handed
 from wfbench.network import Network
-from wfbench.tasks.evaluate import BATCH, evaluate
+from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
 
 PROTOCOL = 1
 """Raised by hand where the runner asks another question with the same parts: other stages, another order."""
@@ -51,7 +51,7 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
             "torch": numerics(),
             "libraries": _versions(_reached(case, module)),
             "device": device.type,
-            "evaluation_batch": BATCH,
+            "evaluation_batch": EVALUATION_BATCH,
             "checkpoint": checkpoint[:12],
             "train": case.task.train_set.fingerprint[:12],
             "test": case.task.test_set.fingerprint[:12],

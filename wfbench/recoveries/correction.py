@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
-from wfbench.layers import SAMPLES
+from wfbench.layers import PATCHED_SAMPLES
 from wfbench.network import NORMS, Network, Params, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -67,6 +67,6 @@ def _watch(net: Network, state: Params, x: Tensor, see: Callable[[str, nn.Module
     def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         see(name, layer, output.detach())
 
-    for part in x.split(SAMPLES):
+    for part in x.split(PATCHED_SAMPLES):
         with torch.no_grad(), net.hooked(hook):
             net.logits(state, part)

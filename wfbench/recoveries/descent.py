@@ -15,7 +15,8 @@ from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import BatchNormReestimation, Recovery
 
-BATCH = 64
+STEP_BATCH = 64
+"""Samples a step of descent, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class _Tuning(Recovery[D]):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         order: list[Tensor] = []
         for _ in range(self.steps):
-            order = order or list(torch.randperm(len(data)).split(BATCH))
+            order = order or list(torch.randperm(len(data)).split(STEP_BATCH))
             optimizer.zero_grad()
             value = loss({**pruned.state, **free}, order.pop(0))
             value.backward()
@@ -111,7 +112,7 @@ class FeatureDistillation(_Tuning[Unlabeled]):
                 net.logits(state, x[at])
             return seen
 
-        everything = torch.arange(len(data)).split(BATCH)
+        everything = torch.arange(len(data)).split(STEP_BATCH)
         with torch.no_grad():
             parts = [outputs({}, at) for at in everything]
         wanted = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]

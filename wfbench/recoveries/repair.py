@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
-from wfbench.layers import SAMPLES, as_matrices, call_order, damped, patches, solve_kept
+from wfbench.layers import PATCHED_SAMPLES, as_matrices, call_order, damped, patches, solve_kept
 from wfbench.network import Network, Params, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -91,7 +91,7 @@ def _inputs(net: Network, state: Params, name: str, x: Tensor) -> Iterator[Float
         if weight == name:
             found.append(patches(layer, inputs[0]).double())
 
-    for part in x.split(SAMPLES):
+    for part in x.split(PATCHED_SAMPLES):
         with torch.no_grad(), net.hooked(keep):
             net.logits(state, part)
         yield from found

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from wfbench.data import Dataset
 
-BATCH = 50
+EVALUATION_BATCH = 50
 """Samples an evaluation batch; recorded, since a different batch may move the last bit of a logit."""
 
 
@@ -34,7 +34,7 @@ class Scores:
         return self.commonest / self.total
 
 
-def evaluate(module: nn.Module, data: Dataset, batch: int = BATCH) -> Scores:
+def evaluate(module: nn.Module, data: Dataset, batch: int = EVALUATION_BATCH) -> Scores:
     """Top-1 accuracy and mean cross-entropy (summed in float64) of `module`, in eval mode, on all of `data`."""
     correct, loss, classes = 0, 0.0, Counter[int]()
     device = next(module.parameters()).device

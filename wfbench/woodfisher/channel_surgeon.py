@@ -16,7 +16,7 @@ from wfbench.channels.coupled import Coupled
 from wfbench.linalg import cholesky
 from wfbench.network import Network, bias_of
 
-COLUMNS = 2**14
+READ_COLUMNS = 2**14
 """Columns of the rows that are widened to float64 at a time."""
 
 
@@ -55,7 +55,7 @@ class Block:
         """`S` and every channel's share of it, from the rows."""
         k = self.columns.shape[1]
         self.inner = self.damping * torch.eye(k, dtype=torch.float64, device=self.columns.device)
-        for part in self.moving[self.there].split(COLUMNS):
+        for part in self.moving[self.there].split(READ_COLUMNS):
             self.inner += self._gram(part)
         shares = [self._gram(self.moving[of[self.there[of]]]) for of in self.own]
         self.shares = torch.stack(shares)
@@ -110,7 +110,7 @@ class Block:
         """Take what was dropped since the last time out of `S` and the shares, in one product each."""
         if not self.leaving.any():
             return
-        for part in self.moving[self.leaving].split(COLUMNS):
+        for part in self.moving[self.leaving].split(READ_COLUMNS):
             self.inner -= self._gram(part)
         for channel in (self.alive & self.leaving[self.own].any(1)).nonzero()[:, 0].tolist():
             of = self.own[channel]
@@ -207,12 +207,12 @@ def compressed(
     count = int((values > least).sum().clamp(min=1))
     kept = vectors[:, -min(count, rank or count) :]
     out = rows.new_empty((rows.shape[1], kept.shape[1]))
-    for start in range(0, len(out), COLUMNS):
-        part = slice(start, start + COLUMNS)
+    for start in range(0, len(out), READ_COLUMNS):
+        part = slice(start, start + READ_COLUMNS)
         out[part] = (rows[:, part].double().T @ kept).to(rows.dtype)
     return out
 
 
 def _times(columns: Float[Tensor, "p k"], where: Int[Tensor, " n"], u: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
-    parts = [columns[part].double() @ u for part in where.split(COLUMNS)]
+    parts = [columns[part].double() @ u for part in where.split(READ_COLUMNS)]
     return torch.cat(parts) if parts else u.new_zeros(0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wfbench.composed.staged import restored, shares
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
-from wfbench.curvature.gram import COLUMNS
+from wfbench.curvature.gram import WIDE_COLUMNS
 from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import MAX_ROWS, Gradients, gradients
 from wfbench.data import Unlabeled
@@ -124,7 +124,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
         return None
     dual = torch.cholesky_solve(missing.flatten()[:, None], cholesky(found.gram, absolute))[:, 0]
     change = torch.zeros(len(kept), dtype=torch.float64, device=rows.device)
-    change[kept] = torch.cat([part.double().T @ dual for part in rows.split(COLUMNS, 1)])
+    change[kept] = torch.cat([part.double().T @ dual for part in rows.split(WIDE_COLUMNS, 1)])
     delta = unflatten(change, net.weights)
     diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
     for halving in range(HALVINGS):

@@ -1,10 +1,14 @@
-"""The optimal brain surgeon on curvature rows, fitted to a network and ready for any target."""
+"""The optimal brain surgeon on curvature rows: saliencies and updates, and a network fitted and ready for any target.
+
+Hassibi & Stork 1993, eq. 5; Singh & Alistarh 2020, eq. 10-11 and appendix S1. Vectors are flat and float64.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
@@ -15,7 +19,6 @@ from wfbench.data import Labeled, Unlabeled
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.pruned import Pruned
 from wfbench.sparsity import Target, keep_largest
-from wfbench.woodfisher.obs import independent_update, joint_update, joint_update_and_rescore, saliency
 
 BlockSize: TypeAlias = int | Literal["layer"] | None
 Update: TypeAlias = Literal["independent", "joint"]
@@ -32,6 +35,36 @@ def layer_blocks(net: Network, block_size: BlockSize) -> list[int] | None:
         width = size if block_size == "layer" else block_size
         widths += [width] * (size // width) + [size % width] * (size % width > 0)
     return widths
+
+
+def saliency(w: Float[Tensor, " p"], diagonal: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """Predicted loss increase of removing each weight alone, `w²/(2[A⁻¹]_qq)`, nats."""
+    return w.square() / (2 * diagonal)
+
+
+def independent_update(
+    inverse: WoodburyInverse, diagonal: Float[Tensor, " p"], w: Float[Tensor, " p"], mask: Bool[Tensor, " p"]
+) -> Float[Tensor, " p"]:
+    """The weights after the sum over removed q of the updates `−A⁻¹e_q w_q/[A⁻¹]_qq`, then the mask."""
+    pulled = torch.where(mask, 0, w / diagonal)
+    return torch.where(mask, w - inverse.solve(pulled), 0)
+
+
+def joint_update(inverse: WoodburyInverse, w: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    """The weights after the exact set update `w_K += A_KK⁻¹A_KQ w_Q`, for the inverse's own `kept` K."""
+    return _moved(inverse, w, inverse.compensate(w))
+
+
+def joint_update_and_rescore(
+    inverse: WoodburyInverse, w: Float[Tensor, " p"]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """`joint_update` and `diag(A_KK⁻¹)`, from one factorisation."""
+    moved, diagonal = inverse.compensate_and_rescore(w)
+    return _moved(inverse, w, moved), diagonal
+
+
+def _moved(inverse: WoodburyInverse, w: Float[Tensor, " p"], by: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+    return w + by if inverse.kept is None else torch.where(inverse.kept, w + by, 0)
 
 
 @dataclass(frozen=True)
