@@ -18,7 +18,6 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
-from wfbench.harness.reuse import digest
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store
 from wfbench.harness.suite import Suite
@@ -112,7 +111,7 @@ class Session:
             self.counts["reused"] += 1
             status, reason = known["status"], known["reason"]
         else:
-            steps = self.results / STEPS / digest({"question": asked, "code": code})[:24]
+            steps = self.results / STEPS / f"{asked.digest[:16]}-{code}"
             with steps_in(steps):
                 record = self._run(suite, case)
             store.append(record)

@@ -1,6 +1,6 @@
 """A case, and the record of its outcome."""
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
 from wfbench.data import RANDOM, Sampling
@@ -99,6 +99,17 @@ def changed(component: object) -> dict[str, Any]:
         return {}
     usual = {field.name: field.default for field in fields(component)}
     return {name: value for name, value in options(component).items() if value != _plain(usual[name])}
+
+
+def defaults(component: object) -> dict[str, Any]:
+    """The defaults of its hyper-parameters, and those of the components that it is made of."""
+    if not is_dataclass(component):
+        return {}
+    found = {one.name: _plain(one.default) for one in fields(component) if one.default is not MISSING}
+    for one in fields(component):
+        if is_dataclass(part := getattr(component, one.name)) and one.default is MISSING:
+            found[one.name] = {"is": type(part).__name__, **defaults(part)}
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from wfbench.errors import WfbenchError
 from wfbench.harness import again
 from wfbench.harness.plugins import Registry
 from wfbench.harness.record import SCIENCE, commit, cpu_name
-from wfbench.harness.reuse import code_of, differences
+from wfbench.harness.reuse import code_of
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, identity, latest, read, record_files
 
@@ -116,7 +116,7 @@ def _kinds(
                 findings.unprovable[file.stem, str(error)] += 1
                 continue
             old = code_of(record)
-            if wrong := differences(record, asked):
+            if wrong := asked.differences(record):
                 findings.unprovable[file.stem, f"of another {', '.join(wrong)}"] += 1
             elif old is None or new is None:
                 findings.unprovable[file.stem, "made by code that cannot be read"] += 1

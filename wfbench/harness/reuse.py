@@ -7,7 +7,7 @@ digest of the definitions that the case reaches by name, wherever they stand.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 
 from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
-from wfbench.harness.case import Case, changed, options
+from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
 from wfbench.harness.record import numerics
@@ -39,9 +39,40 @@ UNSAID = ("recovery_options", "pattern_options", "protocol", "libraries")
 _DEFINITIONS = Definitions()
 
 
-def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> dict[str, Any]:
-    """The fields of a record, as JSON gives them back, by which it answers this case."""
-    found = {
+@dataclass(frozen=True)
+class Question:
+    """What a case asks.
+
+    Args:
+        said: the fields by which a record answers it, as JSON gives them back.
+        usual: the defaults of the method's options, for records from before there was such an option.
+    """
+
+    said: dict[str, Any]
+    usual: dict[str, Any]
+
+    def differences(self, record: Mapping[str, Any]) -> list[str]:
+        """The names of what a record answers otherwise; what old records do not say counts as said."""
+        old = not record.get("code")
+        given = dict(record) | {"options": _completed(record.get("options") or {}, self.usual)}
+        made, environment = record.get("environment") or {}, self.said["environment"]
+        pairs = [(name, given.get(name), wanted) for name, wanted in self.said.items() if name != "environment"]
+        pairs += [(name, made.get(name), wanted) for name, wanted in environment.items()]
+        return [
+            name
+            for name, said, wanted in pairs
+            if (said or None) != (wanted or None) and not (old and name in UNSAID and said is None)
+        ]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is said."""
+        return hashlib.sha256(json.dumps(self.said, sort_keys=True).encode()).hexdigest()
+
+
+def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> Question:
+    """What the case asks of a dense network of this digest, on this device."""
+    said = {
         **case.identity(),
         "options": options(case.method),
         "recovery_options": changed(case.recovery),
@@ -57,24 +88,15 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
             "test": case.task.test_set.fingerprint[:12],
         },
     }
-    plain: dict[str, Any] = json.loads(json.dumps(found))
-    return plain
+    return Question(json.loads(json.dumps(said)), json.loads(json.dumps(defaults(case.method))))
 
 
-def answers(record: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether the record says all that is asked; what old records do not say counts as said."""
-    return not differences(record, asked)
-
-
-def differences(record: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """The names of what the record answers otherwise."""
-    found = []
-    for name, wanted in asked.items():
-        said = record.get(name)
-        if isinstance(wanted, dict) and name == "environment":
-            found += differences({**(said or {}), "code": record.get("code")}, wanted)
-        elif (said or None) != (wanted or None) and not (name in UNSAID and said is None and not record.get("code")):
-            found.append(name)
+def _completed(said: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the defaults of those that are missing, within the methods that a method is made of too."""
+    found = {**usual, **said}
+    for name, value in usual.items():
+        if isinstance(value, dict) and isinstance(inner := said.get(name), dict):
+            found[name] = _completed(inner, value)
     return found
 
 
@@ -84,11 +106,6 @@ def code(case: Case, module: nn.Module) -> str | None:
         return _digest(roots(case, module))
     except UnreadableError:
         return None
-
-
-def digest(asked: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def roots(case: Case, module: nn.Module) -> frozenset[Definition]:

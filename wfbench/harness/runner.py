@@ -16,7 +16,7 @@ from wfbench.harness.case import Case
 from wfbench.harness.isolation import stage
 from wfbench.harness.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
 from wfbench.harness.record import Record, environment, fields_of
-from wfbench.harness.reuse import checkpoint_digest, code, question
+from wfbench.harness.reuse import Question, checkpoint_digest, code, question
 from wfbench.licence import handed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -54,8 +54,8 @@ class Runner:
         self._pruned: tuple[Target, Pruned, float] | None = None
         self._scores: dict[tuple[str, str], Scores] = {}
 
-    def question(self, case: Case) -> dict[str, Any]:
-        """The fields of the case's record that are known before it is run."""
+    def question(self, case: Case) -> Question:
+        """What the case asks, by which a stored record answers it."""
         dense = self._dense_of(case)
         return question(case, dense.module, dense.digest, self.device)
 
@@ -78,7 +78,7 @@ class Runner:
         except CaseFailed as failure:
             reason = str(failure)
         licences = (case.method.licence, case.recovery.licence)
-        asked = self.question(case)
+        asked = self.question(case).said
         return Record(
             suite=suite,
             **asked | {"environment": environment(self.device) | asked["environment"]},

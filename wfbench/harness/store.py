@@ -8,7 +8,7 @@ from typing import Any
 
 from wfbench.errors import WfbenchError
 from wfbench.harness.record import IDENTITY, USUAL, Record
-from wfbench.harness.reuse import answers, code_of
+from wfbench.harness.reuse import Question, code_of
 
 PROOFS = "same-bits.jsonl"
 
@@ -105,10 +105,10 @@ class Store:
         self.records = read(path)
         self._latest = {identity(record): record for record in self.records}
 
-    def find(self, asked: Mapping[str, Any], code: str | None, proofs: SameBits) -> dict[str, Any] | None:
+    def find(self, asked: Question, code: str | None, proofs: SameBits) -> dict[str, Any] | None:
         """The last record of the case, if it answers what is asked by this code, or by one shown to give the same."""
-        record = self._latest.get(identity(asked))
-        if record is None or not answers(record, asked) or not proofs.same(asked, code_of(record), code):
+        record = self._latest.get(identity(asked.said))
+        if record is None or asked.differences(record) or not proofs.same(record, code_of(record), code):
             return None
         return record
 

@@ -116,7 +116,7 @@ class FittedWoodFisherFilter:
                     scores[name] = block.scores()
             if stages is not None and removal.share >= stage / stages * removal.target.sparsity and not removal.met:
                 stage += 1
-                scores = {name: block.scores() for name, block in blocks.items()}
+                scores.update({name: block.scores() for name, block in blocks.items()})  # the loop reads them
         delta = torch.zeros_like(w)
         for block in blocks.values():
             if block.energy > 0:
