@@ -98,9 +98,8 @@ def test_a_changed_text_of_an_error_makes_nothing_stale() -> None:
 
 def test_a_new_field_of_the_record_makes_nothing_stale() -> None:
     new = '    weather: str | None = _of("result", default=None)\n'
-    assert not stale(
-        module_of(Record), ('    status: str = _of("result")\n', f'    status: str = _of("result")\n{new}')
-    )
+    field = '    status: str = _of("result")\n'
+    assert not stale(module_of(Record), (field, field + new))
 
 
 def test_an_unused_definition_makes_nothing_stale() -> None:
