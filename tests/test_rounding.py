@@ -91,9 +91,13 @@ def test_what_is_close_is_made_equal_and_the_rest_stays() -> None:
 
 
 def test_an_svg_keeps_its_scales_and_names_by_order() -> None:
-    drawing = b'<g id="pZ"/><use xlink:href="#pZ" x="217.049913" clip-path="url(#pA)"/><clipPath id="pA">'
-    drawing += b'<g transform="translate(1.005 -0.001) scale(0.015625)"/><path d="M 1.23456 7 L 8.0 9.999"/>'
-    expected = b'<g id="n0"/><use xlink:href="#n0" x="217.05" clip-path="url(#n1)"/><clipPath id="n1">'
-    expected += b'<g transform="translate(1 0) scale(0.015625)"/><path d="M 1.23 7 L 8 10"/>'
+    drawing = b'<g id="p0123456789"/><use href="#p0123456789" x="217.049913" clip-path="url(#paaaaaaaaaa)"/>'
+    drawing += b'<clipPath id="paaaaaaaaaa"><g transform="translate(1.005 -0.001) scale(0.015625)"/>'
+    drawing += b'<path d="M 1.23456 7 L 8.0 9.999"/><!-- d="1.23456" -->'
+    expected = b'<g id="p0"/><use href="#p0" x="217.05" clip-path="url(#p1)"/>'
+    expected += b'<clipPath id="p1"><g transform="translate(1 0) scale(0.015625)"/>'
+    expected += b'<path d="M 1.23 7 L 8 10"/><!-- d="1.23456" -->'
     assert settled_svg(drawing) == expected
-    assert settled_svg(drawing.replace(b"217.049913", b"217.049912").replace(b"pA", b"pB")) == expected
+    other = drawing.replace(b"217.049913", b"217.049912").replace(b"paaaaaaaaaa", b"pbbbbbbbbbb")
+    assert settled_svg(other) == expected
+    assert settled_svg(b' x="0.125"') == settled_svg(b' x="0.124999"') == settled_svg(b' x="0.125001"')

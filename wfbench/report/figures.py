@@ -235,7 +235,14 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
 
 def _svg(figure: Figure) -> bytes:
     file = BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "wfbench", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
+    with matplotlib.rc_context(
+        {
+            "svg.hashsalt": "wfbench",
+            "svg.fonttype": "path",
+            "font.family": "DejaVu Sans",
+            "path.simplify": False,  # which points of a line could be left out is decided by the last digits
+        }
+    ):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
     return settled_svg(file.getvalue())
 

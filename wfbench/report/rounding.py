@@ -18,9 +18,15 @@ DIGITS = 10
 """Significant digits that are taken to mean something before a number is written with fewer."""
 WIDE = Context(prec=400)
 """Holds every float64 with its decimals."""
-PLACES = re.compile(rb'( (?:d|x|y|x1|x2|y1|y2|width|height)="|translate\()([^")]*)')
+PARTS = re.compile(
+    rb"<!--.*?-->"  # holds names of methods
+    rb'|\s(?:d|x|y|x1|x2|y1|y2|width|height|viewBox)="[^"]*"'
+    rb"|translate\([^)]*\)"
+    rb'|(?P<before>\sid="|href="#|url\(#)(?P<name>[a-z][0-9a-f]{10})(?=["\)])',
+    re.DOTALL,
+)
+"""Of an SVG: what is left as it is, where coordinates are, and names that are hashes of what they name."""
 COORDINATE = re.compile(rb"-?\d+\.\d+")
-NAMES = re.compile(rb'(?<= id=")[^"]+(?=")')
 
 
 def fixed(value: float, decimals: int) -> str:
@@ -49,16 +55,17 @@ def snapped(values: Any) -> Float[ndarray, "*shape"]:
 
 
 def settled_svg(drawing: bytes) -> bytes:
-    """An SVG with coordinates to a hundredth of a pixel, and names by the order in which they first come."""
+    """An SVG with coordinates to a hundredth of a point, and names by the order in which they first come."""
+    names: dict[bytes, bytes] = {}
 
-    def rounded(found: re.Match[bytes]) -> bytes:
-        return found[1] + COORDINATE.sub(lambda number: _short(number[0]), found[2])
+    def settled(found: re.Match[bytes]) -> bytes:
+        if name := found["name"]:
+            return found["before"] + names.setdefault(name, name[:1] + b"%d" % len(names))
+        return found[0] if found[0].startswith(b"<!--") else COORDINATE.sub(_hundredths, found[0])
 
-    drawing = PLACES.sub(rounded, drawing)
-    names = {name: b"n%d" % place for place, name in enumerate(dict.fromkeys(NAMES.findall(drawing)))}
-    return re.sub(rb'( id="|"#|url\(#)([^")]+)', lambda found: found[1] + names.get(found[2], found[2]), drawing)
+    return PARTS.sub(settled, drawing)
 
 
-def _short(number: bytes) -> bytes:
-    text = fixed(float(number), 2).rstrip("0").rstrip(".")
-    return (text or "0").encode()
+def _hundredths(number: re.Match[bytes]) -> bytes:
+    """By way of four decimals: many coordinates are multiples of an eighth, halfway between two hundredths."""
+    return fixed(float(fixed(float(number[0]), 4)), 2).rstrip("0").rstrip(".").encode()
