@@ -1,40 +1,30 @@
 """Mask × update × recovery: every combination of the declared lists, and each mask's controls once."""
 
-from collections.abc import Callable
-
-import pytest
-
 from wfbench.data import Sampling
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
 MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "random")
 UPDATES = ("kept", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint", "obc", "snows")
 CONTROLS = tuple(f"{by}-as-{mask}" for mask in MASKS[1:-1] for by in ("magnitude", "random"))
 
-SUITE = Suite(
-    "attribution",
+CROSSED = Grid(
     tasks=("digits-cnn",),
     methods=tuple(f"{mask}+{update}" for mask in MASKS for update in UPDATES) + CONTROLS,
     budgets=(50,),
     sparsities=(0.6, 0.8, 0.9),
     recoveries=("none", "batchnorm", "correction", "repair", "distill-200", "finetune-200"),
     seeds=5,
-    also=(
-        Suite(
-            "wrong labels",
-            tasks=("digits-cnn",),
-            methods=("magnitude+kept",),
-            budgets=(50,),
-            sparsities=(0.8, 0.9),
-            recoveries=("finetune-200",),
-            seeds=5,
-            samplings=(Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3)),
-        ),
-    ),
 )
+WRONG_LABELS = Grid(
+    tasks=("digits-cnn",),
+    methods=("magnitude+kept",),
+    budgets=(50,),
+    sparsities=(0.8, 0.9),
+    recoveries=("finetune-200",),
+    seeds=5,
+    samplings=(Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3)),
+)
+SUITE = Suite("attribution", (CROSSED, WRONG_LABELS))
 
-
-@pytest.mark.attribution
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("attribution")

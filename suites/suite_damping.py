@@ -1,12 +1,8 @@
 """Damping: multiples of it, shares of the curvature, and the choice by cross-validation."""
 
-from collections.abc import Callable
-
-import pytest
-
 from wfbench.curvature.damping import CrossValidated
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
 DAMPED = {
     "chita": 1e-5,
@@ -21,8 +17,7 @@ DAMPED = {
 """Methods and their default damping: absolute, or for the layer-wise ones a share of the mean diagonal."""
 WOODFISHER = tuple(name for name in DAMPED if name.startswith("woodfisher"))
 
-SUITE = Suite(
-    "damping",
+GRID = Grid(
     tasks=("digits-cnn", "fashion-mlpnet"),
     methods=(
         *(f"{name}[damping={default * by:g}]" for name, default in DAMPED.items() for by in CrossValidated().factors),
@@ -34,8 +29,6 @@ SUITE = Suite(
     recoveries=("none",),
     seeds=3,
 )
+SUITE = Suite("damping", (GRID,))
 
-
-@pytest.mark.damping
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("damping")

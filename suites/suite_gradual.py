@@ -1,36 +1,26 @@
 """Pruning in steps with training in between: on all 55 000 training samples, and on the few of a budget."""
 
-from collections.abc import Callable
-
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
 METHODS = ("gradual-magnitude", "gradual-woodfisher", "gradual-woodfisher-unlabeled-joint")
 
-SUITE = Suite(
-    "gradual",
+SMALL = Grid(
     tasks=("fashion-mlpnet",),
     methods=METHODS,
     budgets=(100, 1000, 55_000),
     sparsities=(0.9, 0.95),
     recoveries=("none",),
     seeds=3,
-    also=(
-        Suite(
-            "a residual network",
-            tasks=("fashion-resnet20",),
-            methods=METHODS[:2],
-            budgets=(55_000,),
-            sparsities=(0.9,),
-            recoveries=("none",),
-            seeds=1,
-        ),
-    ),
 )
+RESIDUAL = Grid(
+    tasks=("fashion-resnet20",),
+    methods=METHODS[:2],
+    budgets=(55_000,),
+    sparsities=(0.9,),
+    recoveries=("none",),
+    seeds=1,
+)
+SUITE = Suite("gradual", (SMALL, RESIDUAL))
 
-
-@pytest.mark.gradual
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("gradual")

@@ -1,15 +1,10 @@
 """Wrong labels and balanced draws: what labelled methods make of them."""
 
-from collections.abc import Callable
-
-import pytest
-
 from wfbench.data import RANDOM, Sampling
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
-SUITE = Suite(
-    "lowdata-labels",
+GRID = Grid(
     tasks=("digits-cnn", "fashion-mlpnet"),
     methods=("chita", "diag-fisher", "woodfisher", "woodfisher-joint", "woodtaylor", "woodtaylor-joint"),
     budgets=(10, 50),
@@ -18,8 +13,6 @@ SUITE = Suite(
     seeds=5,
     samplings=(RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.1), Sampling(wrong_labels=0.3)),
 )
+SUITE = Suite("lowdata-labels", (GRID,))
 
-
-@pytest.mark.lowdata
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("lowdata")

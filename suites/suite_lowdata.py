@@ -1,22 +1,15 @@
 """From five samples to a hundred: six methods, five draws."""
 
-from collections.abc import Callable
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
-
-SUITE = Suite(
-    "lowdata",
+GRID = Grid(
     methods=("magnitude", "obc", "snows", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint"),
     budgets=(5, 10, 25, 50, 100),
     sparsities=(0.6, 0.8, 0.9),
     recoveries=("none", "batchnorm"),
     seeds=5,
 )
+SUITE = Suite("lowdata", (GRID,))
 
-
-@pytest.mark.lowdata
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("lowdata")

@@ -1,14 +1,9 @@
 """A few methods on the embedded digits: shows in minutes that everything works, and what a table looks like."""
 
-from collections.abc import Callable
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
-
-SUITE = Suite(
-    "smoke",
+GRID = Grid(
     tasks=("digits-cnn",),
     methods=("magnitude", "random", "diag-fisher", "woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint"),
     budgets=(16, 64, 256),
@@ -16,8 +11,6 @@ SUITE = Suite(
     recoveries=("none",),
     seeds=3,
 )
+SUITE = Suite("smoke", (GRID,))
 
-
-@pytest.mark.smoke
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("smoke")

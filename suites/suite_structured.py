@@ -4,13 +4,10 @@ WoodFisher's best and its rivals stand in with five draws and with 50 samples to
 hundred thousand weights evenly thinned ones alone, since both scopes would take twice as long.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
 SMALL = ("digits-cnn", "fashion-mlpnet")
 LARGE = ("fashion-resnet20[2000]", "fashion-mobilenetv1[2000]")
@@ -21,8 +18,7 @@ LEAD = (
     *("taylor-filter", "group-fisher", "ggn-filter", "kfac-filter", "thinet", "obs-filter"),
 )
 
-EVERY = Suite(
-    "structured",
+EVERY = Grid(
     tasks=TASKS,
     budgets=(10, 100),
     sparsities=(0.3, 0.5, 0.7),
@@ -32,26 +28,24 @@ EVERY = Suite(
     of="macs",
     scopes=("global", "layer"),
 )
-FEW = replace(EVERY, methods=LEAD, budgets=(10, 50, 100), seeds=5, only_declared=True)
-SUITE = replace(
-    EVERY,
-    also=(
+FEW = replace(EVERY, methods=LEAD, budgets=(10, 50, 100), seeds=5)
+TWO_OF_FOUR = Grid(
+    tasks=TASKS,
+    methods=("lobs", "magnitude", "sparsegpt", "wanda", "woodfisher", "woodfisher-joint"),
+    budgets=(10, 100),
+    sparsities=(0.5,),
+    recoveries=("none", "batchnorm", "repair"),
+    seeds=3,
+    pattern="n:m",
+)
+SUITE = Suite(
+    "structured",
+    (
+        EVERY,
         replace(FEW, tasks=SMALL, methods=("woodfisher-filter-unlabeled", *LEAD)),
         replace(FEW, tasks=LARGE, scopes=("layer",)),
-        Suite(
-            "2:4",
-            tasks=TASKS,
-            methods=("lobs", "magnitude", "sparsegpt", "wanda", "woodfisher", "woodfisher-joint"),
-            budgets=(10, 100),
-            sparsities=(0.5,),
-            recoveries=("none", "batchnorm", "repair"),
-            seeds=3,
-            pattern="n:m",
-        ),
+        TWO_OF_FOUR,
     ),
 )
 
-
-@pytest.mark.structured
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("structured")

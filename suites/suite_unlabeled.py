@@ -1,14 +1,9 @@
 """Without labels: how many labels to draw from the network itself, against methods that need none."""
 
-from collections.abc import Callable
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
-
-SUITE = Suite(
-    "unlabeled",
+GRID = Grid(
     methods=(
         "magnitude",
         "obc",
@@ -22,8 +17,6 @@ SUITE = Suite(
     recoveries=("none", "batchnorm"),
     seeds=5,
 )
+SUITE = Suite("unlabeled", (GRID,))
 
-
-@pytest.mark.unlabeled
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("unlabeled")

@@ -1,21 +1,14 @@
 """Single weights: every method, four tasks, three budgets."""
 
-from collections.abc import Callable
+from wfbench.harness.suite import Grid, Suite
+from wfbench.pytest_plugin import case_test
 
-import pytest
-
-from wfbench.harness.case import Case
-from wfbench.harness.suite import Suite
-
-SUITE = Suite(
-    "unstructured",
+GRID = Grid(
     budgets=(10, 100, 1000),
     sparsities=(0.6, 0.7, 0.8, 0.9, 0.95),
     recoveries=("none", "batchnorm"),
     seeds=3,
 )
+SUITE = Suite("unstructured", (GRID,))
 
-
-@pytest.mark.unstructured
-def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
-    run_case(case)
+test_case = case_test("unstructured")

@@ -22,7 +22,7 @@ from tests.test_rules import case_of
 from wfbench.harness.plugins import discover
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import identity
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Grid, Suite
 from wfbench.pytest_plugin import Session
 
 ROOT = Path(__file__).parent.parent
@@ -94,19 +94,57 @@ def test_a_method_joins_the_grids_that_it_reaches(tmp_path: Path) -> None:
     assert seen == {("magnitude", "n:m", "global"), ("filter-l1", "filter", "global"), ("filter-l1", "filter", "layer")}
 
 
+SOME = Grid((4, 8), (0.5,), ("none",), 2, tasks=("digits-cnn[50]",), methods=("magnitude", "woodfisher"))
+FILTERS = replace(SOME, methods=("filter-l1",), pattern="filter", of="macs")
+MIXED = Suite("mixed", (SOME, replace(SOME, methods=("obc",), budgets=(16,)), FILTERS))
+
+
+def labels(suite: Suite = MIXED, **chosen: Any) -> list[str]:
+    registry = discover()
+    return [case.label() for case in suite.narrowed(registry, **chosen).cases(registry)]
+
+
 def test_grids_that_share_cases_run_each_once() -> None:
-    some = Suite("some", (4, 8), (0.5,), ("none",), 2, tasks=("digits-cnn",), methods=("magnitude", "woodfisher"))
-    more = replace(some, methods=("magnitude",), budgets=(4, 16), seeds=3, only_declared=True)
-    found = [case.label() for case in replace(some, also=(more,)).cases(discover())]
+    found = labels(Suite("some", (SOME, replace(SOME, methods=("magnitude",), budgets=(4, 16), seeds=3))))
     assert len(found) == len(set(found)) == 2 * 2 * 2 + 2 * 3 - 2  # n = 4 of draws 0 and 1 is in both
     assert sum("magnitude" in label for label in found) == 8
 
 
-def test_a_task_chosen_by_name_is_the_one_that_the_suite_declares() -> None:
-    some = Suite("some", (4,), (0.5,), ("none",), 1, tasks=("digits-cnn[50]",), methods=("magnitude",))
-    assert some.narrowed(tasks=("digits-cnn", "fashion-mlpnet")).tasks == ("digits-cnn[50]", "fashion-mlpnet")
-    assert some.narrowed(tasks=("digits-cnn[20]",)).tasks == ("digits-cnn[20]",)
-    assert replace(some, only_declared=True).narrowed(tasks=("digits-cnn",)).tasks == ("digits-cnn[50]",)
+def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
+    everything = labels()
+    assert len(everything) == 2 * (2 * 2 + 1 + 2)
+    for chosen in [{"budgets": (16, 8)}, {"methods": ("obc", "filter-l1")}, {"seeds": 1}]:
+        found = labels(**chosen)
+        assert found == [label for label in everything if label in found], chosen
+    assert {label.split("-")[2] for label in labels(budgets=(16, 8))} == {"n16", "n8"}
+    assert len(labels(budgets=(16,))) == 2
+    assert labels(tasks=("digits-cnn",)) == labels(tasks=("digits-cnn[50]",)) == everything
+    assert labels(methods=("obc",), budgets=(4,)) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "cases"),
+    [
+        ({"budgets": (5,)}, 2 * (2 + 1)),
+        ({"tasks": ("digits-cnn[20]",)}, 2 * 2 * (2 + 1)),
+        ({"recoveries": ("batchnorm", "repair")}, 2 * 2 * 2 * (2 + 1)),
+        ({"sparsities": (0.25,)}, 2 * 2 * (2 + 1)),
+        ({"methods": ("lobs",)}, 2 * 2),
+        ({"methods": ("filter-l2",)}, 2 * 2),
+        ({"methods": ("lobs", "obc")}, 2 * (2 + 1)),
+        ({"budgets": (5, 16), "methods": ("lobs", "obc")}, 2 * (1 + 1)),
+    ],
+)
+def test_a_value_that_no_grid_declares_joins_the_first_of_each_pattern(chosen: dict[str, Any], cases: int) -> None:
+    found = labels(**chosen)
+    assert len(found) == len(set(found)) == cases
+
+
+def test_a_sparsity_joins_the_patterns_that_can_meet_it() -> None:
+    both = Suite("both", (SOME, replace(SOME, methods=("magnitude",), pattern="n:m")))
+    assert sum("n:m" in label for label in labels(both)) == 4
+    assert len(found := labels(both, sparsities=(0.25,))) == 8
+    assert not any("n:m" in label for label in found)
 
 
 def test_an_unknown_marker_lists_the_markers() -> None:

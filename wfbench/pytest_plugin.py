@@ -3,7 +3,7 @@
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store
-from wfbench.harness.suite import Suite
+from wfbench.harness.suite import Suite, left_out
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.report import files, frames
 
@@ -81,14 +81,29 @@ class Session:
         self.proofs = SameBits(self.results)
         self.counts = {"run": 0, "reused": 0, "failed": 0}
         self.failures: dict[str, str] = {}
+        self.markers = dict(MARKERS)
+        self.suites: dict[str, Suite] = {}
+        self.narrowed: dict[str, Suite] = {}
         self.cases: dict[str, list[Case]] = {}
         self.broken: list[str] = []
+        self.left_out = ""
         self.bar: Any = None
 
     def cases_of(self, suite: Suite) -> list[Case]:
         if suite.name not in self.cases:
-            self.cases[suite.name] = suite.narrowed(**self.chosen).cases(self.registry)
+            narrowed = suite.narrowed(self.registry, **self.chosen)
+            self.cases[suite.name] = narrowed.cases(self.registry)
+            self.suites[suite.name], self.narrowed[suite.name] = suite, narrowed
         return self.cases[suite.name]
+
+    def check(self, expression: str) -> None:
+        """Refuse a marker that nobody declares, and a selection without a case."""
+        if nowhere := _words(expression) - self.markers.keys():
+            raise WfbenchError(f"there is no suite {', '.join(sorted(nowhere))}; {_listed(self.markers)}")
+        if self.broken:
+            raise WfbenchError(self.broken[0])
+        if self.suites:
+            self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
 
     def prepare(self, suite: str, cases: list[Case]) -> None:
         """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
@@ -182,12 +197,30 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--help", default=False) or config.getoption("--markers", default=False):
         return
     expression = config.getoption("-m")
-    unknown = set(re.findall(r"\w+", expression)) - {*MARKERS, "and", "or", "not"}
-    if not expression or unknown:
-        problem = f"there is no suite {', '.join(sorted(unknown))}" if unknown else "say which suite to run"
-        listed = "\n".join(f"  -m {name:14} {about}" for name, about in MARKERS.items())
-        raise pytest.UsageError(f"{problem}; the suites are:\n{listed}")
+    if not expression:
+        raise pytest.UsageError(f"say which suite to run; {_listed(MARKERS)}")
+    for name in _words(expression) - MARKERS.keys():  # some file may declare it
+        config.addinivalue_line("markers", f"{name}: a suite of your own")
+    config.addinivalue_line("python_files", "suite_*.py")
     config.stash[KEY] = _usage(lambda: Session(config))
+
+
+def _words(expression: str) -> set[str]:
+    """The markers that an expression names."""
+    return set(re.findall(r"\w+", expression)) - {"and", "or", "not"}
+
+
+def _listed(markers: Mapping[str, str]) -> str:
+    return "the suites are:\n" + "\n".join(f"  -m {name:14} {about}" for name, about in markers.items())
+
+
+def case_test(marker: str) -> Callable[..., None]:
+    """The test of a suite file: `test_case = case_test("mine")` runs the cases of its `SUITE` under `-m mine`."""
+
+    def test_case(case: Case, run_case: Callable[[Case], None]) -> None:
+        run_case(case)
+
+    return getattr(pytest.mark, marker)(test_case)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -196,6 +229,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     session = metafunc.config.stash[KEY]
     own = {mark.name for mark in metafunc.definition.iter_markers()}
+    about = (metafunc.module.__doc__ or "").strip().partition("\n")[0]
+    session.markers |= {name: about for name in sorted(own - session.markers.keys())}
     if not Expression.compile(metafunc.config.getoption("-m")).evaluate(lambda name, /, **_: name in own):
         metafunc.parametrize("case", [])  # pytest leaves it out; its thousands of cases need not be made
         return
@@ -208,17 +243,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    session = config.stash[KEY]
-    if session.broken:
-        raise pytest.UsageError(session.broken[0])
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    ours = config.stash[KEY]
+    if not session.testsfailed:  # pytest says itself what it could not collect
+        _usage(lambda: ours.check(config.getoption("-m")))
     by_suite: dict[str, list[Case]] = {}
-    for item in items:
+    for item in items[:]:
         parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
         if isinstance(case := parameters.get("case"), Case):
             by_suite.setdefault(item.module.SUITE.name, []).append(case)  # type: ignore[attr-defined]
+        elif "case" in parameters:  # of a suite that has none; pytest would count it as skipped
+            items.remove(item)
     for suite, cases in by_suite.items():
-        _usage(partial(session.prepare, suite, cases))
+        _usage(partial(ours.prepare, suite, cases))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -264,6 +301,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         (session.results / STEPS).rmdir()
     for origin, reason in session.registry.failures.items():
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
+    if session.left_out:
+        terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for suite, store in session.stores.items():
         if not store.records:
             continue

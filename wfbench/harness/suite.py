@@ -1,5 +1,10 @@
-"""A suite: the declared grids of a marker, cut down by the user's options."""
+"""A suite: grids of cases in one record file, which the user's options filter.
 
+For each option, the values that some grid of the suite declares filter its grids, and a value that none declares joins
+the first grid of each pattern that it fits: what the user asks for by name runs.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,20 +13,22 @@ from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError, unknown
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import Registry
-from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import NM, Pattern, Scope, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
+PATTERNS: dict[str, type[Pattern]] = {found.name: found for found in (Unstructured, NM, Filter)}
+OPTIONS = ("tasks", "methods", "budgets", "sparsities", "recoveries")
+"""What the user may choose values of; tasks first, since whether a sparsity can be met is asked on one."""
+
 
 @dataclass(frozen=True)
-class Suite:
-    """Which cases a marker runs. An empty `tasks` or `methods` means all there are.
+class Grid:
+    """Every combination of what it declares. An empty `tasks` or `methods` declares all there are.
 
     Args:
-        name: of the record file; the marker, or the marker and what is special.
         budgets: numbers of calibration samples.
         sparsities: fractions of weights removed.
         recoveries: names of what follows the pruning.
@@ -32,11 +39,8 @@ class Suite:
         of: what the sparsities count.
         scopes: allocations over layers; empty for each method's own.
         samplings: how samples are drawn; those that look at labels or change them go to labelled cases alone.
-        only_declared: options keep what the grid declares and add nothing to it.
-        also: further grids in the same record file, with `only_declared`.
     """
 
-    name: str
     budgets: tuple[int, ...]
     sparsities: tuple[float, ...]
     recoveries: tuple[str, ...]
@@ -47,78 +51,161 @@ class Suite:
     of: Unit = "weights"
     scopes: tuple[Scope, ...] = ()
     samplings: tuple[Sampling, ...] = (RANDOM,)
-    only_declared: bool = False
-    also: tuple["Suite", ...] = ()
 
-    def narrowed(self, **chosen: tuple[object, ...] | int | None) -> "Suite":
-        """This suite with the user's choices in place of the declared ones; `TASK` means a declared `TASK[2000]`."""
-        wanted: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
-        also = tuple(grid._kept(wanted) for grid in self.also)
-        if self.only_declared:
-            return replace(self._kept(wanted), also=also)
-        if "tasks" in wanted:
-            cut = {_uncut(name): name for name in self.tasks}
-            wanted["tasks"] = tuple(cut.get(name, name) for name in wanted["tasks"])
-        return replace(self, **wanted, also=also)
+    def __str__(self) -> str:
+        """The options that choose all of it."""
+        lists = {option: ",".join(map(str, getattr(self, option))) or "(all)" for option in OPTIONS}
+        return " ".join(f"--{option} {values}" for option, values in lists.items())
 
-    def _kept(self, wanted: dict[str, Any]) -> "Suite":
-        """What this grid declares and the user wants, with the user's number of draws; without `budgets` if nothing."""
-        kept: dict[str, Any] = {}
-        for name, value in wanted.items():
-            kept[name] = value
-            if isinstance(value, tuple):
-                kept[name] = tuple(item for item in getattr(self, name) if item in value or _uncut(item) in value)
-                if not kept[name]:
-                    return replace(self, budgets=())
-        return replace(self, **kept)
+    def spelt_out(self, registry: Registry) -> "Grid":
+        """With the names of all tasks or methods where it declares them all."""
+        reaching = [name for name, method in sorted(registry.pruners.items()) if self.pattern in method.patterns]
+        return replace(self, tasks=self.tasks or tuple(registry.tasks), methods=self.methods or tuple(reaching))
 
-    def cases(self, registry: Registry) -> list[Case]:
-        """Every case once, ordered so that neighbours share as much as they can: draw, budget (largest first), method.
+    def fits(self, option: str, value: Any, registry: Registry) -> bool:
+        """Whether the pattern can be had with a value of an option.
 
         Raises:
-            WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range; a
-                method that reaches none of the suite's patterns.
+            WfbenchError: there is no such task, method or recovery, or no pattern can be had with it.
         """
+        if option == "tasks":
+            registry.task(value)
+        if option == "recoveries":
+            _recovery(value)
+        if option == "methods":
+            return self.pattern in registry.pruner(value).patterns
+        return option != "sparsities" or self._meets(value, registry)
+
+    def _meets(self, sparsity: float, registry: Registry) -> bool:
+        Target(sparsity)  # outside [0, 1) nothing is met
+        if not self.tasks:
+            return False
+        pattern = pattern_of(self.pattern, registry.task(self.tasks[0]), self.of)
+        try:
+            Target(sparsity, pattern, of=self.of)
+        except WfbenchError:
+            return False
+        return True
+
+    def cases(self, registry: Registry) -> list[Case]:
+        """Every case, ordered so that neighbours share as much as they can: draw, budget (largest first), method."""
         if self.seeds < 1:
             raise WfbenchError(f"{self.seeds} draws: give at least 1")
-        patterns = {self.pattern, *(grid.pattern for grid in self.also)}
-        for name in self.methods:
-            if patterns.isdisjoint(reached := registry.pruner(name).patterns):
-                raise WfbenchError(
-                    f"{name} reaches {', '.join(reached)}; the suite {self.name} is of {', '.join(sorted(patterns))}"
-                )
-        found = [case for grid in (self, *self.also) for case in grid._grid(registry)]
-        return list({case.label(): case for case in found}.values())
-
-    def _targets(self, task: Task, method: Pruner[Any]) -> list[Target]:
-        pattern = pattern_of(self.pattern, task, self.of)
-        scopes = self.scopes or (method.scope,)
-        return [Target(sparsity, pattern, scope, self.of) for scope in scopes for sparsity in sorted(self.sparsities)]
-
-    def _grid(self, registry: Registry) -> list[Case]:
         recoveries = [_recovery(name) for name in self.recoveries]
-        methods = [registry.pruner(name) for name in self.methods or sorted(registry.pruners)]
-        methods = [method for method in methods if self.pattern in method.patterns]
+        methods = [registry.pruner(name) for name in self.methods]
         return [
             made
-            for task in [registry.task(name) for name in self.tasks or registry.tasks]
+            for task in map(registry.task, self.tasks)
+            for pattern in (pattern_of(self.pattern, task, self.of),)
             for seed in range(self.seeds)
             for sampling in self.samplings
             for budget in sorted(self.budgets, reverse=True)
             for method in methods
-            for target in self._targets(task, method)
+            for target in self._targets(pattern, method)
             for recovery in recoveries
             if (made := _case(task, budget, seed, target, method, recovery, sampling)) is not None
         ]
 
+    def _targets(self, pattern: Pattern, method: Pruner[Any]) -> list[Target]:
+        scopes = self.scopes or (method.scope,)
+        return [Target(sparsity, pattern, scope, self.of) for scope in scopes for sparsity in sorted(self.sparsities)]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The cases of one record file.
+
+    Args:
+        name: of the record file; the marker, or the marker and what is special.
+        grids: what they share runs once; an own task, method or budget joins the first of each pattern that it fits.
+    """
+
+    name: str
+    grids: tuple[Grid, ...]
+
+    def narrowed(self, registry: Registry, *, seeds: int | None = None, **chosen: tuple[Any, ...] | None) -> "Suite":
+        """The grids that are left with the user's choices (`OPTIONS`), and what joins them.
+
+        `TASK` means a declared `TASK[2000]`.
+
+        Raises:
+            WfbenchError: an unknown task, method or recovery; a sparsity out of range.
+        """
+        grids = [grid.spelt_out(registry) for grid in self.grids]
+        if seeds is not None:
+            grids = [replace(grid, seeds=seeds) for grid in grids]
+        for option in OPTIONS:
+            if (wanted := chosen.get(option)) is not None:
+                grids = _filtered(grids, option, wanted, registry)
+        return replace(self, grids=tuple(grid for grid in grids if all(getattr(grid, option) for option in OPTIONS)))
+
+    def cases(self, registry: Registry) -> list[Case]:
+        """Every case once.
+
+        Raises:
+            WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range; a
+                declared method that does not reach the pattern of its grid.
+        """
+        found = [case for grid in self.grids for case in grid.spelt_out(registry).cases(registry)]
+        return list({case.label(): case for case in found}.values())
+
 
 def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
-    """The pattern of that name on a task; single weights that count multiply-accumulates are told theirs."""
-    if name == Filter.name:
-        return Filter(tuple(task.train_set.take([0]).inputs.shape[1:]))
-    if name == Unstructured.name and of == "macs":
-        return Unstructured(tuple(Network(task.dense()).places(task.train_set.take([0]).inputs).items()))
-    return {found.name: found for found in (Unstructured(), NM())}[name]
+    """The pattern of that name on a task."""
+    return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
+
+
+def _filtered(grids: list[Grid], option: str, wanted: Iterable[Any], registry: Registry) -> list[Grid]:
+    """The grids with those of their values that are wanted; what no grid declares joins the first of each pattern."""
+    new = [value for value in dict.fromkeys(wanted) if not any(_named(value, option, grid) for grid in grids)]
+    first = {grid.pattern: index for index, grid in reversed(list(enumerate(grids)))}
+    found: list[Grid] = []
+    for index, grid in enumerate(grids):
+        kept = [item for item in getattr(grid, option) if not {item, _uncut(item, option)}.isdisjoint(wanted)]
+        if index == first[grid.pattern]:
+            kept += [value for value in new if grid.fits(option, value, registry)]
+        change: dict[str, Any] = {option: tuple(kept)}
+        found.append(replace(grid, **change))
+    return found
+
+
+def _named(value: Any, option: str, grid: Grid) -> bool:
+    """Whether a grid declares a value of an option."""
+    return any(value in (item, _uncut(item, option)) for item in getattr(grid, option))
+
+
+def _uncut(item: Any, option: str) -> Any:
+    """`TASK` for `TASK[2000]`."""
+    return item.partition("[")[0] if option == "tasks" else item
+
+
+def left_out(
+    declared: Iterable[Suite], narrowed: Iterable[Suite], chosen: Mapping[str, Any], registry: Registry
+) -> str:
+    """The user's choices that suites declare, but not together with the other choices; as options.
+
+    Args:
+        narrowed: the suites with these choices.
+
+    Raises:
+        WfbenchError: no case is left, or none with a choice that joins a suite where it can.
+    """
+    suites = list(declared)
+    all_of = [grid.spelt_out(registry) for suite in suites for grid in suite.grids]
+    left = [grid for suite in narrowed for grid in suite.grids]
+    asked = [(option, value) for option in OPTIONS for value in chosen.get(option) or ()]
+    missed = [(option, value) for option, value in asked if not any(_named(value, option, grid) for grid in left)]
+    text = " ".join(f"--{option} {value}" for option, value in missed)
+    if left and all(any(_named(value, option, grid) for grid in all_of) for option, value in missed):
+        return text
+    names, patterns = ", ".join(suite.name for suite in suites), {grid.pattern for grid in all_of}
+    problem = f"nothing to run: no case of the suite {names} has {text}"
+    for option, name in missed:
+        if option == "methods" and patterns.isdisjoint(reached := registry.pruner(name).patterns):
+            of = ", ".join(sorted(patterns))
+            problem = f"{name} reaches {', '.join(reached)}; the suite {names} is of {of}"
+    grids = "\n".join(f"  {suite.name}, {grid.pattern}: {grid}" for suite in suites for grid in suite.grids)
+    raise WfbenchError(f"{problem}; declared are:\n{grids}")
 
 
 def _case(
@@ -134,11 +221,6 @@ def _case(
     if sampling.needs_labels and "labeled" not in (method.track, recovery.track):
         return None
     return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)
-
-
-def _uncut(name: object) -> object:
-    """`TASK` for `TASK[2000]`."""
-    return name.partition("[")[0] if isinstance(name, str) else name
 
 
 def _recovery(name: str) -> Recovery[Any]:
