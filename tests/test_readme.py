@@ -54,7 +54,7 @@ AND = {
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
     "wfbench prune": "--budget 10",
-    "pytest my_suites": "--budgets 10",
+    "pytest my_suites": "--budgets 16",
 }
 """Added, to the first that the command begins with, so that it does not take long."""
 
