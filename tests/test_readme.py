@@ -1,64 +1,295 @@
-"""What the README tells people to do works as written."""
+"""What README and docs tell people to do works as written: commands run, files do what they say, numbers are true."""
 
 import re
+import runpy
+import shlex
+import shutil
 import subprocess
 import sys
+from configparser import ConfigParser
+from dataclasses import fields
 from pathlib import Path
+from textwrap import dedent
 
-from tests.test_rules import case_of
-from wfbench import run
-from wfbench.conformance.checks import check
-from wfbench.harness.plugins import discover
+import pytest
+
+from tests.cases import blob_task
+from wfbench import RECOVERIES, Case, Record, Target, discover, run
+from wfbench.cli import main
+from wfbench.composed import names
+from wfbench.harness.plugins import Registry
 from wfbench.harness.store import read
 from wfbench.report.frames import frame_of
 from wfbench.report.stats import student
+from wfbench.tasks import fashion
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "results" / "README.md")
+}
+README, METHODS = PAGES["README.md"], PAGES["docs/methods.md"]
 
 
-def test_the_blocks_are_a_method_and_a_task_that_run_together(tmp_path: Path) -> None:
-    method, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(method.splitlines()) <= 25
-    (tmp_path / "my_method.py").write_text(method)
-    (tmp_path / "my_task.py").write_text(task)
-    registry = discover([str(tmp_path / "my_method.py")], [str(tmp_path / "my_task.py")])
-    assert not registry.failures
-    assert not [outcome for outcome in check(registry.pruner("gradient-times-weight")) if outcome.status == "failed"]
-    ours = registry.task("two-clouds")
-    for name in ("gradient-times-weight", "woodfisher", "magnitude"):
-        record = run(case_of(registry.pruner(name), task=ours))
+def blocks(kind: str) -> list[str]:
+    return [found for page in PAGES.values() for found in re.findall(rf"```{kind}\n(.*?)```", page, flags=re.DOTALL)]
+
+
+FILES = {text.splitlines()[0].removeprefix("# "): text for text in blocks("python")}
+"""By the name in their first line."""
+COMMANDS = dict.fromkeys(
+    shlex.join(words) for block in blocks("sh") for line in block.splitlines() if (words := shlex.split(line, True))
+)
+"""Without comments, each once."""
+
+INSTEAD = {
+    "pip install -e .": "pip show wfbench",
+    "pip install -q tox '&&' tox run -e suites": "tox suites",
+    "pip install -q tox '&&' tox run -e tests": "tox tests",
+    "pytest tests -n 2": "pytest tests/test_stats.py",
+}
+"""Run in place of what installs things, or is what runs this test; `tox NAME` is what tox.ini says of NAME."""
+
+AND = {
+    "wfbench fetch": "digits-cnn",
+    "python -m benchmarks": "--only gradients --repeats 1",
+    "wfbench prune": "--budget 10",
+    "pytest my_suites": "--budgets 16",
+}
+"""Added, to the first that the command begins with, so that it does not take long."""
+
+AS_WRITTEN = (
+    *("wfbench check", "wfbench compare", "wfbench doctor", "wfbench list", "wfbench report", "wfbench requalify"),
+    *("wfbench tables", "python -m benchmarks.coverage", "pip show", "pytest test_my_method.py", "pytest tests/"),
+)
+
+SMALL = {"--budgets": "10", "--recoveries": "none", "--seeds": "1", "--sparsities": "0.9", "--methods": "magnitude"}
+"""Of every suite, where a command does not say otherwise; built-in tasks give way to the smallest."""
+OF_MARKER = {
+    "attribution": {"--methods": "magnitude+kept"},
+    "damping": {"--methods": "woodfisher[damping=1e-05]"},
+    "gradual": {"--methods": "gradual[steps=1]-magnitude"},
+    "lead": {},
+    "smoke": {},
+    "structured": {"--methods": "filter-l1", "--sparsities": "0.5"},
+    "unlabeled or lowdata": {"--methods": "woodfisher"},
+    "unstructured": {},
+}
+ONE_TASK = "pytest suites/suite_attribution_resnet20.py"
+NEEDS_FASHION = (ONE_TASK, "wfbench doctor")
+
+
+def cheap(command: str) -> str:
+    """What is run of a command."""
+    command = INSTEAD.get(command, command)
+    if command.startswith("tox "):
+        command = by_default(command.removeprefix("tox "))
+        command = INSTEAD.get(command, command)
+    if command.startswith("pytest suites"):
+        return f"{command} {shlex.join(narrowed(command))}"
+    for start, more in AND.items():
+        if f"{command} ".startswith(f"{start} "):
+            return f"{command} {more}"
+    assert command.startswith((*AS_WRITTEN, *INSTEAD.values())), f"say in this file how `{command}` is made cheap"
+    return command
+
+
+def by_default(environment: str) -> str:
+    """The command of one of tox's environments, without further arguments."""
+    tox = ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    found = re.fullmatch(
+        r"\{\[testenv\]shared\} -m (pytest) \{posargs:(.*)\}", tox[f"testenv:{environment}"]["commands"]
+    )
+    assert found, environment
+    return " ".join(found.groups())
+
+
+def narrowed(command: str) -> list[str]:
+    """What makes a few cases of a suite's command."""
+    words = shlex.split(command)
+    said = {word: words[at + 1] for at, word in enumerate(words) if word.startswith("-")}
+    assert said["-m"] in OF_MARKER, f"say in this file how `{command}` is made cheap"
+    small = SMALL | ({} if command.startswith(ONE_TASK) else OF_MARKER[said["-m"]])
+    tasks = said.get("--tasks", "digits-cnn").split(",")
+    if "--task-path" not in said:
+        assert {*tasks} <= discover().tasks.keys()
+        tasks = ["fashion-resnet20" if command.startswith(ONE_TASK) else "digits-cnn"]
+    left = {option: value for option, value in small.items() if option not in said}
+    return [word for pair in (left | {"--tasks": tasks[0]}).items() for word in pair]
+
+
+class Passed:
+    """How many tests of a pytest run passed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.count += report.when == "call" and report.passed
+
+
+def pytest_passes(words: list[str]) -> None:
+    passed = Passed()
+    words = [str(ROOT / word) if word.split("/")[0] in ("suites", "tests") else word for word in words]
+    assert pytest.main([*words, "-q", "-p", "no:cacheprovider"], [passed]) == 0
+    assert passed.count
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files of the pages, results, and a pruned network."""
+    folder = tmp_path_factory.mktemp("filled")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        pytest_passes(shlex.split(f"pytest suites -m smoke {shlex.join(narrowed('pytest suites -m smoke'))}")[1:])
+        assert main(["report"]) == 0
+        assert main(shlex.split("prune digits-cnn --method magnitude --sparsity 0.5 --out small.safetensors")) == 0
+    for name in ("my-results", "old-results", "new-results"):
+        shutil.copytree(folder / "results", folder / name)
+    return folder
+
+
+@pytest.fixture
+def here(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, where the test stands; what it imports from there is forgotten."""
+    shutil.copytree(filled, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    for name in FILES:
+        monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
+    return tmp_path / "here"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_runs(command: str, here: Path) -> None:
+    if command.startswith(NEEDS_FASHION) and not (fashion.raw_folder().exists() or fashion.DEBIAN.exists()):
+        pytest.skip("Fashion-MNIST is not here")
+    program, *words = shlex.split(cheap(command))
+    if program == "wfbench":
+        assert main(words) == 0
+    elif program == "pytest":
+        pytest_passes(words)
+    else:
+        before = [sys.executable] if program == "python" else [sys.executable, "-m", program]
+        found = subprocess.run([*before, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, found.stdout + found.stderr
+        if "coverage" in command:  # the figures that the page gives of it
+            said = PAGES["docs/tables.md"].split("In this simulation")[1]
+            assert {*re.findall(r"\d+\.\d(?= %)", found.stdout)} == {
+                *re.findall(r"\d+\.\d", said.split("too narrow")[0])
+            }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_runs(name: str, here: Path) -> None:
+    assert runpy.run_path(name)
+
+
+@pytest.fixture
+def registry(here: Path) -> Registry:
+    methods = [name for name in FILES if "Pruner[" in FILES[name]]
+    found = discover(methods, [name for name in FILES if "TASKS =" in FILES[name]])
+    assert not found.failures
+    return found
+
+
+def test_the_methods_run_on_the_task(registry: Registry) -> None:
+    assert len(FILES["my_method.py"].splitlines()) <= 25
+    task = registry.task("two-clouds")
+    for name in ("gradient-times-weight", "refit", "woodfisher", "magnitude"):
+        record = run(Case(task, 8, 0, 0, Target(0.5), registry.pruner(name), RECOVERIES["none"]))
         assert record.status == "ok"
-    assert record.dense_accuracy is not None
-    assert record.dense_accuracy > 0.75
+        assert record.dense_accuracy is not None
+        assert record.dense_accuracy > 0.75
 
 
-def test_the_blocks_join_a_suite_with_the_built_in_methods_and_stand_in_its_table(tmp_path: Path) -> None:
-    method, task = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (tmp_path / "my_method.py").write_text(method)
-    (tmp_path / "my_task.py").write_text(task)
-    command = [sys.executable, "-m", "pytest", "suites", "-q", "-m", "unstructured", "--results", str(tmp_path / "out")]
-    paths = ["--baseline-path", str(tmp_path / "my_method.py"), "--task-path", str(tmp_path / "my_task.py")]
-    grid = ["--tasks", "two-clouds", "--budgets", "10", "--sparsities", "0.5", "--recoveries", "none", "--seeds", "1"]
-    done = subprocess.run([*command, *paths, *grid], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    table = (tmp_path / "out" / "tables" / "unstructured.md").read_text()
+def test_the_files_join_a_suite_with_the_built_in_methods_and_stand_in_its_table(here: Path) -> None:
+    grid = "--tasks two-clouds --budgets 10 --sparsities 0.5 --recoveries none --seeds 1"
+    paths = "--baseline-path my_method.py --task-path my_task.py"
+    pytest_passes(shlex.split(f"suites -m unstructured --results out {paths} {grid}"))
+    table = (here / "out" / "tables" / "unstructured.md").read_text()
     assert "## two-clouds, 10 samples" in table
     built_in = [name for name, pruner in discover().pruners.items() if "unstructured" in pruner.patterns]
     for name in ("gradient-times-weight", *built_in):
         assert f"| {name} " in table
 
 
-def test_the_commands_and_methods_named_exist() -> None:
-    environments = re.findall(r"tox run -e (\w+)", README)
-    tox = (ROOT / "tox.ini").read_text()
-    assert set(environments) == {"suites", "tests"}
-    assert all(f"[testenv:{name}]" in tox for name in (*environments, "lint", "tables", "bench"))
+def test_tox_has_the_environments_and_ci_runs_the_tests_by_the_same_command() -> None:
+    assert {*re.findall(r"tox run -e (\w+)", README)} == {"suites", "tests"}
     assert "pip install -q tox && tox run -e tests" in README
     assert "pip install -q tox && tox run -e tests" in (ROOT / ".ci" / "run").read_text()
-    table = README.split("| method | what it is |")[1].split("##")[0]
-    named = {name for name in re.findall(r"`([a-z-]+)`", table) if not name.startswith("-")}
-    assert named <= discover().pruners.keys()
+
+
+def test_every_method_and_recovery_is_described_and_no_other() -> None:
+    described = METHODS.split("## What the records say")[0]
+    single, whole, after = (
+        {name for row in re.findall(r"^\| (`.*?) \|", part, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", row)}
+        for part in re.split(r"## (?:Whole|Recoveries)", described)
+    )
+    by_pattern = {
+        pattern: {name for name, pruner in discover().pruners.items() if pattern in pruner.patterns}
+        for pattern in ("unstructured", "filter")
+    }
+    assert (single, whole) == (by_pattern["unstructured"], by_pattern["filter"])
+    assert after == RECOVERIES.keys()
+
+
+def test_names_with_options_are_of_methods() -> None:
+    named = [name for page in PAGES.values() for name in re.findall(r"`([a-z][a-z+-]*\[\w+=[^`A-Z]*)`", page)]
+    assert len(named) > 5
+    for name in named:
+        assert discover().pruner(name).name
+
+
+def test_the_grammar_is_that_of_the_names() -> None:
+    lines = [line for line in (names.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert len(lines) == 6
+    assert dedent("\n".join(lines)) in PAGES["docs/plugins.md"]
+
+
+def test_every_field_of_a_record_is_described() -> None:
+    table = PAGES["docs/files.md"].split("| field |")[1].split("\n\n")[0]
+    described = [
+        name for row in re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
+    assert sorted(described) == sorted(field.name for field in fields(Record))
+
+
+def test_the_parts_of_the_environment_and_of_a_proof_are_described() -> None:
+    described = PAGES["docs/files.md"]
+    for name in run(
+        Case(blob_task(), 8, 0, 0, Target(0.5), discover().pruner("magnitude"), RECOVERIES["none"])
+    ).environment:
+        assert f"`{name}`" in described
+
+
+def test_links_lead_somewhere() -> None:
+    for page, text in PAGES.items():
+        for link in re.findall(r"\]\((?!http)(.+?)\)", text):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path
+            assert target.exists(), (page, link)
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE) if anchor else []
+            assert not anchor or anchor in [re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in titles], (
+                link
+            )
+    for name in re.findall(r"test_\w+\.py", PAGES["docs/rules.md"]):
+        assert (ROOT / "tests" / name).exists()
+
+
+def test_counts_of_methods_are_those_of_the_records() -> None:
+    for suite, said in (
+        ("unstructured", "all {} methods, with"),
+        ("lead", "has {} methods"),
+        ("structured", "all {} methods, three"),
+    ):
+        frame = frame_of(read(ROOT / "results" / f"{suite}.jsonl"))
+        count = frame[frame["pattern"] != "n:m"]["method"].nunique()
+        assert said.format(count) in " ".join(METHODS.split())
 
 
 def test_the_numbers_shown_are_those_of_the_tables() -> None:
@@ -66,12 +297,12 @@ def test_the_numbers_shown_are_those_of_the_tables() -> None:
     part = table.split("## fashion-resnet20, 100 samples")[1].split("##")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
     found = {(row[0], row[1]): row[3:] for row in rows if row[2] == "none"}
-    shown = README.split("## What comes out")[1].split("What an engineer")[0]
+    shown = METHODS.split("## What the records say of single weights")[1].split("What an engineer")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
     assert len(lines) == 8
     for method, track, *cells in lines:
         assert found[method, track] == cells
-    named = README.split("Among the WoodFishers")[1].split("Whole channels")[0]
+    named = METHODS.split("Among the WoodFishers")[1].split("whole channels")[0]
     page = (ROOT / "results" / "tables" / "unlabeled.md").read_text()
     figures = re.findall(r"\d+\.\d ± \d+\.\d", named.replace("\n", " "))
     assert len(figures) == 4
@@ -84,7 +315,7 @@ def test_the_numbers_of_whole_channels_are_those_of_the_table() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")]
     assert rows[0] == ["method", "none", "batchnorm", "repair"]
     found = {row[0]: row[1:] for row in rows}
-    shown = README.split("Whole channels")[1].split("Here the outputs")[0]
+    shown = METHODS.split("say of whole channels")[1].split("Here the outputs")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
     assert len(lines) == 8
     for method, track, *cells in lines:
@@ -100,7 +331,7 @@ def test_the_numbers_of_the_recommendation_are_those_of_the_table() -> None:
         for line in (line for line in part.splitlines() if "±" in line):
             method, _, recovery, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             found.setdefault((method, recovery), []).append(cells[-1])
-    shown = README.split("**With 10 to 100 samples")[1].split("It repairs between")[0]
+    shown = METHODS.split("**With 10 to 100 samples")[1].split("It repairs between")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines() if "±" in line]
     assert len(lines) == 8
     for method, recovery, *cells in lines:
