@@ -230,7 +230,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     session = metafunc.config.stash[KEY]
     own = {mark.name for mark in metafunc.definition.iter_markers()}
     about = (metafunc.module.__doc__ or "").strip().partition("\n")[0]
-    session.markers |= {name: about for name in sorted(own - session.markers.keys())}
+    session.markers |= dict.fromkeys(sorted(own - session.markers.keys()), about)
     if not Expression.compile(metafunc.config.getoption("-m")).evaluate(lambda name, /, **_: name in own):
         metafunc.parametrize("case", [])  # pytest leaves it out; its thousands of cases need not be made
         return
