@@ -252,6 +252,20 @@ class Two(nn.Module):
         return self.out(torch.relu(self.norm(self.first(x))))
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_a_stage_for_every_channel_is_one_channel_at_a_time(scope: str) -> None:
+    """Scores are taken anew at the end of every stage; with fewer stages the choice is another one."""
+    net, pattern, data = network(Plain, 2)
+    target = Target(0.6, pattern, scope, "macs")
+    found = {
+        stages: WoodFisherFilter(damping=1e-4, stages=stages).fit(net, data).prune(target) for stages in (None, 1000, 1)
+    }
+    assert found[1000].removed_channels == found[None].removed_channels
+    for name, tensor in found[None].state.items():
+        torch.testing.assert_close(found[1000].state[name], tensor)
+    assert found[1].removed_channels != found[None].removed_channels
+
+
 def trained_two() -> tuple[Network, Unlabeled]:
     """n = 480 samples, p = 43 movable coordinates; trained towards soft targets, so that it is not confident."""
     torch.manual_seed(0)
