@@ -355,3 +355,17 @@ def test_the_cells_that_the_recommendation_counts_are_those_of_the_records() -> 
     assert f"in {behind} of {len(groups)} cells" in said
     assert f"by at most {100 * widest:.1f} points" in said
     assert f"ahead of the best of them in {ahead}." in said
+
+
+def test_what_is_said_beside_the_tables_is_in_the_records() -> None:
+    lead = frame_of(read(ROOT / "results" / "lead.jsonl"))
+    lead["lost"] = lead["dense_accuracy"] - lead["accuracy"]
+    lamp = lead[(lead["method"] == "lamp") & (lead["sparsity"] == 0.6) & (lead["recovery"] == "none")]
+    lost = 100 * lamp.groupby("task")["lost"].mean()
+    perceptron = lost.pop("fashion-mlpnet")
+    said = " ".join(README.split())
+    assert f"loses {perceptron:.1f} points at 60 % on the perceptron, at most {lost.max():.1f} elsewhere" in said
+    cell = lead[lead["task"].str.startswith("fashion-mobilenetv1") & (lead["sparsity"] == 0.9) & (lead["budget"] == 10)]
+    means = 100 * cell.groupby(["method", "recovery"])["accuracy"].mean()
+    rival, ours = means["lamp", "batchnorm"], means["woodfisher-staged", "none"]
+    assert f"keeps {rival:.1f} % by `lamp` with BatchNorm re-estimation, {ours:.1f} by `woodfisher-staged`" in said
