@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,11 +20,12 @@ from typing import Any
 import pytest
 
 from tests.test_rules import case_of
+from wfbench.errors import WfbenchError
 from wfbench.harness.plugins import discover
 from wfbench.harness.runner import Runner
+from wfbench.harness.session import Session
 from wfbench.harness.store import identity
-from wfbench.harness.suite import Grid, Suite
-from wfbench.pytest_plugin import Session
+from wfbench.harness.suite import Grid, Suite, left_out
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--methods", "magnitude,woodfisher", "--budgets", "4,8", "--sparsities", "0.5,0.8", "--seeds", "2"]
@@ -145,6 +147,155 @@ def test_a_sparsity_joins_the_patterns_that_can_meet_it() -> None:
     assert sum("n:m" in label for label in labels(both)) == 4
     assert len(found := labels(both, sparsities=(0.25,))) == 8
     assert not any("n:m" in label for label in found)
+
+
+def test_what_is_declared_and_left_without_a_case_is_said_or_refused() -> None:
+    registry = discover()
+
+    def said(**chosen: tuple[Any, ...]) -> str:
+        return left_out([MIXED], [MIXED.narrowed(registry, **chosen)], chosen, registry)
+
+    assert said() == said(methods=("obc",), budgets=(16,)) == ""
+    assert said(methods=("obc", "magnitude"), budgets=(16,)) == "--methods magnitude"
+    for chosen in [{"methods": ("obc",), "budgets": (4,)}, {"methods": ("obc", "lobs"), "budgets": (16,)}]:
+        with pytest.raises(WfbenchError, match=r"no case of the suite mixed has --methods .*; declared are:\s+mixed, "):
+            said(**chosen)
+
+
+def test_subsets_of_tasks_are_no_tasks_of_suites_that_declare_all() -> None:
+    registry = discover()
+    before = list(registry.tasks)
+    assert registry.task("digits-cnn[50]") is registry.task("digits-cnn[50]")
+    assert list(registry.tasks) == before
+
+
+ONE = ["--sparsities", "0.9", "--recoveries", "none", "--seeds", "1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cases"),
+    [
+        (["--tasks", "blobs", "--methods", "magnitude", "--budgets", "10", *ONE], {("blobs", 10, "magnitude")}),
+        (["--tasks", "digits-cnn", "--methods", "lamp", "--budgets", "64", *ONE], {("digits-cnn", 64, "lamp")}),
+        (["--tasks", "digits-cnn", "--methods", "fails", "--budgets", "10", *ONE], {("digits-cnn", 10, "fails")}),
+        (["--tasks", "digits-cnn", "--methods", "lamp,snip,woodfisher-logits", "--budgets", "10", *ONE],
+         {("digits-cnn", 10, name) for name in ("lamp", "snip", "woodfisher-logits")}),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_by_name_runs_in_the_lead(
+    arguments: list[str], cases: set[tuple[str, int, str]], files: list[str], tmp_path: Path
+) -> None:
+    found = suites("-m", "lead", *files, "--results", str(tmp_path), *arguments)
+    assert found.returncode == 0, found.stdout + found.stderr
+    records = [json.loads(line) for line in (tmp_path / "lead.jsonl").read_text().splitlines()]
+    assert {(record["task"], record["budget"], record["method"]) for record in records} == cases
+    assert len(records) == len(cases)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "my-typo"], 'unknown method "my-typo"'),
+        (["--methods", "filter-l1"], r"filter-l1 reaches filter; the suite lead is of unstructured; declared are:\s"),
+        (["--methods", "lobs", "--budgets", "1000"],
+         r"lead has --tasks digits-cnn --methods lobs --budgets 1000; declared are:\s+lead, unstructured: --tasks"),
+    ],
+)  # fmt: skip
+def test_an_empty_selection_of_the_lead_lists_what_is_declared(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    refused(suites("-m", "lead", "--tasks", "digits-cnn", "--results", str(tmp_path), *arguments), message)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def collected(*arguments: str) -> set[str]:
+    """The files of the cases."""
+    found = suites(*arguments, "--collect-only", "-q")
+    assert found.returncode == 0, found.stdout + found.stderr
+    return set(re.findall(r"suite_(\w+)\.py::", found.stdout))
+
+
+def test_a_suite_joins_nothing_that_another_of_its_marker_declares_by_name(files: list[str]) -> None:
+    few = ["--budgets", "50", *ONE]
+    assert collected("-m", "attribution", "--tasks", "digits-cnn", *few) == {"attribution"}
+    assert collected("-m", "attribution", *files, "--tasks", "blobs", *few) == {"attribution", "attribution_resnet20"}
+    assert collected("-m", "lowdata", *files, "--tasks", "blobs", *few) == {"lowdata", "labels"}
+    assert collected("-m", "smoke or structured", "--methods", "filter-l1", "--tasks", "digits-cnn") == {"structured"}
+
+
+FAR = """
+from pathlib import Path
+from wfbench.tasks import fashion
+fashion.DEBIAN = Path("/nowhere")
+"""
+
+
+def elsewhere(folder: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """pytest in a folder of the user's, where the library is on the path and no configuration is."""
+    path = os.pathsep.join([environment.pop("PYTHONPATH", str(ROOT)), str(folder)])
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, capture_output=True,
+        text=True, timeout=300, env={**os.environ, "PYTHONPATH": path, **environment},
+    )  # fmt: skip
+
+
+def test_a_task_that_was_not_asked_for_is_not_loaded(tmp_path: Path) -> None:
+    (tmp_path / "far.py").write_text(FAR)
+    plugins = ["-p", "far", "-p", "wfbench.pytest_plugin", str(ROOT / "suites"), "-c", "/dev/null"]
+    cache = {"WFBENCH_CACHE": str(tmp_path / "empty")}
+    few = ["--methods", "filter-l1,magnitude", "--budgets", "10", "--recoveries", "none", "--seeds", "1"]
+    run = [*plugins, "-m", "structured", "--results", str(tmp_path / "out"), *few]
+    found = elsewhere(tmp_path, *run, "--tasks", "digits-cnn", **cache)
+    assert found.returncode == 0, found.stdout + found.stderr
+    lines = (tmp_path / "out" / "structured.jsonl").read_text().splitlines()
+    assert {json.loads(line)["task"] for line in lines} == {"digits-cnn"}
+    refused(elsewhere(tmp_path, *run, **cache), "Fashion-MNIST is not in .*; run `wfbench fetch fashion-mlpnet` once")
+
+
+MINE = """\"\"\"Digits alone, my way.\"\"\"
+
+import pytest
+
+from wfbench.harness.suite import Grid, Suite, left_out
+
+GRID = Grid((4,), (0.5,), ("none",), 2, tasks=("digits-cnn",), methods=("magnitude",))
+SUITE = Suite("of-my-own", (GRID,))
+
+@pytest.mark.mine
+def test_case(case, run_case):
+    run_case(case)
+"""
+
+
+@pytest.mark.parametrize("by", ["conftest", "command line"])
+def test_an_own_suite_runs_under_its_own_marker(by: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my_suites"
+    folder.mkdir()
+    (folder / "suite_mine.py").write_text(MINE)
+    if by == "conftest":
+        (folder / "conftest.py").write_text('pytest_plugins = ["wfbench.pytest_plugin"]\n')
+    loaded = ["-p", "wfbench.pytest_plugin"] if by == "command line" else []
+    found = elsewhere(tmp_path, *loaded, "my_suites", "-m", "mine")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "2 cases run, 0 reused" in found.stdout
+    assert len((tmp_path / "results" / "of-my-own.jsonl").read_text().splitlines()) == 2
+    for wrong, problem in {"mien": "there is no suite mien", "": "say which suite to run"}.items():
+        listed = elsewhere(tmp_path, *loaded, "my_suites", *(["-m", wrong] if wrong else []))
+        refused(listed, rf"{problem}; the suites are:\s+-m smoke(.|\n)* -m mine +Digits alone, my way\.")
+
+
+def test_the_suites_of_an_installed_package_run(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(ROOT / "wfbench", site / "wfbench")
+    for name in ("baselines", "suites"):
+        shutil.copytree(ROOT / name, site / "wfbench" / name)
+    few = ["--methods", "magnitude", "--budgets", "16", "--sparsities", "0.5", "--seeds", "2", "--results", "out"]
+    arguments = ["--pyargs", "wfbench.suites", "-m", "smoke"]
+    found = elsewhere(tmp_path, *arguments, "--collect-only", "-q", PYTHONPATH=str(site))
+    assert "162/" in found.stdout, found.stdout + found.stderr
+    found = elsewhere(tmp_path, "-p", "wfbench.pytest_plugin", *arguments, *few, PYTHONPATH=str(site))
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "2 cases run, 0 reused" in found.stdout
 
 
 def test_an_unknown_marker_lists_the_markers() -> None:

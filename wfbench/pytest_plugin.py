@@ -1,26 +1,18 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
-import re
-import shutil
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
-from wfbench.composed.steps import steps_in
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
-from wfbench.harness.plugins import Registry, discover
-from wfbench.harness.record import Record
-from wfbench.harness.runner import Runner
-from wfbench.harness.store import SameBits, Store
-from wfbench.harness.suite import Suite, left_out
+from wfbench.harness.session import STEPS, Session, words
+from wfbench.harness.suite import Suite
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.report import files, frames
 
@@ -54,133 +46,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--retry-failed", action="store_true", help="run failed cases again")
 
 
-STEPS = ".steps"
-"""Folder, within the results, of what cases that are not finished have done."""
-
-
-class Session:
-    """What the items of one pytest run share."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.results = Path(config.getoption("--results"))
-        self.retry = config.getoption("--retry-failed")
-        self.limit: float | None = config.getoption("--case-timeout")
-        if self.limit is not None and not 0 < self.limit < float("inf"):
-            raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
-        self.registry: Registry = discover(config.getoption("--baseline-path"), config.getoption("--task-path"))
-        self.runner = Runner(config.getoption("--device"))
-        self.chosen: dict[str, Any] = {
-            "tasks": _split(config, "--tasks", str),
-            "methods": _split(config, "--methods", str),
-            "budgets": _split(config, "--budgets", int),
-            "sparsities": _split(config, "--sparsities", float),
-            "recoveries": _split(config, "--recoveries", str),
-            "seeds": (_split(config, "--seeds", int) or (None,))[0],
-        }
-        self.stores: dict[str, Store] = {}
-        self.proofs = SameBits(self.results)
-        self.counts = {"run": 0, "reused": 0, "failed": 0}
-        self.failures: dict[str, str] = {}
-        self.markers = dict(MARKERS)
-        self.suites: dict[str, Suite] = {}
-        self.narrowed: dict[str, Suite] = {}
-        self.cases: dict[str, list[Case]] = {}
-        self.broken: list[str] = []
-        self.left_out = ""
-        self.bar: Any = None
-
-    def cases_of(self, suite: Suite) -> list[Case]:
-        if suite.name not in self.cases:
-            narrowed = suite.narrowed(self.registry, **self.chosen)
-            self.cases[suite.name] = narrowed.cases(self.registry)
-            self.suites[suite.name], self.narrowed[suite.name] = suite, narrowed
-        return self.cases[suite.name]
-
-    def check(self, expression: str) -> None:
-        """Refuse a marker that nobody declares, and a selection without a case."""
-        if nowhere := _words(expression) - self.markers.keys():
-            raise WfbenchError(f"there is no suite {', '.join(sorted(nowhere))}; {_listed(self.markers)}")
-        if self.broken:
-            raise WfbenchError(self.broken[0])
-        if self.suites:
-            self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
-
-    def prepare(self, suite: str, cases: list[Case]) -> None:
-        """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
-        for case in cases:
-            size = len(case.task.train_set)
-            if case.budget > size:
-                raise WfbenchError(
-                    f"budget {case.budget} is more than the {size} training samples of {case.task.name}; "
-                    f"give --budgets of at most {size}"
-                )
-        for case in {(case.task.name, case.replicate): case for case in cases}.values():
-            self.runner.question(case)
-        self.stores[suite] = Store(self.results / f"{suite}.jsonl")
-
-    def run(self, suite: str, case: Case) -> None:
-        store = self.stores[suite]
-        asked, code = self.runner.question(case), self.runner.code(case)
-        known = store.find(asked, code, self.proofs)
-        if known is not None and not (self.retry and known["status"] == "failed"):
-            self.counts["reused"] += 1
-            status, reason = known["status"], known["reason"]
-        else:
-            steps = self.results / STEPS / f"{asked.digest[:16]}-{code}"
-            with steps_in(steps):
-                record = self._run(suite, case)
-            store.append(record)
-            shutil.rmtree(steps, ignore_errors=True)
-            self.counts["run"] += 1
-            status, reason = record.status, record.reason
-        if status == "failed":
-            self.counts["failed"] += 1
-            self.failures[case.label()] = str(reason)
-
-    def _run(self, suite: str, case: Case) -> Record:
-        """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
-        if self.limit is None:
-            return self.runner.run(case, suite)
-        try:
-            with _alarm(self.limit):
-                return self.runner.run(case, suite)
-        except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
-            return self.runner.run(case, suite)
-
-
-class CaseTimeout(Exception):
-    """The method took longer than `--case-timeout`."""
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `CaseTimeout` in here after so many seconds; not before a call into C returns."""
-
-    def ring(number: int, frame: object) -> None:
-        raise CaseTimeout(f"took longer than the {seconds:g} s of --case-timeout; raise it and give --retry-failed")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _split(config: pytest.Config, option: str, kind: type) -> tuple[Any, ...] | None:
-    text = config.getoption(option)
-    if text is None:
-        return None
-    try:
-        found = tuple(kind(part) for part in str(text).split(",") if part.strip())
-    except ValueError:
-        raise WfbenchError(f"{option} {text}: give {kind.__name__} values with commas between them") from None
-    if not found:
-        raise WfbenchError(f"{option} is empty; leave it out for all")
-    return found
-
-
 KEY = pytest.StashKey[Session]()
 
 
@@ -196,22 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {about}")
     if config.getoption("--help", default=False) or config.getoption("--markers", default=False):
         return
-    expression = config.getoption("-m")
-    if not expression:
-        raise pytest.UsageError(f"say which suite to run; {_listed(MARKERS)}")
-    for name in _words(expression) - MARKERS.keys():  # some file may declare it
+    for name in words(config.getoption("-m")) - MARKERS.keys():  # some file may declare it
         config.addinivalue_line("markers", f"{name}: a suite of your own")
     config.addinivalue_line("python_files", "suite_*.py")
-    config.stash[KEY] = _usage(lambda: Session(config))
-
-
-def _words(expression: str) -> set[str]:
-    """The markers that an expression names."""
-    return set(re.findall(r"\w+", expression)) - {"and", "or", "not"}
-
-
-def _listed(markers: Mapping[str, str]) -> str:
-    return "the suites are:\n" + "\n".join(f"  -m {name:14} {about}" for name, about in markers.items())
+    config.stash[KEY] = _usage(lambda: Session(config.getoption, MARKERS))
 
 
 def case_test(marker: str) -> Callable[..., None]:
@@ -231,11 +84,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = {mark.name for mark in metafunc.definition.iter_markers()}
     about = (metafunc.module.__doc__ or "").strip().partition("\n")[0]
     session.markers |= dict.fromkeys(sorted(own - session.markers.keys()), about)
-    if not Expression.compile(metafunc.config.getoption("-m")).evaluate(lambda name, /, **_: name in own):
+    expression = session.expression
+    if not expression or not Expression.compile(expression).evaluate(lambda name, /, **_: name in own):
         metafunc.parametrize("case", [])  # pytest leaves it out; its thousands of cases need not be made
         return
     try:
-        cases = session.cases_of(suite)
+        cases = session.cases_of(suite, own)
     except WfbenchError as error:
         session.broken.append(str(error))
         cases = []
@@ -246,16 +100,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     ours = config.stash[KEY]
     if not session.testsfailed:  # pytest says itself what it could not collect
-        _usage(lambda: ours.check(config.getoption("-m")))
+        _usage(ours.check)
     by_suite: dict[str, list[Case]] = {}
     for item in items[:]:
         parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
-        if isinstance(case := parameters.get("case"), Case):
-            by_suite.setdefault(item.module.SUITE.name, []).append(case)  # type: ignore[attr-defined]
-        elif "case" in parameters:  # of a suite that has none; pytest would count it as skipped
+        suite = getattr(getattr(item, "module", None), "SUITE", None)
+        if "case" not in parameters or not isinstance(suite, Suite):
+            continue
+        markers = {mark.name for mark in item.iter_markers()}
+        if isinstance(case := parameters["case"], Case) and not ours.joins_in_vain(suite, markers):
+            by_suite.setdefault(suite.name, []).append(case)
+        else:  # not in the selection; what stands for a suite without cases would count as skipped
             items.remove(item)
-    for suite, cases in by_suite.items():
-        _usage(partial(ours.prepare, suite, cases))
+    for name, cases in by_suite.items():
+        _usage(partial(ours.prepare, name, cases))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -30,6 +30,8 @@ class Registry:
     pruners: dict[str, Pruner[Any]] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    subsets: dict[str, Task] = field(default_factory=dict)
+    """Tasks scored on fewer test samples, kept so that their data are read once; no tasks of their own."""
 
     def add_pruners(self, found: Iterable[Pruner[Any]], origin: str) -> None:
         for pruner in found:
@@ -50,7 +52,7 @@ class Registry:
             self.tasks[task.name] = task
 
     def pruner(self, name: str) -> Pruner[Any]:
-        """The method of that name, by the grammar of `wfbench.names`, or an error that says what is wrong with it."""
+        """The method of that name, by the grammar of `composed.names`, or an error that says what is wrong with it."""
         return build(parse(name, self.pruners), self.pruners)
 
     def task(self, name: str) -> Task:
@@ -59,7 +61,9 @@ class Registry:
         `TASK[2000]` is TASK scored on a fixed subset of 2000 test samples.
         """
         if name not in self.tasks and (cut := re.fullmatch(r"(.+)\[(\d+)\]", name)):
-            self.tasks[name] = self.task(cut[1]).scored_on(int(cut[2]))  # kept: its data are read once
+            if name not in self.subsets:
+                self.subsets[name] = self.task(cut[1]).scored_on(int(cut[2]))
+            return self.subsets[name]
         if name not in self.tasks:
             raise unknown("task", name, self.tasks)
         return self.tasks[name]

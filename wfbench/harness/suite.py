@@ -139,6 +139,14 @@ class Suite:
                 grids = _filtered(grids, option, wanted, registry)
         return replace(self, grids=tuple(grid for grid in grids if all(getattr(grid, option) for option in OPTIONS)))
 
+    def declares(self, registry: Registry, chosen: Mapping[str, Any]) -> bool:
+        """Whether nothing that the user chose has to join."""
+        return not _not_named([grid.spelt_out(registry) for grid in self.grids], chosen)
+
+    def names(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether all that the user chose stands in its grids by name."""
+        return not _not_named(self.grids, chosen)
+
     def cases(self, registry: Registry) -> list[Case]:
         """Every case once.
 
@@ -169,6 +177,13 @@ def _filtered(grids: list[Grid], option: str, wanted: Iterable[Any], registry: R
     return found
 
 
+def _not_named(grids: Iterable[Grid], chosen: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The user's choices, each with its option, that no grid declares."""
+    asked = [(option, value) for option in OPTIONS for value in chosen.get(option) or ()]
+    grids = list(grids)
+    return [(option, value) for option, value in asked if not any(_named(value, option, grid) for grid in grids)]
+
+
 def _named(value: Any, option: str, grid: Grid) -> bool:
     """Whether a grid declares a value of an option."""
     return any(value in (item, _uncut(item, option)) for item in getattr(grid, option))
@@ -193,10 +208,9 @@ def left_out(
     suites = list(declared)
     all_of = [grid.spelt_out(registry) for suite in suites for grid in suite.grids]
     left = [grid for suite in narrowed for grid in suite.grids]
-    asked = [(option, value) for option in OPTIONS for value in chosen.get(option) or ()]
-    missed = [(option, value) for option, value in asked if not any(_named(value, option, grid) for grid in left)]
+    missed = _not_named(left, chosen)
     text = " ".join(f"--{option} {value}" for option, value in missed)
-    if left and all(any(_named(value, option, grid) for grid in all_of) for option, value in missed):
+    if left and not set(missed).intersection(_not_named(all_of, chosen)):
         return text
     names, patterns = ", ".join(suite.name for suite in suites), {grid.pattern for grid in all_of}
     problem = f"nothing to run: no case of the suite {names} has {text}"

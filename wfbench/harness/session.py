@@ -1,0 +1,167 @@
+"""What the items of one run of suites share: the options, the selection, the stores, and how a case is run."""
+
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wfbench.composed.steps import steps_in
+from wfbench.errors import WfbenchError
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import Registry, discover
+from wfbench.harness.record import Record
+from wfbench.harness.runner import Runner
+from wfbench.harness.store import SameBits, Store
+from wfbench.harness.suite import Suite, left_out
+
+STEPS = ".steps"
+"""Folder, within the results, of what cases that are not finished have done."""
+
+
+class Session:
+    """What the items of one pytest run share.
+
+    Args:
+        option: the value of an option by its name.
+        markers: what is said of the suites that are known before files are read.
+    """
+
+    def __init__(self, option: Callable[[str], Any], markers: Mapping[str, str]) -> None:
+        self.results = Path(option("--results"))
+        self.retry = option("--retry-failed")
+        self.limit: float | None = option("--case-timeout")
+        if self.limit is not None and not 0 < self.limit < float("inf"):
+            raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
+        self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
+        self.runner = Runner(option("--device"))
+        self.chosen: dict[str, Any] = {
+            "tasks": _split(option, "--tasks", str),
+            "methods": _split(option, "--methods", str),
+            "budgets": _split(option, "--budgets", int),
+            "sparsities": _split(option, "--sparsities", float),
+            "recoveries": _split(option, "--recoveries", str),
+            "seeds": (_split(option, "--seeds", int) or (None,))[0],
+        }
+        self.stores: dict[str, Store] = {}
+        self.proofs = SameBits(self.results)
+        self.counts = {"run": 0, "reused": 0, "failed": 0}
+        self.failures: dict[str, str] = {}
+        self.expression: str = option("-m")
+        self.markers = dict(markers)
+        self.suites: dict[str, Suite] = {}
+        self.narrowed: dict[str, Suite] = {}
+        self.cases: dict[str, list[Case]] = {}
+        self.broken: list[str] = []
+        self.left_out = ""
+        self.named: set[str] = set()
+        self.bar: Any = None
+
+    def cases_of(self, suite: Suite, markers: set[str]) -> list[Case]:
+        if suite.name not in self.cases:
+            narrowed = suite.narrowed(self.registry, **self.chosen)
+            self.cases[suite.name] = narrowed.cases(self.registry)
+            self.suites[suite.name], self.narrowed[suite.name] = suite, narrowed
+            if suite.names(self.chosen) and narrowed.grids:
+                self.named |= markers & words(self.expression)
+        return self.cases[suite.name]
+
+    def joins_in_vain(self, suite: Suite, markers: set[str]) -> bool:
+        """Whether another suite of its marker declares by name what would join this one."""
+        return bool(self.named & markers) and not suite.declares(self.registry, self.chosen)
+
+    def check(self) -> None:
+        """Refuse a marker that nobody declares, and a selection without a case."""
+        if not self.expression:
+            raise WfbenchError(f"say which suite to run; {self._listed()}")
+        if nowhere := words(self.expression) - self.markers.keys():
+            raise WfbenchError(f"there is no suite {', '.join(sorted(nowhere))}; {self._listed()}")
+        if self.broken:
+            raise WfbenchError(self.broken[0])
+        if self.suites:
+            self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
+
+    def _listed(self) -> str:
+        return "the suites are:\n" + "\n".join(f"  -m {name:14} {about}" for name, about in self.markers.items())
+
+    def prepare(self, suite: str, cases: list[Case]) -> None:
+        """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
+        for case in cases:
+            size = len(case.task.train_set)
+            if case.budget > size:
+                raise WfbenchError(
+                    f"budget {case.budget} is more than the {size} training samples of {case.task.name}; "
+                    f"give --budgets of at most {size}"
+                )
+        for case in {(case.task.name, case.replicate): case for case in cases}.values():
+            self.runner.question(case)
+        self.stores[suite] = Store(self.results / f"{suite}.jsonl")
+
+    def run(self, suite: str, case: Case) -> None:
+        store = self.stores[suite]
+        asked, code = self.runner.question(case), self.runner.code(case)
+        known = store.find(asked, code, self.proofs)
+        if known is not None and not (self.retry and known["status"] == "failed"):
+            self.counts["reused"] += 1
+            status, reason = known["status"], known["reason"]
+        else:
+            steps = self.results / STEPS / f"{asked.digest[:16]}-{code}"
+            with steps_in(steps):
+                record = self._run(suite, case)
+            store.append(record)
+            shutil.rmtree(steps, ignore_errors=True)
+            self.counts["run"] += 1
+            status, reason = record.status, record.reason
+        if status == "failed":
+            self.counts["failed"] += 1
+            self.failures[case.label()] = str(reason)
+
+    def _run(self, suite: str, case: Case) -> Record:
+        """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
+        if self.limit is None:
+            return self.runner.run(case, suite)
+        try:
+            with _alarm(self.limit):
+                return self.runner.run(case, suite)
+        except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
+            return self.runner.run(case, suite)
+
+
+class CaseTimeout(Exception):
+    """The method took longer than `--case-timeout`."""
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `CaseTimeout` in here after so many seconds; not before a call into C returns."""
+
+    def ring(number: int, frame: object) -> None:
+        raise CaseTimeout(f"took longer than the {seconds:g} s of --case-timeout; raise it and give --retry-failed")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:
+    text = option(name)
+    if text is None:
+        return None
+    try:
+        found = tuple(kind(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        raise WfbenchError(f"{name} {text}: give {kind.__name__} values with commas between them") from None
+    if not found:
+        raise WfbenchError(f"{name} is empty; leave it out for all")
+    return found
+
+
+def words(expression: str) -> set[str]:
+    """The markers that an expression names."""
+    return set(re.findall(r"\w+", expression)) - {"and", "or", "not"}
