@@ -1,11 +1,12 @@
 """A suite: grids of cases in one record file, which the user's options filter.
 
-For each option, the values that some grid of the suite declares filter its grids, and a value that none declares joins
-the first grid of each pattern that it fits: what the user asks for by name runs.
+Every combination of the values that the user asks for is run by the grids that declare it, and one that none declares
+by the first grid of each pattern that it fits: what is asked for by name runs.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product, repeat
 from typing import Any
 
 from wfbench.channels.pattern import Filter
@@ -61,6 +62,22 @@ class Grid:
         """With the names of all tasks or methods where it declares them all."""
         reaching = [name for name, method in sorted(registry.pruners.items()) if self.pattern in method.patterns]
         return replace(self, tasks=self.tasks or tuple(registry.tasks), methods=self.methods or tuple(reaching))
+
+    def kept(self, asked: Mapping[str, tuple[Any, ...]]) -> "Grid":
+        """With those of its values alone that are asked for."""
+        found: dict[str, Any] = {
+            option: tuple(item for item in getattr(self, option) if not {item, _uncut(item, option)}.isdisjoint(values))
+            for option, values in asked.items()
+        }
+        return replace(self, **found)
+
+    def joined_by(self, box: Mapping[str, tuple[Any, ...]], registry: Registry) -> "Grid":
+        """With these values in place of its own, as far as its pattern can be had with them."""
+        grid = self
+        for option, values in box.items():
+            change: dict[str, Any] = {option: tuple(one for one in values if grid.fits(option, one, registry))}
+            grid = replace(grid, **change)
+        return grid
 
     def fits(self, option: str, value: Any, registry: Registry) -> bool:
         """Whether the pattern can be had with a value of an option.
@@ -126,7 +143,8 @@ class Suite:
     def narrowed(self, registry: Registry, *, seeds: int | None = None, **chosen: tuple[Any, ...] | None) -> "Suite":
         """The grids that are left with the user's choices (`OPTIONS`), and what joins them.
 
-        `TASK` means a declared `TASK[2000]`.
+        Every combination of the values asked for is run by the grids that declare it, else by the first grid of each
+        pattern that it fits. `TASK` means a declared `TASK[2000]`.
 
         Raises:
             WfbenchError: an unknown task, method or recovery; a sparsity out of range.
@@ -134,10 +152,11 @@ class Suite:
         grids = [grid.spelt_out(registry) for grid in self.grids]
         if seeds is not None:
             grids = [replace(grid, seeds=seeds) for grid in grids]
-        for option in OPTIONS:
-            if (wanted := chosen.get(option)) is not None:
-                grids = _filtered(grids, option, wanted, registry)
-        return replace(self, grids=tuple(grid for grid in grids if all(getattr(grid, option) for option in OPTIONS)))
+        asked = {option: tuple(dict.fromkeys(values)) for option in OPTIONS if (values := chosen.get(option))}
+        left = [grid.kept(asked) for grid in grids]
+        first = {grid.pattern: grid for grid in reversed(grids)}
+        left += [grid.joined_by(box, registry) for box in _undeclared(asked, grids) for grid in first.values()]
+        return replace(self, grids=tuple(grid for grid in left if all(getattr(grid, option) for option in OPTIONS)))
 
     def declares(self, registry: Registry, chosen: Mapping[str, Any]) -> bool:
         """Whether nothing that the user chose has to join."""
@@ -163,18 +182,21 @@ def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
     return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
 
 
-def _filtered(grids: list[Grid], option: str, wanted: Iterable[Any], registry: Registry) -> list[Grid]:
-    """The grids with those of their values that are wanted; what no grid declares joins the first of each pattern."""
-    new = [value for value in dict.fromkeys(wanted) if not any(_named(value, option, grid) for grid in grids)]
-    first = {grid.pattern: index for index, grid in reversed(list(enumerate(grids)))}
-    found: list[Grid] = []
-    for index, grid in enumerate(grids):
-        kept = [item for item in getattr(grid, option) if not {item, _uncut(item, option)}.isdisjoint(wanted)]
-        if index == first[grid.pattern]:
-            kept += [value for value in new if grid.fits(option, value, registry)]
-        change: dict[str, Any] = {option: tuple(kept)}
-        found.append(replace(grid, **change))
-    return found
+def _undeclared(asked: dict[str, tuple[Any, ...]], grids: list[Grid]) -> list[dict[str, tuple[Any, ...]]]:
+    """The combinations of what is asked for that no grid declares, in as few products as they fall into."""
+    boxes: list[dict[str, tuple[Any, ...]]] = [
+        {option: (value,) for option, value in zip(asked, values, strict=True)}
+        for values in product(*asked.values())
+        if not any(all(map(_named, values, asked, repeat(grid))) for grid in grids)
+    ]
+    for option in reversed(asked):
+        merged: dict[tuple[Any, ...], dict[str, tuple[Any, ...]]] = {}
+        for box in boxes:
+            rest = tuple(box[other] for other in asked if other != option)
+            known = merged.setdefault(rest, {**box, option: ()})
+            known[option] += box[option]
+        boxes = list(merged.values())
+    return boxes
 
 
 def _not_named(grids: Iterable[Grid], chosen: Mapping[str, Any]) -> list[tuple[str, Any]]:
