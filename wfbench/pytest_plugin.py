@@ -30,7 +30,9 @@ MARKERS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("wfbench", "wfbench suites (pytest suites -m MARKER)")
+    group = parser.getgroup(
+        "wfbench", "wfbench suites (pytest suites -m MARKER); what a suite declares is filtered, what none does joins"
+    )
     group.addoption("--results", default="results", metavar="DIR", help="folder of records and tables")
     group.addoption("--tasks", metavar="A,B", help="tasks to run (see `wfbench list`)")
     group.addoption("--methods", metavar="A,B", help="methods to run (see `wfbench list`)")

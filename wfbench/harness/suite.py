@@ -1,7 +1,14 @@
 """A suite: grids of cases in one record file, which the user's options filter.
 
 Every combination of the values that the user asks for is run by the grids that declare it, and one that none declares
-by the first grid of each pattern that it fits: what is asked for by name runs.
+by the first grid of each pattern that it fits: what is asked for by name runs. Where another suite of the same
+marker declares all of it by name, it joins nothing.
+
+An own suite is a file `suite_*.py`, run by `pytest FOLDER -m mine` with `pytest_plugins = ["wfbench.pytest_plugin"]` in
+the `conftest.py` beside it, or with `-p wfbench.pytest_plugin`:
+
+    SUITE = Suite("mine", (Grid((10, 100), (0.9,), ("none",), seeds=3, tasks=("digits-cnn",)),))
+    test_case = case_test("mine")  # from wfbench.pytest_plugin
 """
 
 from collections.abc import Iterable, Mapping
