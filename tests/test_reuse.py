@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.cases import blob_network, blob_target, blob_task, blobs
-from tests.test_rules import case_of
+from tests.cases import blob_network, blob_target, blob_task, blobs, case_of
 from wfbench import NM, RECOVERIES, Case, Filter, Pruner, Runner, Sampling, Target, Task, WoodFisher, discover, run
 from wfbench.definitions import Definition, Definitions, Source, source_of
 from wfbench.harness.plugins import load, pruners_of
