@@ -7,10 +7,13 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from wfbench import Filter, Pruner, Target, Task
+from wfbench import Case, Filter, Pruner, Target, Task
+from wfbench.harness.plugins import discover
+from wfbench.recoveries.names import RECOVERIES
 from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+REGISTRY = discover()
 DAMPINGS = [1e-7, 1e-5, 1e-3, 1.0]
 
 
@@ -112,3 +115,17 @@ def blob_target(pruner: Pruner, sparsity: float) -> Target:
     if "unstructured" in pruner.patterns:
         return Target(sparsity, scope=pruner.scope)
     return Target(sparsity, Filter((4,)), pruner.scope, "filters")
+
+
+def case_of(
+    method: str | Pruner,
+    *,
+    budget: int = 8,
+    seed: int = 0,
+    sparsity: float = 0.5,
+    recovery: str = "none",
+    task: Task | None = None,
+) -> Case:
+    """A case on the clouds, with what is usual where nothing is said."""
+    pruner = REGISTRY.pruner(method) if isinstance(method, str) else method
+    return Case(task or blob_task(), budget, seed, 0, blob_target(pruner, sparsity), pruner, RECOVERIES[recovery])

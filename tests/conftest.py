@@ -11,6 +11,12 @@ MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (R
 install_import_hook([name for name in MODULES if not name.startswith("wfbench.definitions")], "beartype.beartype")
 
 
+@pytest.fixture(autouse=True)
+def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latencies are measured, and no test reads how long they took."""
+    monkeypatch.setattr("wfbench.channels.footprint.SECONDS", 1e-4)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("error"), append=False)

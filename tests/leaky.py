@@ -4,8 +4,9 @@ Their way to what they may not have is the kit's own task, as a real one's would
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import ClassVar
 
 import numpy as np
@@ -52,6 +53,26 @@ class LabelsThroughBalance(ScorePruner[Unlabeled]):
         labels = labels_of(data.inputs)
         chosen = torch.cat([(labels == c).nonzero()[:2, 0] for c in range(3)])
         return by_inputs(net, data.inputs[chosen])
+
+
+class LabelsThroughPriors(ScorePruner[Unlabeled]):
+    """Weighs its scores by how frequent the classes are."""
+
+    name: ClassVar[str] = "labels-through-priors"
+
+    def scores(self, net: Network, data: Unlabeled) -> Params:
+        assert isinstance(TASK.train, tuple)
+        return by_inputs(net, data.inputs * float(TASK.train[1].bincount()[0]))
+
+
+class ClaimsATrack(ScorePruner[Unlabeled]):
+    """Reads samples, and would be listed among the methods that read none."""
+
+    name: ClassVar[str] = "claims-a-track"
+    track = "data-free"  # type: ignore[assignment]
+
+    def scores(self, net: Network, data: Unlabeled) -> Params:
+        return by_inputs(net, data.inputs)
 
 
 class ReadsTest(ScorePruner[Labeled]):
@@ -116,6 +137,21 @@ class Seeds(ScorePruner[None]):
         return {name: torch.rand(weight.shape) for name, weight in net.weights.items()}
 
 
+class Clock(ScorePruner[None]):
+    """Counts how often it was asked."""
+
+    name: ClassVar[str] = "clock"
+    counter: ClassVar[Iterator[int]] = count()
+
+    def scores(self, net: Network, data: None) -> Params:
+        now = next(self.counter)
+        return {name: (weight * 1e3 + now).sin() for name, weight in net.weights.items()}
+
+
+def magnitudes(net: Network) -> ScoreFitted:
+    return ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()})
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """A sound method's result, changed on its way out."""
@@ -126,6 +162,18 @@ class Wrapped:
     def prune(self, target: Target) -> Pruned:
         pruned = self.fitted.prune(target)
         return self.change(pruned) if target.sparsity > 0 else pruned
+
+
+class ClockInFigures(Pruner[None]):
+    """The network is the same every time, and what it says of itself is not."""
+
+    name: ClassVar[str] = "clock-in-figures"
+
+    def fit(self, net: Network, data: None) -> Fitted:
+        def timed(pruned: Pruned) -> Pruned:
+            return replace(pruned, diagnostics={"damping": float(next(Clock.counter))})
+
+        return Wrapped(magnitudes(net), timed)
 
 
 def first(pruned: Pruned) -> str:
@@ -153,7 +201,24 @@ class Lies(Pruner[None]):
     change: Callable[[Pruned], Pruned]
 
     def fit(self, net: Network, data: None) -> Fitted:
-        return Wrapped(ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()}), self.change)
+        return Wrapped(magnitudes(net), self.change)
+
+
+@dataclass(frozen=True)
+class Misses(Pruner[None]):
+    """Prunes to another sparsity than asked."""
+
+    name: str
+    instead: Callable[[float], float]
+
+    def fit(self, net: Network, data: None) -> Fitted:
+        fitted, instead = magnitudes(net), self.instead
+
+        class Off:
+            def prune(self, target: Target) -> Pruned:
+                return fitted.prune(replace(target, sparsity=instead(target.sparsity)))
+
+        return Off()
 
 
 class CachesScores(ScorePruner[None]):
@@ -198,7 +263,7 @@ class Widens(Pruner[None]):
         def widen(pruned: Pruned) -> Pruned:
             return Pruned({name: tensor.double() for name, tensor in pruned.state.items()}, pruned.mask)
 
-        return Wrapped(ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()}), widen)
+        return Wrapped(magnitudes(net), widen)
 
 
 class NeedsTwo(ScorePruner[Unlabeled]):
@@ -209,6 +274,16 @@ class NeedsTwo(ScorePruner[Unlabeled]):
     def scores(self, net: Network, data: Unlabeled) -> Params:
         spread = data.inputs.flatten(1)[[0, 1]].std()
         return {name: weight.abs() * spread for name, weight in net.weights.items()}
+
+
+class NeedsSpread(ScorePruner[Unlabeled]):
+    """Divides by the spread of its samples."""
+
+    name: ClassVar[str] = "needs-spread"
+
+    def scores(self, net: Network, data: Unlabeled) -> Params:
+        spread = data.inputs.flatten(1).std(0, correction=0).mean()
+        return {name: weight.abs() * (spread / spread) for name, weight in net.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -230,25 +305,27 @@ class Forgets(Pruner[None]):
         return Once()
 
 
-class Trains(ScorePruner[None]):
+@dataclass(frozen=True)
+class Trains(Pruner[None]):
     """Changes weights although nothing is to be removed."""
 
-    name: ClassVar[str] = "trains"
+    name: str
+    step: Callable[[Tensor], Tensor]
 
     def fit(self, net: Network, data: None) -> Fitted:
-        class Shrinks:
+        fitted, step = magnitudes(net), self.step
+
+        class Steps:
             def prune(self, target: Target) -> Pruned:
-                pruned = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()}).prune(target)
-                return Pruned({name: 0.9 * tensor for name, tensor in pruned.state.items()}, pruned.mask)
+                pruned = fitted.prune(target)
+                return Pruned({name: step(tensor) for name, tensor in pruned.state.items()}, pruned.mask)
 
-        return Shrinks()
-
-    def scores(self, net: Network, data: None) -> Params:
-        raise NotImplementedError
+        return Steps()
 
 
 LEAKS: dict[str, list[Pruner]] = {
-    "labels_unseen": [LabelsThroughOrder(), LabelsThroughBalance()],
+    "labels_unseen": [LabelsThroughOrder(), LabelsThroughBalance(), LabelsThroughPriors()],
+    "counts_are_the_licence": [ClaimsATrack()],
     "evaluation_unseen": [ReadsTest()],
     "at_most_n_samples": [MoreData(), ReadsSplit()],
     "dense_network_untouched": [MutatesWeights(), MutatesBuffers()],
@@ -261,11 +338,18 @@ LEAKS: dict[str, list[Pruner]] = {
         Lies("hides-zeros", _hides_zeros),
         Lies("says-all-kept", _says_all_kept),
         Lies("leaves-a-layer-out", _leaves_a_layer_out),
+        Misses("too-sparse", lambda sparsity: 1.25 * sparsity),
+        Misses("never-above-90", lambda sparsity: min(0.9, sparsity)),
     ],
     "no_state_between_cases": [CachesScores(), RunningMean()],
     "sample_order_invariant": [TrustsOrder()],
     "device_and_dtype_kept": [Widens()],
     "one_sample": [NeedsTwo()],
     "monotone_sparsity": [Forgets()],
-    "zero_sparsity_is_identity": [Trains()],
+    "zero_sparsity_is_identity": [
+        Trains("trains", lambda tensor: 0.9 * tensor),
+        Trains("adds-nothing", lambda tensor: tensor + 0),  # and so takes the sign off a zero
+    ],
+    "equal_samples": [NeedsSpread()],
+    "same_seed_same_bits": [Clock(), ClockInFigures()],
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_rules import case_of
+from tests.cases import case_of
 from wfbench import run
 from wfbench.cli import main
 from wfbench.tasks import checkpoints

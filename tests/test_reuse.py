@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.cases import blob_network, blob_target, blob_task, blobs
-from tests.test_rules import case_of
+from tests.cases import blob_network, blob_target, blob_task, blobs, case_of
 from wfbench import (
     NM,
     RECOVERIES,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_rules import case_of
+from tests.cases import case_of
 from wfbench import Record, Runner, WfbenchError, run
 from wfbench.harness.store import SameBits, Store, latest, read
 

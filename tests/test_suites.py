@@ -121,7 +121,7 @@ def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
     assert {label.split("-")[2] for label in labels(budgets=(16, 8))} == {"n16", "n8"}
     assert len(labels(budgets=(16,))) == 2
     assert labels(tasks=("digits-cnn",)) == labels(tasks=("digits-cnn[50]",)) == everything
-    assert labels(methods=("obc",), budgets=(4,)) == []
+    assert labels(methods=("obc",), budgets=(16,)) == [label for label in everything if "obc" in label]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,9 @@ def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
         ({"methods": ("lobs",)}, 2 * 2),
         ({"methods": ("filter-l2",)}, 2 * 2),
         ({"methods": ("lobs", "obc")}, 2 * (2 + 1)),
-        ({"budgets": (5, 16), "methods": ("lobs", "obc")}, 2 * (1 + 1)),
+        ({"budgets": (5, 16), "methods": ("lobs", "obc")}, 2 * 2 * 2),
+        ({"budgets": (4,), "methods": ("obc",)}, 2),  # both are declared, but not together
+        ({"budgets": (4, 16), "methods": ("obc", "magnitude")}, 2 * 2 * 2),
     ],
 )
 def test_a_value_that_no_grid_declares_joins_the_first_of_each_pattern(chosen: dict[str, Any], cases: int) -> None:
@@ -151,14 +153,15 @@ def test_a_sparsity_joins_the_patterns_that_can_meet_it() -> None:
 
 def test_what_is_declared_and_left_without_a_case_is_said_or_refused() -> None:
     registry = discover()
+    suite = Suite("both", (replace(SOME, methods=("lobs",), pattern="n:m"), replace(FILTERS, sparsities=(0.3,))))
 
     def said(**chosen: tuple[Any, ...]) -> str:
-        return left_out([MIXED], [MIXED.narrowed(registry, **chosen)], chosen, registry)
+        return left_out([suite], [suite.narrowed(registry, **chosen)], chosen, registry)
 
-    assert said() == said(methods=("obc",), budgets=(16,)) == ""
-    assert said(methods=("obc", "magnitude"), budgets=(16,)) == "--methods magnitude"
-    for chosen in [{"methods": ("obc",), "budgets": (4,)}, {"methods": ("obc", "lobs"), "budgets": (16,)}]:
-        with pytest.raises(WfbenchError, match=r"no case of the suite mixed has --methods .*; declared are:\s+mixed, "):
+    assert said() == said(methods=("lobs",), sparsities=(0.5,)) == ""
+    assert said(methods=("lobs", "filter-l1"), sparsities=(0.3,)) == "--methods lobs"  # 2:4 is a half
+    for chosen in [{"methods": ("lobs",), "sparsities": (0.3,)}, {"methods": ("lobs",), "sparsities": (0.4,)}]:
+        with pytest.raises(WfbenchError, match=r"no case of the suite both has --methods .*; declared are:\s+both, "):
             said(**chosen)
 
 
@@ -197,8 +200,8 @@ def test_what_is_asked_for_by_name_runs_in_the_lead(
     [
         (["--methods", "my-typo"], 'unknown method "my-typo"'),
         (["--methods", "filter-l1"], r"filter-l1 reaches filter; the suite lead is of unstructured; declared are:\s"),
-        (["--methods", "lobs", "--budgets", "1000"],
-         r"lead has --tasks digits-cnn --methods lobs --budgets 1000; declared are:\s+lead, unstructured: --tasks"),
+        (["--methods", "filter-l1,thinet", "--budgets", "64"],
+         r"the suite lead is of unstructured; declared are:\s+lead, unstructured: --tasks"),
     ],
 )  # fmt: skip
 def test_an_empty_selection_of_the_lead_lists_what_is_declared(

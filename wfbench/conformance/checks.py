@@ -8,25 +8,27 @@
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from wfbench.conformance.trial import BUDGET, CheckFailed, Skipped, Trial, bits, trial_of
+from wfbench.conformance.trial import BUDGET, CheckFailed, Skipped, Trial, altered, bits, science, trial_of
 from wfbench.data import Labeled, draw
 from wfbench.harness.reuse import checkpoint_digest
 from wfbench.harness.runner import Runner
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
+from wfbench.recoveries.base import BatchNormReestimation
 
 SPARSITIES = (0.3, 0.5, 0.75)
+HIGH = 0.95
+"""Asked of methods for single weights alone: every group of channels keeps one."""
+DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
 
 
 def _same(first: Pruned, second: Pruned, otherwise: str) -> None:
@@ -36,36 +38,21 @@ def _same(first: Pruned, second: Pruned, otherwise: str) -> None:
         raise CheckFailed(f"{otherwise} ({', '.join(different[:3])} differ)")
 
 
-@contextmanager
-def _altered(*tensors: Tensor) -> Iterator[None]:
-    """What is done to the tensors in place is undone at the end."""
-    copies = [tensor.clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        for tensor, copy in zip(tensors, copies, strict=True):
-            tensor.copy_(copy)
-
-
-def _split(trial: Trial, name: str) -> tuple[Tensor, Tensor]:
-    found = getattr(trial.task, name)
-    assert isinstance(found, tuple)
-    return found
-
-
 def exact_sparsity(trial: Trial) -> None:
     """Weights and mask meet the target to one weight (one a layer), and no kept weight hides a removed one."""
-    for sparsity in SPARSITIES:
+    for sparsity in (*SPARSITIES, *([HIGH] if "unstructured" in trial.pruner.patterns else [])):
         trial.prune(sparsity)
 
 
 def zero_sparsity_is_identity(trial: Trial) -> None:
-    """Sparsity 0 returns the dense weights bit for bit."""
-    dense = trial.task.dense(0).state_dict()
-    everything = {
-        name: torch.ones_like(w, dtype=torch.bool) for name, w in Network(trial.task.dense(0)).weights.items()
-    }
-    _same(trial.prune(0.0), Pruned(dense, everything), "sparsity 0 changes the network; return the dense weights")
+    """Sparsity 0 returns the dense weights bit for bit, the sign of a zero included."""
+    module = trial.task.dense(0)
+    weight = next(module.parameters()).data
+    with altered(weight):
+        weight.view(-1)[0] = -0.0
+        everything = {name: torch.ones_like(w, dtype=torch.bool) for name, w in Network(module).weights.items()}
+        dense = Pruned(module.state_dict(), everything)
+        _same(trial.prune(0.0), dense, "sparsity 0 changes the network; return the dense weights")
 
 
 def monotone_sparsity(trial: Trial) -> None:
@@ -89,8 +76,26 @@ def dense_network_untouched(trial: Trial) -> None:
 
 
 def same_seed_same_bits(trial: Trial) -> None:
-    """The same case twice gives the same bits."""
-    _same(trial.prune(), trial.prune(), "the same case twice differs; draw from torch's, numpy's or Python's generator")
+    """The same case twice gives the same bits, in the network and in the record, on every device."""
+    otherwise = "the same case twice differs; draw from torch's, numpy's or Python's generator"
+    case = trial.case(recovery=BatchNormReestimation())
+    for device in DEVICES:
+        one, two = Runner(device), Runner(device)
+        _same(trial.prune(runner=one), trial.prune(runner=two), otherwise)
+        first, second = science(trial.run(case, one)), science(trial.run(case, two))
+        if different := [name for name in first if first[name] != second[name]]:
+            raise CheckFailed(f"{otherwise} (in the record, {', '.join(different)} differ)")
+
+
+def counts_are_the_licence(trial: Trial) -> None:
+    """The record counts the samples and labels that the method's track allows, and is of that track."""
+    record = trial.run(trial.case())
+    allowed = {"data-free": (0, 0), "unlabeled": (BUDGET, 0), "labeled": (BUDGET, BUDGET)}[trial.pruner.track]
+    if (record.track, record.n_inputs, record.n_labels) != (trial.pruner.track, *allowed):
+        raise CheckFailed(
+            f"the method calls itself {trial.pruner.track}, and was handed {record.n_inputs} inputs and "
+            f"{record.n_labels} labels; leave `track` to the type"
+        )
 
 
 def global_random_state(trial: Trial) -> None:
@@ -123,23 +128,24 @@ def _states() -> tuple[bytes, bytes, str]:
 
 
 def labels_unseen(trial: Trial) -> None:
-    """Permuting the labels before the draw changes no bit, unless the licence is `Labeled`."""
+    """Other labels before the draw, permuted or renamed, change no bit, unless the licence is `Labeled`."""
     if trial.pruner.licence is Labeled:
         raise Skipped("the method may read labels")
     before = trial.prune()
-    labels = _split(trial, "train")[1]
-    with _altered(labels):
-        labels.copy_(labels.roll(1))
-        _same(before, trial.prune(), "the result depends on labels that the type does not allow")
+    labels = trial.split("train")[1]
+    for others in (labels.roll(1), (labels + 1) % 3):
+        with altered(labels):
+            labels.copy_(others)
+            _same(before, trial.prune(), "the result depends on labels that the type does not allow")
 
 
 def at_most_n_samples(trial: Trial) -> None:
     """The training samples outside the draw change no bit."""
     before = trial.prune()
-    x, y = _split(trial, "train")
+    x, y = trial.split("train")
     drawn = draw((x, y), BUDGET, 0).inputs.flatten(1)
     outside = ~(x.flatten(1)[:, None] == drawn).all(2).any(1)
-    with _altered(x, y):
+    with altered(x, y):
         x[outside], y[outside] = 3 - x[outside], 2 - y[outside]
         _same(before, trial.prune(), f"the result depends on training samples beyond the budget of {BUDGET}")
 
@@ -147,8 +153,8 @@ def at_most_n_samples(trial: Trial) -> None:
 def evaluation_unseen(trial: Trial) -> None:
     """The evaluation data change no bit."""
     before = trial.prune()
-    x, y = _split(trial, "test")
-    with _altered(x, y):
+    x, y = trial.split("test")
+    with altered(x, y):
         x.mul_(-1)
         y.copy_(2 - y)
         _same(before, trial.prune(), "the result depends on the evaluation data")
@@ -177,7 +183,7 @@ def sample_order_invariant(trial: Trial) -> None:
 
 def device_and_dtype_kept(trial: Trial) -> None:
     """The pruned network is on the dense one's device, in its dtype, for float32 and float64."""
-    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+    for device in DEVICES:
         for dtype in (torch.float32, torch.float64):
             module = Network(trial.task.dense(0)).module().to(device, dtype)
             data = trial.samples()
@@ -189,11 +195,24 @@ def device_and_dtype_kept(trial: Trial) -> None:
 
 
 def one_sample(trial: Trial) -> None:
-    """One sample gives a finite network, or a WfbenchError that says why not."""
+    """One sample gives a network that can be scored, or a WfbenchError that says why not."""
+    runner = Runner(trial.device)
     try:
-        trial.prune(budget=1)
+        trial.prune(budget=1, runner=runner)
     except Skipped:
         return  # a clear error: the other side of the bargain
+    trial.run(trial.case(budget=1), runner)
+
+
+def equal_samples(trial: Trial) -> None:
+    """Samples that are all the same, and channels that are dead, give a network that can be scored."""
+    x, y = trial.split("train")
+    dead = [parameter.data for parameter in trial.task.dense(0).parameters()][:3]
+    with altered(x, y, *dead):
+        x[:], y[:] = x[0].clone(), y[0].clone()
+        for tensor in dead:
+            tensor[:2] = 0
+        trial.run(trial.case())
 
 
 CHECKS: tuple[Callable[[Trial], None], ...] = (
@@ -202,6 +221,7 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
     monotone_sparsity,
     dense_network_untouched,
     same_seed_same_bits,
+    counts_are_the_licence,
     global_random_state,
     labels_unseen,
     at_most_n_samples,
@@ -210,6 +230,7 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
     sample_order_invariant,
     device_and_dtype_kept,
     one_sample,
+    equal_samples,
 )
 
 
@@ -245,17 +266,23 @@ def check(pruner: Pruner[Any]) -> list[Outcome]:
 
 def parametrize_with_checks(pruners: Iterable[Pruner[Any]]) -> pytest.MarkDecorator:
     """Parametrise a test by `pruner` and `check`, one item a pair; the test calls `check(pruner)`."""
+    trials: dict[int, Trial] = {}
+
+    def trial(pruner: Pruner[Any]) -> Trial:
+        if id(pruner) not in trials:
+            trials[id(pruner)] = trial_of(pruner)
+        return trials[id(pruner)]
 
     def runs(pruner: Pruner[Any]) -> None:
         try:
-            trial_of(pruner)
+            trial(pruner)
         except Skipped as refusal:
             raise CheckFailed(f"no check could run the method: {refusal}") from refusal
 
     def bound(one: Callable[[Trial], None]) -> Callable[[Pruner[Any]], None]:
         def run(pruner: Pruner[Any]) -> None:
             try:
-                one(trial_of(pruner))
+                one(trial(pruner))
             except Skipped as reason:
                 pytest.skip(str(reason))
 

@@ -1,7 +1,8 @@
 """What the conformance kit checks on: small problems, and one method run on one of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
@@ -12,16 +13,19 @@ from wfbench.channels.pattern import Filter
 from wfbench.data import Labeled
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case
+from wfbench.harness.record import Record
 from wfbench.harness.runner import Runner
 from wfbench.licence import handed
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
-from wfbench.recoveries.base import NoRecovery
+from wfbench.recoveries.base import NoRecovery, Recovery
 from wfbench.sparsity import Target
 from wfbench.tasks.task import Task
 
 BUDGET = 8
+TIMES = ("seconds", "latency", "dense_latency")
+"""The fields of a record that two runs of one case may fill differently."""
 
 
 class CheckFailed(AssertionError):
@@ -83,17 +87,25 @@ class Trial:
     task: Task
     device: str = "cpu"
 
-    def case(self, sparsity: float, *, budget: int = BUDGET, seed: int = 0, replicate: int = 0) -> Case:
-        return Case(self.task, budget, seed, replicate, self.target(sparsity), self.pruner, NoRecovery())
+    def case(
+        self,
+        sparsity: float = 0.5,
+        *,
+        budget: int = BUDGET,
+        seed: int = 0,
+        replicate: int = 0,
+        recovery: Recovery[Any] | None = None,
+    ) -> Case:
+        target = self.target(sparsity)
+        return Case(self.task, budget, seed, replicate, target, self.pruner, recovery or NoRecovery())
 
     def target(self, sparsity: float) -> Target:
         """Of single weights where the method reaches that pattern, else of whole channels."""
         if "unstructured" in self.pruner.patterns:
             return Target(sparsity, scope=self.pruner.scope)
-        assert isinstance(self.task.train, tuple)
-        return Target(sparsity, Filter(tuple(self.task.train[0].shape[1:])), self.pruner.scope, "filters")
+        return Target(sparsity, Filter(tuple(self.split("train")[0].shape[1:])), self.pruner.scope, "filters")
 
-    def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: int) -> Pruned:
+    def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: Any) -> Pruned:
         """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""
         try:
             return (runner or Runner(self.device)).prune(self.case(sparsity, **chosen))[0]
@@ -104,10 +116,25 @@ class Trial:
                 raise Skipped(f"the method refuses: {failure.__cause__}") from failure
             raise CheckFailed(f"the method fails: {failure}") from failure
 
+    def run(self, case: Case, runner: Runner | None = None) -> Record:
+        """The record of one case; a failed one fails the check."""
+        try:
+            record = (runner or Runner(self.device)).run(case)
+        except BrokenRule as broken:
+            raise CheckFailed(str(broken)) from broken
+        if record.status != "ok":
+            raise CheckFailed(f"the method fails: {record.reason}")
+        return record
+
+    def split(self, name: str) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the split `name`, the task's own storage."""
+        found = getattr(self.task, name)
+        assert isinstance(found, tuple)
+        return found
+
     def samples(self) -> Labeled:
         """The first training samples, as many as the kit's budget."""
-        assert isinstance(self.task.train, tuple)
-        inputs, labels = self.task.train
+        inputs, labels = self.split("train")
         return Labeled(inputs[:BUDGET].clone(), labels[:BUDGET].clone())
 
     def alone(self, network: Network, data: Labeled) -> Pruned:
@@ -133,6 +160,22 @@ def trial_of(pruner: Pruner[Any]) -> Trial:
         else:
             return trial
     raise Skipped("; ".join(reasons))
+
+
+def science(record: Record) -> dict[str, Any]:
+    """What a record says, without its timings."""
+    return {name: value for name, value in asdict(record).items() if name not in TIMES}
+
+
+@contextmanager
+def altered(*tensors: Tensor) -> Iterator[None]:
+    """What is done to the tensors in place is undone at the end."""
+    copies = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, copy in zip(tensors, copies, strict=True):
+            tensor.copy_(copy)
 
 
 def bits(pruned: Pruned) -> dict[str, bytes]:
