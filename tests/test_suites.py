@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_rules import case_of
+from tests.cases import case_of
 from wfbench.errors import WfbenchError
 from wfbench.harness.plugins import discover
 from wfbench.harness.runner import Runner
