@@ -1,6 +1,6 @@
 """Masks, updates and recoveries on a residual network: six methods, scored on a fixed subset of 2000 test images."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 TASK = "fashion-resnet20[2000]"

@@ -1,7 +1,7 @@
 """Damping: multiples of it, shares of the curvature, and the choice by cross-validation."""
 
+from wfbench import Grid, Suite
 from wfbench.curvature.damping import CrossValidated
-from wfbench.harness.suite import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 DAMPED = {

@@ -1,6 +1,6 @@
 """Pruning in steps with training in between: on all 55 000 training samples, and on the few of a budget."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 METHODS = ("gradual-magnitude", "gradual-woodfisher", "gradual-woodfisher-unlabeled-joint")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 WOODFISHERS = (

@@ -1,6 +1,6 @@
 """From five samples to a hundred: six methods, five draws."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 GRID = Grid(

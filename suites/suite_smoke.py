@@ -1,6 +1,6 @@
 """A few methods on the embedded digits: shows in minutes that everything works, and what a table looks like."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 GRID = Grid(

@@ -6,7 +6,7 @@ hundred thousand weights evenly thinned ones alone, since both scopes would take
 
 from dataclasses import replace
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 SMALL = ("digits-cnn", "fashion-mlpnet")

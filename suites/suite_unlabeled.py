@@ -1,6 +1,6 @@
 """Without labels: how many labels to draw from the network itself, against methods that need none."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 GRID = Grid(

@@ -1,6 +1,6 @@
 """Single weights: every method, four tasks, three budgets."""
 
-from wfbench.harness.suite import Grid, Suite
+from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 GRID = Grid(

@@ -12,6 +12,7 @@ from wfbench.harness.case import Case
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import Record
 from wfbench.harness.runner import Runner, run
+from wfbench.harness.suite import Grid, Suite
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, ScorePruner
@@ -31,6 +32,7 @@ __all__ = [
     "Dataset",
     "Filter",
     "Fitted",
+    "Grid",
     "Labeled",
     "Network",
     "Pruned",
@@ -41,6 +43,7 @@ __all__ = [
     "Runner",
     "Sampling",
     "ScorePruner",
+    "Suite",
     "Target",
     "Task",
     "Unlabeled",
