@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -84,18 +85,27 @@ def requalify(results: Path, registry: Registry, tasks: Iterable[str], paths: tu
     Raises:
         WfbenchError: there are no records.
     """
-    proofs, findings, runner = SameBits(results), Findings(), Runner()
-    kinds = _kinds(results, registry, set(tasks), runner, proofs, findings)
-    for name in sorted({kind.task for kind in kinds}):  # one data set in memory at a time, and proofs early
-        some = [kind for kind in kinds if kind.task == name]
-        wanted = [record for kind in some for record in kind.chosen()]
-        anew = dict(_run(HERE, wanted, paths, f"{name}, as it is"))
-        doubtful = [one for one in wanted if _compared(one, anew[identity(one)]) and one["environment"].get("commit")]
-        before = {identity(one): one for one in wanted} | _by_their_commits(doubtful, paths)
-        for kind in some:
-            pairs = [(before[identity(one)], anew[identity(one)]) for one in kind.chosen()]
-            _judge(kind, pairs, proofs, findings)
+    proofs, findings = SameBits(results), Findings()
+    together: dict[tuple[str, ...], list[Kind]] = defaultdict(list)
+    for kind in _kinds(results, registry, set(tasks), Runner(), proofs, findings):
+        together[kind.task, kind.method, kind.pattern, kind.old].append(kind)  # what they fit is shared
+    total = sum(len(kind.chosen()) for kinds in together.values() for kind in kinds)
+    with ExitStack() as stack, tqdm(total=total, unit="case", leave=False, disable=None) as bar:
+        codes = _Codes(stack, paths)
+        for kinds in together.values():
+            bar.set_description(f"{kinds[0].task} {kinds[0].method}")
+            pairs = {}
+            for record in sorted((one for kind in kinds for one in kind.chosen()), key=_neighbours):
+                pairs[identity(record)] = codes.both(record)
+                bar.update()
+            for kind in kinds:
+                _judge(kind, [pairs[identity(one)] for one in kind.chosen()], proofs, findings)
     return findings
+
+
+def _neighbours(record: Stored) -> tuple[Any, ...]:
+    """By what cases share: the samples, the method fitted to them, the network that it gave."""
+    return tuple(record[name] for name in ("seed", "budget", "scope", "sparsity", "recovery"))
 
 
 def _kinds(
@@ -147,17 +157,28 @@ def _compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return [name for name in SCIENCE if name in before and name in after and before[name] != after[name]]
 
 
-def _by_their_commits(records: list[Stored], paths: tuple[list[str], list[str]]) -> dict[tuple[Any, ...], Stored]:
-    """The cases run by the code that their records are of."""
-    by_commit: dict[str, list[Stored]] = defaultdict(list)
-    for record in records:
-        by_commit[record["environment"]["commit"]].append(record)
-    found: dict[tuple[Any, ...], Stored] = {}
-    for name, some in by_commit.items():
-        with TemporaryDirectory() as folder:
-            if _checked_out(name, Path(folder)):
-                found |= _run(Path(folder), some, paths, f"{some[0]['task']}, commit {name}")
-    return found
+class _Codes:
+    """Processes that run cases again: by the code as it is, and by the code of older commits."""
+
+    def __init__(self, stack: ExitStack, paths: tuple[list[str], list[str]]) -> None:
+        self._stack, self._paths = stack, paths
+        self._now = stack.enter_context(_process(HERE, paths))
+        self._before: dict[str, Callable[[Stored], Stored] | None] = {}
+
+    def both(self, record: Stored) -> tuple[Stored, Stored]:
+        """The record and the case run now; where they differ, as on another machine, the case run by its old code."""
+        anew = self._now(record)
+        commit = record["environment"].get("commit")
+        if not _compared(record, anew) or not commit or (before := self._of(commit)) is None:
+            return record, anew
+        return before(record), anew
+
+    def _of(self, commit: str) -> Callable[[Stored], Stored] | None:
+        if commit not in self._before:
+            folder = Path(self._stack.enter_context(TemporaryDirectory()))
+            there = _checked_out(commit, folder)
+            self._before[commit] = self._stack.enter_context(_process(folder, self._paths)) if there else None
+        return self._before[commit]
 
 
 def _checked_out(name: str, folder: Path) -> bool:
@@ -170,11 +191,9 @@ def _checked_out(name: str, folder: Path) -> bool:
     return found.returncode == 0
 
 
-def _run(
-    root: Path, records: list[Stored], paths: tuple[list[str], list[str]], what: str
-) -> Iterator[tuple[tuple[Any, ...], Stored]]:
-    """The records of these cases by the code in a folder, in one process of one thread."""
-    order = sorted(records, key=lambda one: (one["seed"], -one["budget"], one["method"], one["scope"], one["sparsity"]))
+@contextmanager
+def _process(root: Path, paths: tuple[list[str], list[str]]) -> Iterator[Callable[[Stored], Stored]]:
+    """What runs the case of a record by the code in a folder, in one process of one thread."""
     command = [sys.executable, "-c", Path(again.__file__).read_text(), json.dumps(paths)]
     env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     with TemporaryDirectory() as elsewhere, (Path(elsewhere) / "log").open("w+") as log:
@@ -182,12 +201,16 @@ def _run(
         with subprocess.Popen(command, cwd=elsewhere, env=env, text=True, **pipes) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            for record in tqdm(order, desc=what, unit="case", leave=False, disable=None):
-                process.stdin.write(json.dumps(record) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-                if not line:
-                    log.seek(0)
-                    raise WfbenchError(f"{what}: the cases could not be run again: {log.read()[-2000:]}")
-                yield identity(record), json.loads(line)
-            process.stdin.close()
+            ask, answer = process.stdin, process.stdout
+
+            def run(record: Stored) -> Stored:
+                ask.write(json.dumps(record) + "\n")
+                ask.flush()
+                if line := answer.readline():
+                    found: Stored = json.loads(line)
+                    return found
+                log.seek(0)
+                raise WfbenchError(f"a case of {record['task']} could not be run again: {log.read()[-2000:]}")
+
+            yield run
+            ask.close()
