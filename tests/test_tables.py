@@ -100,14 +100,20 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
     command = ["tables", "--results", str(tmp_path)]
     assert main(command) == 0
     assert main([*command, "--check"]) == 0
-    for path in sorted((tmp_path / "tables").iterdir()) + sorted((tmp_path / "figures").iterdir()):
-        content = path.read_bytes()
+    capsys.readouterr()
+    made = {path: path.read_bytes() for name in ("tables", "figures") for path in (tmp_path / name).iterdir()}
+    for path, content in made.items():
         path.write_bytes(content[:-2] + b"?" + content[-1:])
         assert path.read_bytes() != content, path
-        capsys.readouterr()
-        assert main([*command, "--check"]) == 1
-        assert f"{path.name} is not what the records give" in capsys.readouterr().out
+    assert main([*command, "--check"]) == 1
+    shown = capsys.readouterr().out
+    for path, content in made.items():
+        assert f"{path.name} is not what the records give" in shown
         path.write_bytes(content)
+    (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"][:-1])
+    assert main([*command, "--check"]) == 1
+    assert capsys.readouterr().out.count("is not what the records give") == 1
+    (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"])
     (tmp_path / "tables" / "old.md").write_text("old")
     (tmp_path / "tables" / "s.csv").unlink()
     assert main([*command, "--check"]) == 1
