@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from tests.test_tables import record, text_of
-from wfbench.report import leaders, summary
+from wfbench.report import frames, leaders
 
 
 def leader_of(records: list[dict[str, Any]]) -> leaders.Leader:
-    ((_, found),) = leaders.leaders(summary.frame_of(records))
+    ((_, found),) = leaders.leaders(frames.frame_of(records))
     return found
 
 
@@ -72,5 +72,5 @@ def test_budgets_recoveries_and_sparsities_have_cells_of_their_own() -> None:
 
 
 def test_a_single_method_leads_nobody() -> None:
-    assert list(leaders.leaders(summary.frame_of(drawn("alone", 0.9, 0.8)))) == []
-    assert list(leaders.leaders(summary.frame_of([]))) == []
+    assert list(leaders.leaders(frames.frame_of(drawn("alone", 0.9, 0.8)))) == []
+    assert list(leaders.leaders(frames.frame_of([]))) == []

@@ -12,7 +12,7 @@ import pytest
 
 from wfbench import load_results
 from wfbench.cli import main
-from wfbench.report import figures, summary
+from wfbench.report import figures, frames, summary
 from wfbench.report import files as pages
 from wfbench.report import html as report
 from wfbench.report import literature as reported
@@ -28,7 +28,7 @@ def record(seed: int, accuracy: float | None, **changes: Any) -> dict[str, Any]:
 
 
 def cells(records: list[dict[str, Any]]) -> pd.DataFrame:
-    return summary.cells(summary.frame_of(records))
+    return summary.cells(frames.frame_of(records))
 
 
 def text_of(records: list[dict[str, Any]], page: str = "") -> str:
@@ -100,14 +100,20 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
     command = ["tables", "--results", str(tmp_path)]
     assert main(command) == 0
     assert main([*command, "--check"]) == 0
-    for path in sorted((tmp_path / "tables").iterdir()) + sorted((tmp_path / "figures").iterdir()):
-        content = path.read_bytes()
+    capsys.readouterr()
+    made = {path: path.read_bytes() for name in ("tables", "figures") for path in (tmp_path / name).iterdir()}
+    for path, content in made.items():
         path.write_bytes(content[:-2] + b"?" + content[-1:])
         assert path.read_bytes() != content, path
-        capsys.readouterr()
-        assert main([*command, "--check"]) == 1
-        assert f"{path.name} is not what the records give" in capsys.readouterr().out
+    assert main([*command, "--check"]) == 1
+    shown = capsys.readouterr().out
+    for path, content in made.items():
+        assert f"{path.name} is not what the records give" in shown
         path.write_bytes(content)
+    (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"][:-1])
+    assert main([*command, "--check"]) == 1
+    assert capsys.readouterr().out.count("is not what the records give") == 1
+    (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"])
     (tmp_path / "tables" / "old.md").write_text("old")
     (tmp_path / "tables" / "s.csv").unlink()
     assert main([*command, "--check"]) == 1
@@ -154,7 +160,7 @@ def test_pivots_by_budget_and_recovery_hold_the_same_cells() -> None:
 
 
 def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_reach() -> None:
-    overall = summary.overall(summary.frame_of(many()))
+    overall = summary.overall(frames.frame_of(many()))
     cell = overall[(overall["budget"] == 4) & (overall["recovery"] == "none") & (overall["sparsity"] == 0.5)]
     ranks = dict(zip(cell["method"], cell["rank"], strict=True))
     # four blocks without a failure: magnitude, ccc, bb; two where ccc failed: magnitude, bb, ccc
@@ -167,7 +173,7 @@ def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_
 
 
 def test_differences_are_paired_by_task_and_draw() -> None:
-    found = summary.differences(summary.frame_of(many()))
+    found = summary.differences(frames.frame_of(many()))
     row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
     assert row["difference"] == pytest.approx(-0.35)
     assert (row["pairs"], row["p"]) == (6, pytest.approx(2 / 64))
@@ -175,7 +181,7 @@ def test_differences_are_paired_by_task_and_draw() -> None:
 
 
 def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense() -> None:
-    found = summary.efficiency(summary.frame_of(many())).set_index(["task", "sparsity", "recovery", "method", "level"])
+    found = summary.efficiency(frames.frame_of(many())).set_index(["task", "sparsity", "recovery", "method", "level"])
     base = found.loc[("t", 0.5, "none", "magnitude", "magnitude + batchnorm")]
     assert base["level_accuracy"] == pytest.approx(0.3 + 0.02 + 0.45 + 0.32)
     assert base["samples"] == pytest.approx(16)
@@ -209,8 +215,8 @@ def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
         for task in ("t", "u")
         for budget in (4, 16)
     ]
-    frame = summary.frame_of(records)
-    assert sorted(set(summary.told_apart(frame))) == ["m (global)", "m (layer)", "n"]
+    frame = frames.frame_of(records)
+    assert sorted(set(frames.told_apart(frame))) == ["m (global)", "m (layer)", "n"]
     for suffix in ("", "-budgets", "-overall"):
         text = text_of(records, suffix)
         for name, accuracy in (("m (global)", "20.0"), ("m (layer)", "80.0"), ("n", "20.0")):
@@ -218,7 +224,7 @@ def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
             assert lines
             assert all(accuracy in line for line in lines)
         assert "50.0 " not in text.replace("50 %", "")
-    entry = report.columns(frame.assign(entry=summary.told_apart(frame)))["entry"]
+    entry = report.columns(frame.assign(entry=frames.told_apart(frame)))["entry"]
     assert entry["of"] == ["m (global)", "m (layer)", "n"]
 
 
@@ -271,7 +277,7 @@ def test_hostile_names_are_harmless_in_every_format(name: str) -> None:
     rows = pd.read_csv(io.StringIO(files["tables/s.csv"]))
     assert len(rows) == 48
     assert not rows["method"].str.startswith(("=", "+", "-", "@")).any()
-    assert "\x1b" not in pages.plain(summary.frame_of(records))
+    assert "\x1b" not in pages.plain(frames.frame_of(records))
 
 
 def test_the_figure_shows_every_method_and_sparsity() -> None:
@@ -300,7 +306,7 @@ def test_the_figure_names_the_best_and_the_references_and_greys_the_rest() -> No
 def test_profiles_show_the_share_of_cases_that_keep_a_share_of_the_dense_accuracy() -> None:
     accuracies = (0.9, 0.45, None)
     records = [record(seed, accuracies[seed], recovery=recovery) for seed in range(3) for recovery in ("none", "x")]
-    figure = figures.profiles(summary.frame_of(records))
+    figure = figures.profiles(frames.frame_of(records))
     assert len(figure.axes) == 2
     (line,) = figure.axes[0].lines
     kept = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
@@ -331,7 +337,7 @@ def test_the_page_says_what_it_was_made_with() -> None:
 
 
 def test_no_records_is_an_empty_table_and_not_a_crash() -> None:
-    assert pages.plain(summary.frame_of([])) == "no records"
+    assert pages.plain(frames.frame_of([])) == "no records"
     assert "No records." in text_of([])
 
 
