@@ -161,23 +161,28 @@ class _Codes:
     """Processes that run cases again: by the code as it is, and by the code of older commits."""
 
     def __init__(self, stack: ExitStack, paths: tuple[list[str], list[str]]) -> None:
-        self._stack, self._paths = stack, paths
+        self._stack = stack
         self._now = stack.enter_context(_process(HERE, paths))
         self._before: dict[str, Callable[[Stored], Stored] | None] = {}
 
     def both(self, record: Stored) -> tuple[Stored, Stored]:
-        """The record and the case run now; where they differ, as on another machine, the case run by its old code."""
+        """The record and the case run now; where they differ, as on another machine, the case run by its old code.
+
+        What a commit does not hold, a plugin and its tasks, has no old code to run.
+        """
         anew = self._now(record)
         commit = record["environment"].get("commit")
-        if not _compared(record, anew) or not commit or (before := self._of(commit)) is None:
+        if not _compared(record, anew) or not commit or (run := self._of(commit)) is None:
             return record, anew
-        return before(record), anew
+        before = run(record)
+        is_its_code = "error" not in before and before.get("code") == record.get("code")
+        return before if is_its_code else record, anew
 
     def _of(self, commit: str) -> Callable[[Stored], Stored] | None:
         if commit not in self._before:
             folder = Path(self._stack.enter_context(TemporaryDirectory()))
             there = _checked_out(commit, folder)
-            self._before[commit] = self._stack.enter_context(_process(folder, self._paths)) if there else None
+            self._before[commit] = self._stack.enter_context(_process(folder, ([], []))) if there else None
         return self._before[commit]
 
 
