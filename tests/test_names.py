@@ -27,6 +27,7 @@ from wfbench.composed.transplant import KEPT, Transplant
 from wfbench.composed.tuned import Tuned
 from wfbench.harness.case import options
 from wfbench.harness.plugins import discover
+from wfbench.harness.store import record_files
 from wfbench.harness.suite import _recovery
 from wfbench.network import Params
 
@@ -310,7 +311,7 @@ def test_a_name_is_printed_as_it_was_read() -> None:
     assert parse("a+b+kept", ()) == Transplanted(Transplanted(Method("a"), Method("b")), Method(KEPT))
 
 
-RESULTS = sorted((Path(__file__).parent.parent / "results").glob("*.jsonl"))
+RESULTS = record_files(Path(__file__).parent.parent / "results")
 
 
 def recorded() -> dict[str, list[dict[str, Any]]]:

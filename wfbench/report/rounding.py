@@ -68,4 +68,4 @@ def settled_svg(drawing: bytes) -> bytes:
 
 def _hundredths(number: re.Match[bytes]) -> bytes:
     """By way of four decimals: many coordinates are multiples of an eighth, halfway between two hundredths."""
-    return fixed(float(fixed(float(number[0]), 4)), 2).rstrip("0").rstrip(".").encode()
+    return b"%.10g" % (round(round(float(number[0]), 4), 2) + 0.0)
