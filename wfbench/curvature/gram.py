@@ -1,12 +1,8 @@
-"""Gram matrices in fixed tiles, and the widths of diagonal blocks."""
-
-from collections.abc import Sequence
+"""Gram matrices in fixed tiles."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-
-from wfbench.errors import WfbenchError
 
 WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
@@ -32,18 +28,3 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
         for j in range(i):
             out[j, i] = out[i, j].T
     return out.transpose(1, 2).reshape(tiles * TILE_ROWS, -1)[:k, :k].clone()
-
-
-def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
-    """The widths of the diagonal blocks: one of p, equal ones with a narrower last, or the given ones."""
-    if block_size is None:
-        return [p]
-    if isinstance(block_size, int):
-        if block_size < 1:
-            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, or None for the full matrix")
-        whole, rest = divmod(p, block_size)
-        return [block_size] * whole + [rest] * (rest > 0)
-    widths = list(block_size)
-    if min(widths, default=0) < 1 or sum(widths) != p:
-        raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
-    return widths

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from wfbench.curvature.gram import WIDE_COLUMNS, block_widths, gram
+from wfbench.curvature.gram import WIDE_COLUMNS, gram
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
 
@@ -238,6 +238,21 @@ class _Blocks:
         u = (self.whole @ removed.reshape(len(self.whole), -1, 1))[..., 0]
         out = self._transposed(self._small(u)) if self._dual else self._small(self._transposed(u))
         return out.flatten()
+
+
+def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
+    """The widths of the diagonal blocks: one of p, equal ones with a narrower last, or the given ones."""
+    if block_size is None:
+        return [p]
+    if isinstance(block_size, int):
+        if block_size < 1:
+            raise WfbenchError(f"block_size {block_size} is not a width; give at least 1, or None for the full matrix")
+        whole, rest = divmod(p, block_size)
+        return [block_size] * whole + [rest] * (rest > 0)
+    widths = list(block_size)
+    if min(widths, default=0) < 1 or sum(widths) != p:
+        raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
+    return widths
 
 
 def _wide(rows: Float[Tensor, "k p"], columns: slice, kept: Bool[Tensor, " p"] | None) -> Float[Tensor, "k c"]:

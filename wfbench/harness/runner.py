@@ -107,10 +107,11 @@ class Runner:
         return pruned, fitting + pruning
 
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
+        seen, given, x = handed(case.method.licence, data), handed(case.recovery.licence, data), data.inputs[:1]
         pruned, seconds = self.prune(case)
         began = time.perf_counter()
         with self._watched(case, dense), stage(case, "recovery"):
-            recovered = case.recovery.apply(dense.network, pruned, handed(case.recovery.licence, data))
+            recovered = case.recovery.apply(dense.network, pruned, given)
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
         if dense.scores is None:
@@ -119,7 +120,7 @@ class Runner:
                 case.task.check_registered(case.replicate, dense.scores)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
+        achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
         steps = [
             {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
             for sparsity, state in pruned.path
@@ -136,11 +137,11 @@ class Runner:
             "chance": dense.scores.chance,
             "magnitude_overlap": magnitude_overlap(dense.network, recovered),
             **{name: finite(pruned.diagnostics.get(name)) for name in fields_of("diagnostic")},
-            "realised_change": realised_change(dense.network, pruned, handed(case.method.licence, data)),
+            "realised_change": realised_change(dense.network, pruned, seen),
             "trials": max(1, len(pruned.trials)),
             "steps": steps or None,
             "tried": [dict(trial) for trial in pruned.trials] or None,
-            **case.target.pattern.measured(dense.network, recovered, data.inputs[:1]),
+            **case.target.pattern.measured(dense.network, recovered, x),
             "seconds": seconds,
         }
 
