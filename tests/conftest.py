@@ -24,5 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The suites' markers, for tests that read a suite's declared grid."""
+    config.addinivalue_line("markers", "mine: the suite that docs/plugins.md makes")
     for path in sorted((Path(__file__).parent.parent / "suites").glob("suite_*.py")):
         config.addinivalue_line("markers", f"{path.stem.removeprefix('suite_')}: a suite")
