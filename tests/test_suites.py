@@ -91,6 +91,10 @@ def test_no_marker_lists_the_markers() -> None:
     assert "-m unstructured" in found.stderr + found.stdout
 
 
+def test_markers_that_no_suite_has_together_are_refused() -> None:
+    refused(suites("-m", "smoke and lead"), '-m "smoke and lead" selects no suite; the suites are:')
+
+
 def test_a_method_joins_the_grids_that_it_reaches(tmp_path: Path) -> None:
     """Magnitude is in the suite of whole channels with its 2:4 weights alone; both files of a marker run."""
     narrow = ["--tasks", "digits-cnn", "--budgets", "10", "--recoveries", "none", "--seeds", "1"]

@@ -80,8 +80,9 @@ class Session:
             raise WfbenchError(f"there is no suite {', '.join(sorted(nowhere))}; {self._listed()}")
         if self.broken:
             raise WfbenchError(self.broken[0])
-        if self.suites:
-            self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
+        if not self.suites:
+            raise WfbenchError(f'-m "{self.expression}" selects no suite; {self._listed()}')
+        self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
 
     def _listed(self) -> str:
         return "the suites are:\n" + "\n".join(f"  -m {name:14} {about}" for name, about in self.markers.items())
