@@ -1,4 +1,4 @@
-"""The README's picture of the report: `python -m benchmarks.picture` (needs Chromium)."""
+"""The docs' picture of the report: `python -m benchmarks.picture` (needs Chromium)."""
 
 import shutil
 import sys

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tests.cases import blob_network, blob_target, blob_task, blobs, case_of
 from wfbench import (
@@ -16,10 +18,12 @@ from wfbench import (
     RECOVERIES,
     Case,
     Filter,
+    Network,
     Pruner,
     Record,
     Runner,
     Sampling,
+    ScorePruner,
     Target,
     Task,
     WoodFisher,
@@ -162,6 +166,25 @@ def test_a_helper_of_a_plugin_counts_as_its_code(tmp_path: Path, monkeypatch: py
     assert Definitions().digest(start) == first
     (tmp_path / "mine_scores.py").write_text("def score(w):\n    return -w.abs()\n")
     assert Definitions().digest(start) != first
+
+
+def flipped(w: Tensor) -> Tensor:
+    return -w
+
+
+@dataclasses.dataclass(frozen=True)
+class ByFunction(ScorePruner[None]):
+    """Ranks by a function that it is given."""
+
+    name: ClassVar[str] = "by-function"
+    score: Callable[[Tensor], Tensor] = flipped
+
+    def scores(self, net: Network, data: None) -> dict[str, Tensor]:
+        return {name: self.score(weight) for name, weight in net.weights.items()}
+
+
+def test_a_function_that_a_method_is_given_counts_as_its_code() -> None:
+    assert (flipped.__module__, "flipped") in roots(case_of(ByFunction()), blob_network())
 
 
 TYPED = """

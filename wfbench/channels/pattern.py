@@ -1,4 +1,4 @@
-"""Whole channels: the pattern, what channels cost, and which go until a target is met."""
+"""Whole channels: the pattern, what a result must keep, and the masks of removed channels."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A case, and the record of its outcome."""
+"""A case: what is asked, and the names and options that a record says it by."""
 
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any

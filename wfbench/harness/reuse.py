@@ -163,8 +163,8 @@ def _components(case: Case) -> set[Definition]:
 
 def _classes(component: object) -> Iterator[Definition]:
     """Where the class of a component is written, and those of the components and functions it is made of."""
-    made_here = isinstance(component, type) or callable(getattr(component, "__code__", None))
-    yield _place(component if made_here else type(component))
+    is_written = isinstance(component, type) or hasattr(component, "__code__")  # a class or a function itself
+    yield _place(component if is_written else type(component))
     for field in fields(component) if is_dataclass(component) else ():
         if is_dataclass(part := getattr(component, field.name)) or callable(part):
             yield from _classes(part)

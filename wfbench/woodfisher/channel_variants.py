@@ -1,7 +1,7 @@
 """WoodFisher on whole channels: set saliency, greedy removal, exact update of what reads the channels.
 
-The sets of a channel are those of `channels`; the algebra is that of `groups`. The paper leaves structured pruning to
-future work; Q, D and U are chosen so that rescaling a layer cannot make a removal look free.
+The sets of a channel are those of `channels.coupled`; the algebra is that of `channel_surgeon`. The paper leaves
+structured pruning to future work; Q, D and U are chosen so that rescaling a layer cannot make a removal look free.
 """
 
 from collections.abc import Iterator
