@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from tests.cases import NETWORKS, Twice, trained_looking
 from wfbench import Network, Target, WfbenchError
-from wfbench.layers import as_matrices, call_order, damped, one_by_one, only_layer_scope, patches, second_moments
+from wfbench.layers import as_matrices, damped, only_layer_scope, patches
+from wfbench.walk import call_order, one_by_one, second_moments
 
 LAYERS = {
     "linear": (nn.Linear(5, 3, bias=False), (4, 5)),

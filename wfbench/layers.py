@@ -4,8 +4,7 @@ A weight is a matrix of `out` rows (output channels) and `d` columns (one input 
 `groups` of them, each with patches of its own.
 """
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,16 +13,14 @@ from torch.nn import functional
 
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
-from wfbench.network import Network, Params
+from wfbench.network import Network
 from wfbench.sparsity import Target
 
-PATCHED_SAMPLES = 32
-"""Samples whose patches are held at a time."""
+PATCH_NUMBERS = 2**26
+"""float64 numbers in the patches that are held at a time, where one sample has fewer."""
 
 SYSTEM_NUMBERS = 2**21
 """float64 numbers in the systems that are solved at a time."""
-
-Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def as_matrices(layer: nn.Module, weight: Tensor) -> Float[Tensor, "g out d"]:
@@ -37,8 +34,22 @@ def patches(layer: nn.Module, x: Tensor) -> Float[Tensor, "g m d"]:
     Raises:
         WfbenchError: transposed convolutions, and padding other than zeros.
     """
+    view, weight = _windows(layer, x), layer.weight
+    assert isinstance(weight, Tensor)
+    return view.reshape(len(view), -1, weight[0].numel())
+
+
+def in_parts(layer: nn.Module, x: Tensor) -> Iterator[Float[Tensor, "g m d"]]:
+    """The layer's patches in float64, so many samples at a time that memory is bounded."""
+    numbers = _windows(layer, x[:1]).numel()
+    for part in x.split(max(1, PATCH_NUMBERS // max(1, numbers))):
+        yield patches(layer, part).double()
+
+
+def _windows(layer: nn.Module, x: Tensor) -> Float[Tensor, "g ..."]:
+    """The entries of the patches in their order, a view of the (padded) inputs."""
     if isinstance(layer, nn.Linear):
-        return x.reshape(1, -1, x.shape[-1])
+        return x[None]
     assert isinstance(layer, nn.modules.conv._ConvNd)
     if layer.transposed or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise WfbenchError("transposed convolutions and padding other than zeros have no patches here")
@@ -49,34 +60,7 @@ def patches(layer: nn.Module, x: Tensor) -> Float[Tensor, "g m d"]:
     axes = len(layer.kernel_size)
     x = x.unflatten(1, (layer.groups, channels // layer.groups))
     places, window = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
-    return x.permute(1, 0, *places, 2, *window).reshape(layer.groups, -1, layer.weight[0].numel())
-
-
-def second_moments(
-    net: Network, x: Float[Tensor, "n *input"], weights: Params | None = None, only: str | None = None
-) -> dict[str, Float[Tensor, "g d d"]]:
-    """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
-
-    The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
-
-    Args:
-        weights: in place of the dense ones.
-        only: the one layer to look at, by its weight's name.
-    """
-    names = list(net.weights) if only is None else [only]
-    found = {name: _zeros(net, name) for name in names}
-    counts = dict.fromkeys(names, 0)
-
-    def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if weight in found:
-            rows = patches(layer, inputs[0]).double()
-            found[weight] += rows.mT @ rows
-            counts[weight] += rows.shape[1]
-
-    with torch.no_grad(), net.hooked(keep):
-        for part in x.split(PATCHED_SAMPLES):
-            net.logits(weights or {}, part)
-    return {name: total / max(1, counts[name]) for name, total in found.items()}
+    return x.permute(1, 0, *places, 2, *window)
 
 
 def damped(moment: Float[Tensor, "g d d"], share: float) -> Float[Tensor, "g d d"]:
@@ -93,47 +77,26 @@ def only_layer_scope(method: str, target: Target) -> None:
         raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')
 
 
-def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
-    """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
-
-    Args:
-        change: `(name, W [g out d], XᵀX/m [g d d])`, both float64, to the new matrices and their mask (True = kept).
-
-    Returns:
-        weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
-    """
-    weights: Params = dict(net.weights)
-    masks: Params = {}
-    for name in call_order(net, x[:1]):
-        dense = net.weights[name]
-        moment = second_moments(net, x, weights, only=name)[name]
-        new, mask = change(name, as_matrices(net.layer_of(name), dense).double(), moment)
-        masks[name] = mask.reshape(dense.shape)
-        weights[name] = torch.where(masks[name], new.reshape(dense.shape), 0).to(dense.dtype)
-    return weights, {name: masks[name] for name in net.weights}
-
-
-def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
-    """Names of the prunable weights in the order of their layers' first calls; those never called come last."""
-    order: dict[str, None] = {}
-    with torch.no_grad(), net.hooked(lambda weight, *_: order.setdefault(weight)) as module:
-        module(x.to(net.device))
-    called = [name for name in order if name in net.weights]
-    return called + [name for name in net.weights if name not in order]
-
-
 def solve_kept(
     system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
 ) -> Float[Tensor, "rows d"]:
-    """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite."""
+    """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite.
+
+    Rows that keep about as many are solved together, each system as small as the most that one of them keeps.
+    """
     found = torch.zeros_like(right)
-    size = max(1, SYSTEM_NUMBERS // system.numel())
-    for start in range(0, len(right), size):
-        part, mask = right[start : start + size], kept[start : start + size]
-        both = mask[:, :, None] & mask[:, None, :]
-        systems = torch.where(both, system, 0) + torch.diag_embed((~mask).to(system.dtype))
-        lower = cholesky(systems)
-        found[start : start + size] = torch.cholesky_solve(torch.where(mask, part, 0)[..., None], lower)[..., 0]
+    counts = kept.sum(1)
+    columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
+    rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+    while len(rows):
+        size = int(counts[rows[0]])
+        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
+        at = columns[these, :size]
+        inside = torch.arange(size, device=at.device) < counts[these, None]
+        systems = torch.where(inside[:, :, None] & inside[:, None], system[at[:, :, None], at[:, None]], 0)
+        lower = cholesky(systems + torch.diag_embed((~inside).to(system.dtype)))
+        solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
+        found[these[:, None], at] = solved[..., 0]
     return found
 
 
@@ -149,9 +112,3 @@ def least_squares(net: Network, name: str, mask: Tensor, hessians: Float[Tensor,
     kept = mask.reshape(dense.shape)
     solved = torch.stack([solve_kept(h, w @ h, k) for h, w, k in zip(hessians, dense, kept, strict=True)])
     return torch.where(kept.all(2, keepdim=True), dense, solved).reshape(mask.shape)
-
-
-def _zeros(net: Network, name: str) -> Float[Tensor, "g d d"]:
-    layer, weight = net.layer_of(name), net.weights[name]
-    groups, d = getattr(layer, "groups", 1), weight[0].numel()
-    return torch.zeros((groups, d, d), dtype=torch.float64, device=weight.device)

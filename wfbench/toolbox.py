@@ -13,19 +13,11 @@ from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
-from wfbench.layers import (
-    as_matrices,
-    call_order,
-    damped,
-    least_squares,
-    one_by_one,
-    only_layer_scope,
-    patches,
-    second_moments,
-)
+from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, patches
 from wfbench.linalg import cholesky, inverse
 from wfbench.network import Params, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
+from wfbench.walk import call_order, one_by_one, second_moments, walk
 from wfbench.woodfisher.surgeon import BlockSize
 
 __all__ = [
@@ -70,4 +62,5 @@ __all__ = [
     "row_diagnostics",
     "second_moments",
     "unflatten",
+    "walk",
 ]

@@ -16,12 +16,13 @@ from wfbench.channels.pruner import Gone, filters_of, reading
 from wfbench.curvature.damping import check_damping
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled, Unlabeled
-from wfbench.layers import damped, second_moments
+from wfbench.layers import damped
 from wfbench.linalg import cholesky
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
 from wfbench.sparsity import Target
+from wfbench.walk import second_moments
 
 
 def over_charged(

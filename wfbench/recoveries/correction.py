@@ -1,19 +1,19 @@
 """Scale and bias of every channel brought back to the dense network's mean and variance."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from wfbench.data import Unlabeled
-from wfbench.layers import PATCHED_SAMPLES
 from wfbench.network import NORMS, Network, Params, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.repair import _kept
+from wfbench.walk import walk
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,11 @@ class ScaleAndBias(Recovery[Unlabeled]):
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         state = dict(pruned.state)
-        for weight, layer in _called(net, data.inputs[:1]):
-            bias = bias_of(weight)
-            if bias not in state or weight not in state:
-                continue
-            mean, deviation = _statistics(net, state, weight, data.inputs)
-            wanted_mean, wanted_deviation = _statistics(net, {}, weight, data.inputs)
+        movable = [name for name in _with_bias(net) if name in state]
+        for weight, (now, before) in walk(net, data.inputs, movable, state, {}):
+            layer, bias = net.layer_of(weight), bias_of(weight)
+            mean, deviation = _statistics(layer, _own(layer, weight, state), now)
+            wanted_mean, wanted_deviation = _statistics(layer, {}, before)
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
             columns = scale if isinstance(layer, NORMS) else scale.reshape(-1, *[1] * (old.ndim - 1))
@@ -42,31 +41,28 @@ class ScaleAndBias(Recovery[Unlabeled]):
         return replace(pruned, state=state)
 
 
-def _called(net: Network, x: Tensor) -> list[tuple[str, nn.Module]]:
-    """Prunable and norm layers in the order of their first calls."""
-    order: dict[str, nn.Module] = {}
-    _watch(net, {}, x, lambda name, layer, output: order.setdefault(name, layer))
-    return list(order.items())
+def _with_bias(net: Network) -> list[str]:
+    """Names of the weights and scales that have a bias beside them."""
+    return [name for name in net.movable if bias_of(name) in net.movable]
 
 
-def _statistics(net: Network, state: Params, name: str, x: Tensor) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation of the layer's output by channel, over samples and places, float64."""
-    outputs: list[Tensor] = []
+def _own(layer: nn.Module, weight: str, state: Params) -> Params:
+    """The layer's own tensors in a state of the network, buffers too, by the names that the layer has for them."""
+    prefix = weight.removesuffix("weight")
+    return {key: state[prefix + key] for key in layer.state_dict()}
 
-    def keep(at: str, layer: nn.Module, output: Tensor) -> None:
-        if at == name:
-            last = isinstance(layer, (nn.Linear, nn.LayerNorm))
-            outputs.append((output if last else output.movedim(1, -1)).reshape(-1, output.shape[-1 if last else 1]))
 
-    _watch(net, state, x, keep)
-    found = torch.cat(outputs).double()
+def _statistics(
+    layer: nn.Module, tensors: Params, inputs: list[Tensor]
+) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of the layer's output by channel, over samples and places, float64.
+
+    Args:
+        tensors: of the layer, in place of the dense ones.
+    """
+    last = isinstance(layer, (nn.Linear, nn.LayerNorm))
+    with torch.no_grad():
+        outputs = [functional_call(layer, tensors, (x,)) for x in inputs]
+    rows = [(y if last else y.movedim(1, -1)).reshape(-1, y.shape[-1 if last else 1]) for y in outputs]
+    found = torch.cat(rows).double()
     return found.mean(0), found.std(0, correction=0)
-
-
-def _watch(net: Network, state: Params, x: Tensor, see: Callable[[str, nn.Module, Tensor], object]) -> None:
-    def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        see(name, layer, output.detach())
-
-    for part in x.split(PATCHED_SAMPLES):
-        with torch.no_grad(), net.hooked(hook):
-            net.logits(state, part)

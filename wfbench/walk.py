@@ -1,0 +1,197 @@
+"""The network layer after layer: every pass stops before each layer, shows what the layer reads, and goes on."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeAlias
+
+import torch
+from greenlet import getcurrent, greenlet
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wfbench.errors import WfbenchError
+from wfbench.layers import as_matrices, in_parts
+from wfbench.network import Network, Params, bias_of
+
+SAMPLES = 32
+"""Samples that go through the network at a time."""
+
+Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def walk(
+    net: Network, x: Float[Tensor, "n *input"], at: Collection[str], *states: Mapping[str, Tensor]
+) -> Iterator[tuple[str, list[list[Tensor]]]]:
+    """Layers in the order of their first calls, each before it runs, in several states of the network at once.
+
+    One pass a state, side by side. A layer runs with what its state says of its weight and bias when the walk goes on:
+    change them there, and the layers after it see what the change gives.
+
+    Args:
+        at: names of the weights whose layers to stop at; of those that are never called nothing is yielded.
+        states: tensors by name; what a state leaves out is dense.
+
+    Yields:
+        the weight's name, and for each state what the layer reads, 32 samples at a time; of a layer that is called
+        again, what all its calls read, with its weight as it stands now.
+
+    Raises:
+        WfbenchError: the order of the calls depends on the samples.
+    """
+    parts = x.to(net.device).split(SAMPLES)
+    calls = Counter(called(net, x[:1], at))
+    passes = [_Passes(net, state, calls, parts) for state in states]
+    try:
+        for name, times in calls.items():
+            read = [each.until(name) for each in passes]
+            yield name, read if times == 1 else [_all_calls(net, state, name, parts) for state in states]
+            for each in passes:
+                each.take_over(name)
+    finally:
+        for each in passes:
+            each.end()
+
+
+class _Passes:
+    """One state of the network, a coroutine for every 32 samples, all of them stopped before the same layer."""
+
+    def __init__(
+        self, net: Network, state: Mapping[str, Tensor], names: Collection[str], parts: tuple[Tensor, ...]
+    ) -> None:
+        self._state, self._parts = state, parts
+        module = net.module()
+        module.load_state_dict(dict(state), strict=False)
+        self._tensors = dict(module.named_parameters(remove_duplicate=False))
+        for name in names:
+            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name))
+        self._runs = [greenlet(module) for _ in parts]
+        self._past: set[str] = set()
+
+    def until(self, name: str) -> list[Tensor]:
+        """What the layer reads in its first call."""
+        found = []
+        for run, part in zip(self._runs, self._parts, strict=True):
+            at, read = self._resume(run, part)
+            while at in self._past:
+                at, read = self._resume(run, part)
+            if at != name:
+                raise WfbenchError(f"the order in which layers are called depends on the samples: {at} before {name}")
+            found.append(read)
+        self._past.add(name)
+        return found
+
+    def _resume(self, run: greenlet, part: Tensor) -> tuple[str, Tensor]:
+        with torch.no_grad():
+            stop = run.switch() if run else run.switch(part)
+        return ("the end", stop) if run.dead else stop
+
+    def take_over(self, name: str) -> None:
+        """What the state now says of the layer."""
+        for key in (name, bias_of(name)):
+            if key in self._state:
+                self._tensors[key].data.copy_(self._state[key])
+
+    def end(self) -> None:
+        """Give up what has not come to its end."""
+        for run in self._runs:
+            if run:
+                run.throw()
+
+
+def _stop(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        walking = getcurrent().parent
+        assert walking is not None
+        walking.switch((name, inputs[0]))
+
+    return hook
+
+
+def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, parts: tuple[Tensor, ...]) -> list[Tensor]:
+    """What the layer reads, by part and call, in a pass of its own."""
+    found: list[Tensor] = []
+
+    def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if weight == name:
+            found.append(inputs[0])
+
+    for part in parts:
+        with torch.no_grad(), net.hooked(keep):
+            net.logits(state, part)
+    return found
+
+
+def called(net: Network, x: Float[Tensor, "n *input"], among: Collection[str]) -> list[str]:
+    """Names of the weights in the order in which their layers are called, once a call."""
+    order: list[str] = []
+
+    def note(weight: str, *_: object) -> None:
+        if weight in among:
+            order.append(weight)
+
+    with torch.no_grad(), net.hooked(note) as module:
+        module(x.to(net.device))
+    return order
+
+
+def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
+    """Names of the prunable weights in the order of their layers' first calls; those never called come last."""
+    return list(dict.fromkeys([*called(net, x, net.weights), *net.weights]))
+
+
+def second_moments(net: Network, x: Float[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
+    """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
+
+    The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
+    """
+    found = {name: _no_moment(net, name) for name in net.weights}
+    counts = dict.fromkeys(net.weights, 0)
+
+    def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        for rows in in_parts(layer, inputs[0]) if weight in found else ():
+            found[weight] += rows.mT @ rows
+            counts[weight] += rows.shape[1]
+
+    with torch.no_grad(), net.hooked(keep):
+        for part in x.split(SAMPLES):
+            net.logits({}, part)
+    return {name: total / max(1, counts[name]) for name, total in found.items()}
+
+
+def moment(layer: nn.Module, inputs: list[Tensor]) -> Float[Tensor, "g d d"]:
+    """`XᵀX/m` of the m patches in what the layer reads, float64."""
+    total, count = torch.zeros((), dtype=torch.float64, device=inputs[0].device), 0
+    for rows in (rows for x in inputs for rows in in_parts(layer, x)):
+        total = total + rows.mT @ rows
+        count += rows.shape[1]
+    return total / count
+
+
+def _no_moment(net: Network, name: str) -> Float[Tensor, "g d d"]:
+    groups, _, d = as_matrices(net.layer_of(name), net.weights[name]).shape
+    return torch.zeros((groups, d, d), dtype=torch.float64, device=net.device)
+
+
+def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
+    """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
+
+    Args:
+        change: `(name, W [g out d], XᵀX/m [g d d])`, both float64, to the new matrices and their mask (True = kept).
+
+    Returns:
+        weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
+    """
+    weights: Params = dict(net.weights)
+    masks: Params = {}
+
+    def prune(name: str, seen: Tensor) -> None:
+        layer, dense = net.layer_of(name), net.weights[name]
+        new, mask = change(name, as_matrices(layer, dense).double(), seen)
+        masks[name] = mask.reshape(dense.shape)
+        weights[name] = torch.where(masks[name], new.reshape(dense.shape), 0).to(dense.dtype)
+
+    for name, (inputs,) in walk(net, x, net.weights, weights):
+        prune(name, moment(net.layer_of(name), inputs))
+    for name in [name for name in net.weights if name not in masks]:
+        prune(name, _no_moment(net, name))
+    return weights, {name: masks[name] for name in net.weights}
