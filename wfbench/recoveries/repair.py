@@ -36,51 +36,57 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
         state = dict(pruned.state)
         for name, (now, before) in walk(net, data.inputs, net.weights, state, {}):
             layer, bias = net.layer_of(name), bias_of(name)
-            moments = _moments(layer, now, before, centred=bias in state)
             dense = as_matrices(layer, net.weights[name]).double()
             current = as_matrices(layer, state[name]).double()
+            moments = _moments(layer, (now, current), (before, dense), centred=bias in state)
             kept = pruned.mask[name].reshape(current.shape)
             systems = damped(moments.inner, self.damping)
-            right = dense @ moments.cross.mT - current @ moments.inner
-            moves = [solve_kept(h, r, k) for h, r, k in zip(systems, right, kept, strict=True)]
-            weights = torch.where(kept, current + torch.stack(moves), 0)
+            moves = torch.stack([solve_kept(h, r, k) for h, r, k in zip(systems, moments.lost, kept, strict=True)])
+            weights = torch.where(kept, current + moves, 0)
             state[name] = weights.reshape(state[name].shape).to(state[name].dtype)
             if bias in state:
-                shift = (dense @ moments.dense_mean[..., None] - weights @ moments.mean[..., None]).flatten()
-                moved = (net.movable[bias].double() + shift).to(state[bias].dtype)
+                shift = moments.mean_lost - (moves @ moments.mean[..., None])[..., 0]
+                moved = (net.movable[bias].double() + shift.flatten()).to(state[bias].dtype)
                 state[bias] = _kept(moved, pruned, bias)
         return replace(pruned, state=state)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a layer's patches x̃ in the pruned and x in the dense network: `X̃ᵀX̃/m`, `X̃ᵀX/m`, and both means."""
+    """Of a layer's patches x̃ in the pruned network and of ỹ = Wx − Ŵx̃, what its output lacks without the bias.
+
+    `X̃ᵀX̃/m`, `ỸᵀX̃/m`, and both means; W the dense weights on their patches x, Ŵ those before the repair.
+    """
 
     inner: Float[Tensor, "g d d"]
-    cross: Float[Tensor, "g d d"]
+    lost: Float[Tensor, "g out d"]
     mean: Float[Tensor, "g d"]
-    dense_mean: Float[Tensor, "g d"]
+    mean_lost: Float[Tensor, "g out"]
 
 
-def _moments(layer: nn.Module, now: list[Tensor], before: list[Tensor], *, centred: bool) -> Moments:
-    """Of what the layer reads in the pruned and in the dense network; float64.
+def _moments(
+    layer: nn.Module, now: tuple[list[Tensor], Tensor], before: tuple[list[Tensor], Tensor], *, centred: bool
+) -> Moments:
+    """float64; about the means where the layer has a bias, which then takes the means over.
 
-    About the means where the layer has a bias, which then takes the means over.
+    Args:
+        now, before: what the layer reads in the pruned and in the dense network, and its matrices `[g out d]` there.
     """
     totals: list[Tensor] = []
     count = 0
-    for one, other in zip(now, before, strict=True):
+    for one, other in zip(now[0], before[0], strict=True):
         for ours, dense in zip(in_parts(layer, one), in_parts(layer, other), strict=True):
-            parts = [ours.mT @ ours, ours.mT @ dense, ours.sum(1), dense.sum(1)]
+            lost = dense @ before[1].mT - ours @ now[1].mT
+            parts = [ours.mT @ ours, lost.mT @ ours, ours.sum(1), lost.sum(1)]
             totals = parts if not totals else [total + part for total, part in zip(totals, parts, strict=True)]
             count += ours.shape[1]
-    inner, cross, mean, dense_mean = (total / count for total in totals)
+    inner, lost, mean, mean_lost = (total / count for total in totals)
     if centred:
         size = inner.diagonal(dim1=1, dim2=2)
         varies = size - mean.square() > CONSTANT * size  # of what does not, centring leaves rounding errors
         inner = torch.where(varies[..., None] & varies[:, None], inner - mean[..., None] * mean[:, None], 0)
-        cross = torch.where(varies[..., None], cross - mean[..., None] * dense_mean[:, None], 0)
-    return Moments(inner, cross, mean, dense_mean)
+        lost = torch.where(varies[:, None], lost - mean_lost[..., None] * mean[:, None], 0)
+    return Moments(inner, lost, mean, mean_lost)
 
 
 def _kept(tensor: Tensor, pruned: Pruned, name: str) -> Tensor:
