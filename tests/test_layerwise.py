@@ -71,11 +71,22 @@ def test_lobs_is_the_surgeon_on_the_dense_kronecker_hessian_of_each_layer(sparsi
         kept = lowest(torch.cat(scores), round(sparsity * size))
         expected = []
         for (weight, _), inverse, mask in zip(groups, inverses, kept.chunk(len(groups)), strict=True):
-            new = weight.flatten().clone()
-            for q in (~mask).nonzero()[:, 0]:
-                new -= inverse[:, q] * weight.flatten()[q] / inverse[q, q]
+            new, saliencies = weight.flatten().clone(), weight.flatten() ** 2 / (2 * inverse.diagonal())
+            for q in sorted((~mask).nonzero()[:, 0].tolist(), key=lambda q: float(saliencies[q])):
+                new -= inverse[:, q] * new[q] / inverse[q, q]
             expected.append(torch.where(mask, new, 0))
         torch.testing.assert_close(pruned.state[name].flatten(), torch.cat(expected), rtol=1e-8, atol=1e-10)
+
+
+def test_lobs_removes_a_weight_by_the_value_that_the_removals_before_it_left() -> None:
+    """1.100 adds the updates up from the dense values, 1.150 is least squares; the authors' code gives 1.111."""
+    moments = torch.full((3, 3), 0.5, dtype=torch.float64) + 0.5 * torch.eye(3, dtype=torch.float64)
+    x = torch.linalg.cholesky(3 * moments).mT.contiguous()  # XᵀX/3 is the matrix above
+    module = nn.Sequential(nn.Linear(3, 1, bias=False)).double()
+    module[0].weight.data = torch.tensor([[0.1, 0.2, 1.0]], dtype=torch.float64)
+    surgeon = type(REGISTRY.pruner("lobs"))(damping=1e-12)
+    pruned = surgeon.fit(Network(module), Unlabeled(x)).prune(Target(2 / 3, scope="layer"))
+    assert pruned.state["0.weight"].tolist() == [[0, 0, pytest.approx(1 + 1 / 9, abs=1e-9)]]
 
 
 def test_lobs_globally_compares_shares_of_each_layers_output_energy() -> None:
