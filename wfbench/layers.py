@@ -16,7 +16,7 @@ from wfbench.linalg import cholesky
 from wfbench.network import Network
 from wfbench.sparsity import Target
 
-PATCH_NUMBERS = 2**26
+PATCH_NUMBERS = 2**24
 """float64 numbers in the patches that are held at a time, where one sample has fewer."""
 
 SYSTEM_NUMBERS = 2**21

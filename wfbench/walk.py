@@ -14,7 +14,7 @@ from wfbench.layers import as_matrices, in_parts
 from wfbench.network import Network, Params, bias_of
 
 SAMPLES = 32
-"""Samples that go through the network at a time."""
+"""Samples that go through the network at a time, where nothing has to wait for them."""
 
 Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -32,19 +32,19 @@ def walk(
         states: tensors by name; what a state leaves out is dense.
 
     Yields:
-        the weight's name, and for each state what the layer reads, 32 samples at a time; of a layer that is called
-        again, what all its calls read, with its weight as it stands now.
+        the weight's name, and for each state what the layer reads, a tensor a call: of a layer that is called again,
+        what all its calls read with its weight as it stands now.
 
     Raises:
-        WfbenchError: the order of the calls depends on the samples.
+        WfbenchError: the order of the calls depends on the samples; a layer runs under autocast or inference mode.
     """
-    parts = x.to(net.device).split(SAMPLES)
+    x = x.to(net.device)
     calls = Counter(called(net, x[:1], at))
-    passes = [_Passes(net, state, calls, parts) for state in states]
+    passes = [_Pass(net, state, calls, x) for state in states]
     try:
         for name, times in calls.items():
             read = [each.until(name) for each in passes]
-            yield name, read if times == 1 else [_all_calls(net, state, name, parts) for state in states]
+            yield name, [[one] for one in read] if times == 1 else [_all_calls(net, of, name, x) for of in states]
             for each in passes:
                 each.take_over(name)
     finally:
@@ -52,38 +52,40 @@ def walk(
             each.end()
 
 
-class _Passes:
-    """One state of the network, a coroutine for every 32 samples, all of them stopped before the same layer."""
+class _Pass:
+    """The network in one state, a coroutine that stops before every layer."""
 
-    def __init__(
-        self, net: Network, state: Mapping[str, Tensor], names: Collection[str], parts: tuple[Tensor, ...]
-    ) -> None:
-        self._state, self._parts = state, parts
+    def __init__(self, net: Network, state: Mapping[str, Tensor], names: Collection[str], x: Tensor) -> None:
+        self._state, self._x = state, x
         module = net.module()
         module.load_state_dict(dict(state), strict=False)
         self._tensors = dict(module.named_parameters(remove_duplicate=False))
         for name in names:
             module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name))
-        self._runs = [greenlet(module) for _ in parts]
+        self._run = greenlet(module)
         self._past: set[str] = set()
 
-    def until(self, name: str) -> list[Tensor]:
+    def until(self, name: str) -> Tensor:
         """What the layer reads in its first call."""
-        found = []
-        for run, part in zip(self._runs, self._parts, strict=True):
-            at, read = self._resume(run, part)
-            while at in self._past:
-                at, read = self._resume(run, part)
-            if at != name:
-                raise WfbenchError(f"the order in which layers are called depends on the samples: {at} before {name}")
-            found.append(read)
+        at, read = self._resume()
+        while at in self._past:
+            at, read = self._resume()
+        if at != name:
+            raise WfbenchError(f"the order in which layers are called depends on the samples: {at} before {name}")
         self._past.add(name)
-        return found
+        return read
 
-    def _resume(self, run: greenlet, part: Tensor) -> tuple[str, Tensor]:
+    def _resume(self) -> tuple[str, Tensor]:
+        mode = _mode(self._x)
         with torch.no_grad():
-            stop = run.switch() if run else run.switch(part)
-        return ("the end", stop) if run.dead else stop
+            stop = self._run.switch() if self._run else self._run.switch(self._x)
+        at, read = ("the end", stop) if self._run.dead else stop
+        if _mode(self._x) != mode:  # it would hold for whoever walks, too
+            self.end()
+            raise WfbenchError(
+                f"{at} is called under autocast or inference mode; leave that to whoever runs the network"
+            )
+        return at, read
 
     def take_over(self, name: str) -> None:
         """What the state now says of the layer."""
@@ -93,9 +95,12 @@ class _Passes:
 
     def end(self) -> None:
         """Give up what has not come to its end."""
-        for run in self._runs:
-            if run:
-                run.throw()
+        if self._run:
+            self._run.throw()
+
+
+def _mode(x: Tensor) -> tuple[bool, bool]:
+    return torch.is_autocast_enabled(x.device.type), torch.is_inference_mode_enabled()
 
 
 def _stop(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -107,17 +112,16 @@ def _stop(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     return hook
 
 
-def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, parts: tuple[Tensor, ...]) -> list[Tensor]:
-    """What the layer reads, by part and call, in a pass of its own."""
+def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, x: Tensor) -> list[Tensor]:
+    """What the layer reads in every call, in a pass of its own."""
     found: list[Tensor] = []
 
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if weight == name:
             found.append(inputs[0])
 
-    for part in parts:
-        with torch.no_grad(), net.hooked(keep):
-            net.logits(state, part)
+    with torch.no_grad(), net.hooked(keep):
+        net.logits(state, x)
     return found
 
 
