@@ -5,12 +5,12 @@ Fidelity: blocks, damping and lazy updates as published, for convolutions too; c
 until they are pruned. No published figure reproduced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
@@ -57,10 +57,10 @@ class FittedSparseGPT:
 
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
             hessians, choose = damped(moment, self.damping), Quota(matrices.numel(), target).mask
-            block = self.block
+            blocks: Sequence[Tensor] = torch.arange(matrices.shape[2]).split(self.block)
             if isinstance(target.pattern, NM) and target.sparsity > 0:
-                choose, block = target.pattern.mask, target.pattern.m
-            parts = [sweep(w, h, block, choose) for w, h in zip(matrices, hessians, strict=True)]
+                choose, blocks = target.pattern.mask, target.pattern.columns(self.net.weights[name].shape)
+            parts = [sweep(w, h, blocks, choose) for w, h in zip(matrices, hessians, strict=True)]
             return torch.stack([weights for weights, _ in parts]), torch.stack([mask for _, mask in parts])
 
         return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change))
@@ -85,13 +85,21 @@ class Quota:
 
 
 def sweep(
-    weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"], block: int, choose: Callable[[Tensor], Tensor]
+    weights: Float[Tensor, "rows d"],
+    hessian: Float[Tensor, "d d"],
+    blocks: Sequence[Int[Tensor, " k"]],
+    choose: Callable[[Tensor], Tensor],
 ) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "rows d"]]:
-    """The pruned matrix and its mask. `U`, the upper Cholesky factor of `H⁻¹`, holds every downdated inverse's row."""
-    upper = torch.linalg.cholesky(inverse(hessian), upper=True)
-    w, mask = weights.clone(), torch.ones_like(weights, dtype=torch.bool)
-    for start in range(0, w.shape[1], block):
-        stop = min(start + block, w.shape[1])
+    """The pruned matrix and its mask. `U`, the upper Cholesky factor of `H⁻¹`, holds every downdated inverse's row.
+
+    Args:
+        blocks: the columns in the order in which they are visited, those together that share one choice of mask.
+    """
+    order = torch.cat(list(blocks)).to(weights.device)
+    upper = torch.linalg.cholesky(inverse(hessian[order][:, order]), upper=True)
+    w, mask, stop = weights[:, order], torch.ones_like(weights, dtype=torch.bool), 0
+    for block in blocks:
+        start, stop = stop, stop + len(block)
         pivots = upper.diagonal()[start:stop]
         scores = (w[:, start:stop] / pivots).square()
         mask[:, start:stop] = choose(scores)
@@ -100,4 +108,5 @@ def sweep(
             errors[:, i - start] = torch.where(mask[:, i], 0, w[:, i]) / upper[i, i]
             w[:, i:stop] -= errors[:, i - start, None] * upper[i, i:stop]
         w[:, stop:] -= errors @ upper[start:stop, stop:]
-    return torch.where(mask, w, 0), mask
+    back = order.argsort()
+    return torch.where(mask, w, 0)[:, back], mask[:, back]

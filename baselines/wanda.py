@@ -41,7 +41,8 @@ class FittedWanda:
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
             norms = moment.diagonal(dim1=1, dim2=2).sqrt()
             scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
-            if (dictated := target.pattern.dictated(scores, target)) is not None:
+            in_shape = scores.reshape(self.net.weights[name].shape)
+            if (dictated := target.pattern.dictated(in_shape, target)) is not None:
                 return matrices, dictated.reshape(matrices.shape)
             each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
             masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
