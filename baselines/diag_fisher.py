@@ -1,7 +1,8 @@
 """Diagonal Fisher. Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning".
 
-Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check; no
-published figure on these tasks to reproduce.
+Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check. The
+paper takes out feature maps, greedily, while it distills; here single weights go in one shot. No published figure
+reproduced.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,10 @@
-"""SparseGPT. Frantar & Alistarh 2023, "SparseGPT: massive language models can be accurately pruned in one shot",
-algorithm 1.
+"""SparseGPT. Frantar & Alistarh 2023, "SparseGPT: massive language models can be accurately pruned in one shot".
 
-Fidelity: blocks, damping and lazy updates as published, for convolutions too; columns without input keep their weights
-until they are pruned. No published figure reproduced.
+Fidelity: blocks, damping and lazy updates as published, for convolutions too. The authors' code differs in three ways.
+It zeroes the weights of inputs that never fire beforehand, whatever the target, and gives them a diagonal of 1, which
+enters the damping's mean; here the damping alone is their diagonal: they go early at next to no cost, and count.
+Every block loses one weight more than its share there; here the shares add up to the target. For N:M it takes columns
+as they are stored; here the input channels at one place of the kernel. No published figure reproduced.
 """
 
 from collections.abc import Callable, Sequence

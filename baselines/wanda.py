@@ -1,6 +1,8 @@
 """Wanda. Sun et al. 2023, "A simple and effective pruning approach for large language models".
 
-Fidelity: score and comparison group (an output row) as published, a filter being a row; no published figure reproduced.
+Fidelity: score and comparison group (an output row) as published, a filter being a row. The authors' code rounds the
+share of a row down; here the first rows lose one weight more, so that the layer meets the target. Its N:M groups are of
+linear layers. No published figure reproduced.
 """
 
 from dataclasses import dataclass
