@@ -17,7 +17,7 @@ class DiagonalFisher(ScorePruner[Labeled]):
     """`½ w² F_qq` with the diagonal of the empirical Fisher, nats."""
 
     name: ClassVar[str] = "diag-fisher"
-    source: ClassVar[str] = "Theis et al. 2018, the Fisher information of the gradient"
+    source: ClassVar[str] = "Theis et al. 2018, Fisher pruning, of single weights"
     fidelity: ClassVar[str] = "equal to the dense diagonal; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

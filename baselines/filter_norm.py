@@ -40,4 +40,5 @@ class FilterL2(FilterL1):
     """Euclidean norm of a channel's filters, one ranking over all layers."""
 
     name: ClassVar[str] = "filter-l2"
+    source: ClassVar[str] = "He et al. 2018, filter norm"
     power: ClassVar[int] = 2

@@ -115,7 +115,7 @@ class KFAC(_KFAC, Pruner[Labeled]):
     name: ClassVar[str] = "kfac"
     order_invariant: ClassVar[bool] = True
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
-    source: ClassVar[str] = "Martens & Grosse 2015, factored Tikhonov damping; Wang et al. 2019, single weights"
+    source: ClassVar[str] = "Martens & Grosse 2015, factored Tikhonov damping; Zeng & Urtasun 2018, single weights"
     fidelity: ClassVar[str] = "equal to the dense float64 Kronecker inverse; no published figure reproduced"
 
     def fit(self, net: Network, data: Labeled) -> Fitted:

@@ -17,7 +17,9 @@ class Magnitude(ScorePruner[None]):
     """|w|, one ranking over all layers."""
 
     name: ClassVar[str] = "magnitude"
-    source: ClassVar[str] = "Han et al. 2015, section 3"
+    source: ClassVar[str] = (
+        "Han et al. 2015, magnitude; one threshold for all layers as in Singh & Alistarh 2020, global magnitude"
+    )
     fidelity: ClassVar[str] = "|w| by definition; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 
@@ -30,4 +32,5 @@ class MagnitudeLayer(Magnitude):
     """|w|, every layer to the target sparsity."""
 
     name: ClassVar[str] = "magnitude-layer"
+    source: ClassVar[str] = "Han et al. 2015, magnitude; the same share of every layer"
     scope: ClassVar[Scope] = "layer"

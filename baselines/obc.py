@@ -62,7 +62,10 @@ class OBC(Pruner[Unlabeled]):
     name: ClassVar[str] = "obc"
     scope: ClassVar[Scope] = "layer"
     source: ClassVar[str] = "Frantar & Alistarh 2022, ExactOBS"
-    fidelity: ClassVar[str] = "equal to exhaustive greedy removal on ten weights; no published figure reproduced"
+    fidelity: ClassVar[str] = (
+        "equal to exhaustive greedy removal on ten weights, rows merged by the running maximum of their losses; "
+        "no published figure reproduced"
+    )
     order_invariant: ClassVar[bool] = True
     updates: ClassVar[bool] = True
     damping: float = 0.01

@@ -31,8 +31,11 @@ class SparseGPT(Pruner[Unlabeled]):
     name: ClassVar[str] = "sparsegpt"
     scope: ClassVar[Scope] = "layer"
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
-    source: ClassVar[str] = "Frantar & Alistarh 2023, algorithm 1"
-    fidelity: ClassVar[str] = "equal to a dense column-by-column oracle; no published figure reproduced"
+    source: ClassVar[str] = "Frantar & Alistarh 2023, SparseGPT"
+    fidelity: ClassVar[str] = (
+        "equal to a dense column-by-column oracle; inputs that never fire are not zeroed beforehand, unlike in the "
+        "authors' code; no published figure reproduced"
+    )
     order_invariant: ClassVar[bool] = True
     damping: float = 0.01
     block: int = 128

@@ -19,7 +19,9 @@ class Taylor(ScorePruner[Labeled]):
 
     name: ClassVar[str] = "taylor"
     source: ClassVar[str] = "Molchanov et al. 2017, first-order Taylor expansion"
-    fidelity: ClassVar[str] = "equal to the paper's formula for single weights; no published figure reproduced"
+    fidelity: ClassVar[str] = (
+        "the paper's formula for single weights, layers not normalised; no published figure reproduced"
+    )
     order_invariant: ClassVar[bool] = True
 
     def scores(self, net: Network, data: Labeled) -> Params:
