@@ -1,9 +1,10 @@
 """CHITA. Benbaki et al. 2023, "Fast as CHITA: neural network pruning with combinatorial optimization".
 
 Fidelity: the published objective, by default without its first-order term, which asks every sample's log-likelihood to
-rise by a whole nat and threw the small networks to chance on their validation splits for λ up to 0.01. Iterative hard
-thresholding proposes supports; the exact minimum on each decides, where the paper takes a thresholded step and solves
-on the support afterwards. λ, which the paper tunes for each network, is fixed. No published figure reproduced.
+rise by a whole nat (the authors' code has α = 1/B for gradients of mini-batches of B; B is 1 here) and threw the small
+networks to chance on their validation splits for λ up to 0.01. Iterative hard thresholding proposes supports; the exact
+minimum on each decides, where the paper takes a thresholded step and solves on the support afterwards. λ, which the
+paper tunes for each network, is fixed. No published figure reproduced.
 """
 
 from dataclasses import dataclass

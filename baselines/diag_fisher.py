@@ -1,7 +1,8 @@
 """Diagonal Fisher. Theis et al. 2018, "Faster gaze prediction with dense networks and Fisher pruning".
 
-Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check; no
-published figure on these tasks to reproduce.
+Fidelity: equal to WoodFisher's saliency with blocks of one weight and vanishing damping, which the tests check. The
+paper takes out feature maps, greedily, while it distills; here single weights go in one shot. No published figure
+reproduced.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ class DiagonalFisher(ScorePruner[Labeled]):
     """`½ w² F_qq` with the diagonal of the empirical Fisher, nats."""
 
     name: ClassVar[str] = "diag-fisher"
-    source: ClassVar[str] = "Theis et al. 2018, the Fisher information of the gradient"
+    source: ClassVar[str] = "Theis et al. 2018, Fisher pruning, of single weights"
     fidelity: ClassVar[str] = "equal to the dense diagonal; no published figure reproduced"
     order_invariant: ClassVar[bool] = True
 

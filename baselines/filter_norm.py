@@ -1,6 +1,8 @@
-"""Filter norms. Li et al. 2017, "Pruning filters for efficient ConvNets" (L1); the L2 norm as in He et al. 2018.
+"""Filter norms. Li et al. 2017, "Pruning filters for efficient ConvNets" (L1); He et al. 2018, "Soft filter pruning for
+accelerating deep convolutional neural networks" (L2).
 
-Fidelity: the norm of a channel's filters, mean over the layers of a coupled group; no published figure reproduced.
+Fidelity: the norm of a channel's filters, mean over the layers of a coupled group. Both papers compare filters within a
+layer (`scope="layer"` here) and train, Li et al. afterwards, He et al. meanwhile. No published figure reproduced.
 """
 
 from dataclasses import dataclass
@@ -38,4 +40,5 @@ class FilterL2(FilterL1):
     """Euclidean norm of a channel's filters, one ranking over all layers."""
 
     name: ClassVar[str] = "filter-l2"
+    source: ClassVar[str] = "He et al. 2018, filter norm"
     power: ClassVar[int] = 2

@@ -1,4 +1,5 @@
-"""K-FAC saliency and update. Martens & Grosse 2015; as an optimal brain surgeon: Zeng & Urtasun 2018, Wang et al. 2019.
+"""K-FAC saliency and update. Martens & Grosse 2015; as criterion for single weights: Zeng & Urtasun 2018, "MLPrune:
+multi-layer pruning for automated neural network compression". The update is the optimal brain surgeon's.
 
 The Kronecker factors come from curvlinops; λ = 1e-3 is our choice. Fidelity: equal to the dense float64 inverse of the
 π-damped Kronecker matrix, and, undamped, to the exact Fisher where K-FAC is exact; no published figure reproduced.
@@ -114,7 +115,7 @@ class KFAC(_KFAC, Pruner[Labeled]):
     name: ClassVar[str] = "kfac"
     order_invariant: ClassVar[bool] = True
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
-    source: ClassVar[str] = "Martens & Grosse 2015, factored Tikhonov damping; Wang et al. 2019, single weights"
+    source: ClassVar[str] = "Martens & Grosse 2015, factored Tikhonov damping; Zeng & Urtasun 2018, single weights"
     fidelity: ClassVar[str] = "equal to the dense float64 Kronecker inverse; no published figure reproduced"
 
     def fit(self, net: Network, data: Labeled) -> Fitted:

@@ -2,8 +2,9 @@
 eigenbasis", its optimal brain surgeon on filters, without the rotation to the eigenbasis.
 
 Fidelity: the saliency equals that of the dense π-damped Kronecker matrix with the whole filter as removed set; the
-update is left out. Filters are charged, summed over the layers of a coupled group, biases and norms are not. Depthwise
-filters have the input factor of all channels' mean, as curvlinops computes it. No published figure reproduced.
+update is left out. The authors' code (kron-OBS) has `Σ_ij w_i² A_ij` in place of `wᵀAw`, A undamped, and the update.
+Filters are charged, summed over the layers of a coupled group, biases and norms are not. Depthwise filters have the
+input factor of all channels' mean, as curvlinops computes it. No published figure reproduced.
 """
 
 from dataclasses import dataclass, field, replace

@@ -1,6 +1,8 @@
 """Wanda. Sun et al. 2023, "A simple and effective pruning approach for large language models".
 
-Fidelity: score and comparison group (an output row) as published, a filter being a row; no published figure reproduced.
+Fidelity: score and comparison group (an output row) as published, a filter being a row. The authors' code rounds the
+share of a row down; here the first rows lose one weight more, so that the layer meets the target. Its N:M groups are of
+linear layers. No published figure reproduced.
 """
 
 from dataclasses import dataclass
@@ -41,7 +43,8 @@ class FittedWanda:
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
             norms = moment.diagonal(dim1=1, dim2=2).sqrt()
             scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
-            if (dictated := target.pattern.dictated(scores, target)) is not None:
+            in_shape = scores.reshape(self.net.weights[name].shape)
+            if (dictated := target.pattern.dictated(in_shape, target)) is not None:
                 return matrices, dictated.reshape(matrices.shape)
             each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
             masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]

@@ -1,4 +1,4 @@
-"""The textbook: the inverse empirical Fisher by one rank-one update a row (Singh & Alistarh 2020, eq. 5)."""
+"""The textbook: the inverse empirical Fisher by one rank-one update a row (Singh & Alistarh 2020)."""
 
 import torch
 from torch import Tensor

@@ -181,42 +181,59 @@ def test_sparsegpt_is_column_by_column_surgery_with_an_inverse_recomputed_each_t
         torch.testing.assert_close(pruned.state[name], expected, rtol=1e-7, atol=1e-9)
 
 
-def best_of_four(scores: Tensor) -> Tensor:
-    """The two highest of every four in a row, by loops; of a shorter last group the two highest."""
+def thick() -> nn.Module:
+    """Six input channels, five to a filter of the grouped convolution: groups of four, two and one."""
+    convolutions = [nn.Conv2d(6, 10, (2, 3)), nn.ReLU(), nn.Conv2d(10, 4, 2, groups=2), nn.ReLU()]
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8, 3))
+
+
+def fours(weight: Tensor) -> list[list[int]]:
+    """The columns of `weight[0].flatten()` by place of the kernel, then by every four channels, by loops."""
+    channels, places = weight.shape[1], weight[0, 0].numel()
+    return [
+        [channel * places + place for channel in range(start, min(start + 4, channels))]
+        for place in range(places)
+        for start in range(0, channels, 4)
+    ]
+
+
+def two_best(scores: Tensor) -> Tensor:
+    """True for the two highest of every row, by loops."""
     mask = torch.zeros_like(scores, dtype=torch.bool)
     for row in range(len(scores)):
-        for start in range(0, scores.shape[1], 4):
-            group = scores[row, start : start + 4]
-            for index in sorted(range(len(group)), key=lambda i: float(group[i]))[-2:]:
-                mask[row, start + index] = True
+        for index in sorted(range(scores.shape[1]), key=lambda i: float(scores[row, i]))[-2:]:
+            mask[row, index] = True
     return mask
 
 
-def test_sparsegpt_and_wanda_choose_two_of_four_by_their_own_scores() -> None:
-    net = Network(trained_looking(convolutional))
-    x = torch.randn(6, 2, 4, 4, dtype=torch.float64)
+def test_sparsegpt_and_wanda_choose_two_of_four_channels_by_their_own_scores() -> None:
+    net = Network(trained_looking(thick))
+    x = torch.randn(6, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     target = Target(0.5, NM(2, 4), "layer")
     found = {name: REGISTRY.pruner(name).fit(net, Unlabeled(x)).prune(target) for name in ("sparsegpt", "wanda")}
-    for name in net.weights:
-        pruned, expected = found["sparsegpt"], []
+    for name, whole in net.weights.items():
+        pruned, groups, expected = found["sparsegpt"], fours(whole), []
         for weight, rows in matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]:
             h, w = hessian(rows), weight.clone()
-            mask = torch.ones_like(w, dtype=torch.bool)
-            for i in range(w.shape[1]):
-                if i % 4 == 0:
-                    stop = min(i + 4, w.shape[1])
-                    pivots = torch.stack([torch.linalg.inv(h[j:, j:])[0, 0] for j in range(i, stop)])
-                    mask[:, i:stop] = best_of_four(w[:, i:stop] ** 2 / pivots)
-                inverse = torch.linalg.inv(h[i:, i:])
-                w[:, i:] -= (torch.where(mask[:, i], 0, w[:, i]) / inverse[0, 0])[:, None] * inverse[0]
+            mask, left = torch.ones_like(w, dtype=torch.bool), [column for group in groups for column in group]
+
+            def inverse(columns: list[int], h: Tensor = h) -> Tensor:
+                return torch.linalg.inv(h[columns][:, columns])
+
+            for group in groups:
+                pivots = torch.stack([inverse(left[i:])[0, 0] for i in range(len(group))])
+                mask[:, group] = two_best(w[:, group] ** 2 / pivots)
+                for i in group:
+                    now = inverse(left)
+                    w[:, left] -= (torch.where(mask[:, i], 0, w[:, i]) / now[0, 0])[:, None] * now[0]
+                    left = left[1:]
             expected.append(torch.where(mask, w, 0))
-        torch.testing.assert_close(
-            pruned.state[name], torch.cat(expected).reshape(net.weights[name].shape), rtol=1e-7, atol=1e-9
-        )
+        torch.testing.assert_close(pruned.state[name], torch.cat(expected).reshape(whole.shape), rtol=1e-7, atol=1e-9)
         pruned = found["wanda"]
-        groups = matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]
-        scores = torch.cat([weight.abs() * rows.norm(dim=0) for weight, rows in groups])
-        assert torch.equal(pruned.mask[name].flatten(1), best_of_four(scores))
+        of_layer = matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]
+        scores = torch.cat([weight.abs() * rows.norm(dim=0) for weight, rows in of_layer])
+        for group in groups:
+            assert torch.equal(pruned.mask[name].flatten(1)[:, group], two_best(scores[:, group]))
 
 
 def test_wanda_compares_weight_times_input_norm_within_rows() -> None:

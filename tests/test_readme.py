@@ -12,9 +12,10 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+import torch
 
 from tests.cases import blob_task
-from wfbench import RECOVERIES, Case, Record, Target, discover, run
+from wfbench import NM, RECOVERIES, Case, Network, Record, Target, discover, run
 from wfbench.cli import main
 from wfbench.composed import names
 from wfbench.harness.plugins import Registry
@@ -307,6 +308,20 @@ def test_the_numbers_shown_are_those_of_the_tables() -> None:
     figures = re.findall(r"\d+\.\d ± \d+\.\d", named.replace("\n", " "))
     assert len(figures) == 4
     assert all(figure in page for figure in figures)
+
+
+def test_the_shares_that_two_of_four_removes_are_those_of_the_networks() -> None:
+    said = METHODS.split("where the target says a half,")[1]
+    for task, words in (
+        ("fashion-mlpnet", "{} of fashion-mlpnet's"),
+        ("fashion-resnet20", "{} of ResNet-20's"),
+        ("digits-cnn", "{} of digits-cnn's"),
+        ("fashion-mobilenetv1", "{} of MobileNetV1's"),
+    ):
+        net, target = Network(discover().task(task).dense()), Target(0.5, NM())
+        pruned = discover().pruner("magnitude").fit(net, None).prune(target)
+        share = target.pattern.achieved(target, net, pruned, torch.zeros(0))
+        assert words.format(f"{100 * share:.1f} %") in " ".join(said.split())
 
 
 def test_the_numbers_of_whole_channels_are_those_of_the_table() -> None:

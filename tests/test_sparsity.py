@@ -1,10 +1,16 @@
 """Masks worked out by hand, and the counts they must meet."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.sparse._semi_structured_conversions import (
+    sparse_semi_structured_from_dense_cutlass,
+    sparse_semi_structured_to_dense_cutlass,
+)
 
 from tests.cases import blob_network, blobs
 from wfbench import NM, Labeled, Network, Pruned, Target, Unlabeled, Unstructured, WfbenchError
@@ -152,28 +158,78 @@ def test_scores_of_the_wrong_shape_are_named() -> None:
 @given(
     n=st.integers(1, 3),
     extra=st.integers(1, 4),
-    rows=st.integers(1, 3),
-    columns=st.integers(1, 11),
+    out=st.integers(1, 3),
+    channels=st.integers(1, 11),
+    kernel=st.lists(st.integers(1, 3), max_size=3),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=80, deadline=None)
-def test_n_of_m_keeps_the_best_of_every_group_by_loops(n: int, extra: int, rows: int, columns: int, seed: int) -> None:
-    """Also with ties, and with a last group that is shorter."""
-    m = n + extra
-    scores = torch.randint(0, 4, (rows, columns, 1, 1), generator=torch.Generator().manual_seed(seed)).float()
-    mask = keep_largest({"w": scores}, Target(1 - n / m, NM(n, m)))["w"].reshape(rows, columns)
-    for row in range(rows):
-        for start in range(0, columns, m):
-            group, kept = scores[row, start : start + m].flatten(), mask[row, start : start + m]
+def test_n_of_m_keeps_the_best_channels_at_each_place_by_loops(
+    n: int, extra: int, out: int, channels: int, kernel: list[int], seed: int
+) -> None:
+    """Linear layers and convolutions of one to three dimensions; with ties, and with a last group that is shorter."""
+    m, generator = n + extra, torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 4, (out, channels, *kernel), generator=generator).float()
+    mask = keep_largest({"w": scores}, Target(1 - n / m, NM(n, m)))["w"]
+    assert mask.shape == scores.shape
+    groups = []
+    for place in itertools.product(*map(range, kernel)):
+        for start in range(0, channels, m):
+            groups.append([(channel, *place) for channel in range(start, min(start + m, channels))])
+    for filter_scores, filter_mask in zip(scores, mask, strict=True):
+        for group in groups:
+            values = torch.stack([filter_scores[at] for at in group])
+            kept = torch.stack([filter_mask[at] for at in group])
             assert int(kept.sum()) == min(n, len(group))
             if not kept.all():
-                assert group[kept].min() >= group[~kept].max()
+                assert values[kept].min() >= values[~kept].max()
+    flat = torch.arange(scores[0].numel()).reshape(scores[0].shape)
+    assert [part.tolist() for part in NM(n, m).columns(scores.shape)] == [
+        [int(flat[at]) for at in group] for group in groups
+    ]
+
+
+def test_two_of_four_channels_stay_at_every_place_of_the_kernel() -> None:
+    """Every channel is the same nine numbers: ties keep the later channels, wherever the large numbers are."""
+    channel = torch.tensor([[9.0, 8, 7], [1, 2, 3], [6, 5, 4]])
+    mask = keep_largest({"w": channel.expand(1, 4, 3, 3)}, Target(0.5, NM()))["w"]
+    assert mask[0].sum(0).tolist() == [[2, 2, 2]] * 3
+    assert mask[0, 2:].all()
+
+
+def test_a_shorter_last_group_loses_what_is_beyond_n() -> None:
+    """Under 2:4 six channels lose two, three lose one, two or one (depthwise) none; the achieved share says so."""
+    layers = [nn.Conv2d(6, 3, 1), nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 2, 3, groups=2)]
+    net = Network(nn.Sequential(*layers))
+    target = Target(0.5, NM())
+    found = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()}).prune(target)
+    removed = {name: int((~mask).sum()) for name, mask in found.mask.items()}
+    assert removed == {"0.weight": 3 * 2, "1.weight": 4 * 9, "2.weight": 0, "3.weight": 0}
+    share = (6 + 36) / (18 + 108 + 36 + 36)
+    assert target.pattern.achieved(target, net, found, torch.zeros(1, 6, 9, 9)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [(32, (3, 3)), (64, (1, 1)), (64, ())])
+def test_two_of_four_is_what_torch_compresses_for_sparse_tensor_cores(channels: int, kernel: tuple[int, ...]) -> None:
+    """Compressed and back, nothing of the pruned weight is lost; of a dense one more is.
+
+    Columns are in the order in which tensor cores take a convolution's filters, channels last. Conversion for the
+    cores themselves needs a GPU; this is torch's own in plain operations.
+    """
+    weight = torch.randn(32, channels, *kernel, generator=torch.Generator().manual_seed(0)).half()
+    mask = keep_largest({"w": weight.abs()}, Target(0.5, NM()))["w"]
+
+    def there_and_back(dense: Tensor) -> Tensor:
+        return sparse_semi_structured_to_dense_cutlass(*sparse_semi_structured_from_dense_cutlass(dense))
+
+    rows = torch.where(mask, weight, 0).movedim(1, -1).reshape(32, -1)
+    assert torch.equal(there_and_back(rows), rows)
+    dense = weight.movedim(1, -1).reshape(32, -1)
+    assert not torch.equal(there_and_back(dense), dense)
 
 
 @pytest.mark.parametrize("method", [name for name, pruner in discover().pruners.items() if "n:m" in pruner.patterns])
 def test_methods_that_reach_n_of_m_meet_it(method: str) -> None:
-    from wfbench import Labeled, Unlabeled
-
     pruner, net, data = discover().pruner(method), Network(blob_network()), Labeled(*blobs(8, 1))
     handed = {Labeled: data, Unlabeled: Unlabeled(data.inputs), type(None): None}[pruner.licence]
     fitted, target = pruner.fit(net, handed), Target(0.5, NM(2, 4), pruner.scope)
@@ -182,6 +238,8 @@ def test_methods_that_reach_n_of_m_meet_it(method: str) -> None:
     for weight in net.weights:
         groups = pruned.state[weight].reshape(-1, 4) != 0
         assert (groups.sum(1) <= 2).all()
+    none = Target(0.0, NM(2, 4), pruner.scope)
+    assert none.pattern.achieved(none, net, fitted.prune(none), data.inputs[:1]) == 0
 
 
 def test_a_broken_n_of_m_pattern_is_a_broken_rule() -> None:
@@ -194,6 +252,13 @@ def test_a_broken_n_of_m_pattern_is_a_broken_rule() -> None:
     sparser = ScoreFitted(net, scores).prune(Target(0.75, NM(1, 4)))
     with pytest.raises(BrokenRule, match="2:4 removes"):
         target.pattern.achieved(target, net, sparser, torch.zeros(1, 4))
+
+
+def test_n_of_m_does_not_cover_transposed_convolutions() -> None:
+    net, target = Network(nn.Sequential(nn.ConvTranspose2d(4, 8, 2))), Target(0.5, NM())
+    found = ScoreFitted(net, {name: weight.abs() for name, weight in net.weights.items()}).prune(target)
+    with pytest.raises(WfbenchError, match=r"0.weight is of a transposed convolution, which 2:4 does not cover"):
+        target.pattern.achieved(target, net, found, torch.zeros(1, 4, 3, 3))
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Pruner(Licensed[D]):
     scope: ClassVar[Scope] = "global"
     """Allocation over layers that the suites ask of the method."""
     source: ClassVar[str] = ""
-    """Paper and equation."""
+    """Paper, and what of it: a formula by its name."""
     fidelity: ClassVar[str] = ""
     """Against which published figure or code it was reproduced, or "not reproduced", with what differs."""
     patterns: ClassVar[tuple[str, ...]] = ("unstructured",)

@@ -2,12 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,8 +46,10 @@ class Pattern(ABC):
         """The masks (True = kept) that keep the highest scores of single weights; see `keep_largest`."""
         raise WfbenchError(f"scores of single weights make no mask of the pattern {self.name}")
 
-    def dictated(self, scores: Float[Tensor, "rows d"], target: "Target") -> Bool[Tensor, "rows d"] | None:
-        """The mask of a weight matrix where the pattern leaves only the ranking open; None where any weight may go."""
+    def dictated(
+        self, scores: Float[Tensor, "out in *kernel"], target: "Target"
+    ) -> Bool[Tensor, "out in *kernel"] | None:
+        """The mask of one weight where the pattern leaves only the ranking open; None where any weight may go."""
         return None
 
     @abstractmethod
@@ -140,10 +142,14 @@ class Unstructured(Pattern):
 
 @dataclass(frozen=True)
 class NM(Pattern):
-    """At most n of every m consecutive weights of an output row stay (2:4 by default); a last group may be shorter.
+    """At most n of every m consecutive input channels stay, at each place of the kernel (2:4 by default).
 
-    Rows are weight matrices as stored, `[out, in × kernel]`. Mishra et al. 2021, "Accelerating sparse deep neural
-    networks".
+    What sparse tensor cores take: Mishra et al. 2021, "Accelerating sparse deep neural networks", and the masks of
+    NVIDIA's ASP. A linear layer has one place; the channels of a grouped convolution are those that one filter reads.
+
+    A last group of m' < m channels counts as filled up with zeros: at most n of the m' stay, so that m' − n go, and
+    none where m' ≤ n. Depthwise convolutions and first layers on grey images stay dense under 2:4. `Target.sparsity`
+    is 1 − n/m, what whole groups lose; the achieved sparsity of a network with shorter groups is below it.
     """
 
     name: ClassVar[str] = "n:m"
@@ -166,31 +172,49 @@ class NM(Pattern):
             return {name: torch.ones_like(tensor, dtype=torch.bool) for name, tensor in scores.items()}
         return {name: self.mask(tensor) for name, tensor in scores.items()}
 
-    def dictated(self, scores: Float[Tensor, "rows d"], target: "Target") -> Bool[Tensor, "rows d"] | None:
+    def dictated(
+        self, scores: Float[Tensor, "out in *kernel"], target: "Target"
+    ) -> Bool[Tensor, "out in *kernel"] | None:
         return self.mask(scores) if target.sparsity > 0 else None
 
-    def grouped(self, weight: Tensor, fill: float) -> Tensor:
-        """`[out, groups, m]`, the last group filled up."""
-        rows = weight.reshape(len(weight), -1)
-        return functional.pad(rows, (0, -rows.shape[1] % self.m), value=fill).unflatten(1, (-1, self.m))
+    def grouped(self, weight: Float[Tensor, "out in *kernel"], fill: float) -> Float[Tensor, "out *kernel groups m"]:
+        """The input channels at each place of the kernel, the last group filled up."""
+        channels = weight.movedim(1, -1)
+        return functional.pad(channels, (0, -channels.shape[-1] % self.m), value=fill).unflatten(-1, (-1, self.m))
 
-    def mask(self, scores: Tensor) -> Tensor:
+    def mask(self, scores: Float[Tensor, "out in *kernel"]) -> Bool[Tensor, "out in *kernel"]:
         """The n highest scores of every group (True = kept); ties keep the later ones."""
         groups = self.grouped(scores.double(), -torch.inf)
-        order = groups.argsort(dim=2, stable=True)
-        kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, order[..., self.m - self.n :], True)
-        return kept.flatten(1)[:, : scores[0].numel()].reshape(scores.shape)
+        order = groups.argsort(dim=-1, stable=True)
+        kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, order[..., self.m - self.n :], True)
+        return kept.flatten(-2)[..., : scores.shape[1]].movedim(-1, 1).contiguous()
+
+    def columns(self, shape: Sequence[int]) -> list[Int[Tensor, " k"]]:
+        """The columns of a weight's matrix `[out, in × kernel]` that are a group, group after group.
+
+        Args:
+            shape: the weight's, `[out, in, *kernel]`.
+        """
+        places = torch.arange(math.prod(shape[1:])).reshape(shape[1], -1).T
+        return [group for place in places for group in place.split(self.m)]
 
     def achieved(self, target: "Target", net: Network, pruned: Pruned, x: Tensor) -> float:
-        """No group keeps more than n, and no more is removed than that asks for."""
-        for name, weight in net.weights.items():
+        """No group keeps more than n, and no more is removed than that asks for.
+
+        Raises:
+            WfbenchError: the network has transposed convolutions, whose weights are stored `[in, out, *kernel]`.
+        """
+        most_kept = self.n if target.sparsity > 0 else self.m
+        for name, asked in self.masks(net.weights, target).items():
+            if getattr(net.layer_of(name), "transposed", False):
+                raise WfbenchError(f"{name} is of a transposed convolution, which {self.n}:{self.m} does not cover")
             for what, kept in (
                 ("non-zero weights", pruned.state[name] != 0),
                 ("weights in the mask", pruned.mask[name]),
             ):
-                if int(most := self.grouped(kept.long(), 0.0).sum(2).max()) > self.n:
+                if (most := int(self.grouped(kept.double(), 0.0).sum(-1).max())) > most_kept:
                     raise BrokenRule(f"{name} has groups with {most} {what}; the pattern is {self.n}:{self.m}")
-            wanted = int((~self.mask(weight)).sum())
+            wanted = int((~asked).sum())
             if (removed := int((~pruned.mask[name]).sum())) != wanted:
                 raise BrokenRule(
                     f"{removed} weights of {name} are outside the mask; {self.n}:{self.m} removes {wanted}"

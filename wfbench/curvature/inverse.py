@@ -2,7 +2,7 @@
 
 Dual form (k ≤ width): `A⁻¹ = (I − VᵀV)/λ` with `S = λI + RRᵀ = LLᵀ`, `V = L⁻¹R`. Primal form (k > width): the block
 itself by Cholesky. Everything is float64; rows may be stored in float32 and are widened a chunk of columns at a time.
-Singh & Alistarh 2020, eq. 3-5, without their rank-one recursion.
+After Singh & Alistarh 2020, without their rank-one recursion.
 """
 
 from collections.abc import Iterator, Sequence

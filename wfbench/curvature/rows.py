@@ -66,7 +66,7 @@ def fisher_rows(
     Per-sample gradients of log p(y|x), nats per weight, network in eval mode, columns in the order of
     `named_parameters()`, row-major; rows sample-major.
 
-    * `empirical`: y the label, scaled by 1/√n. Needs `Labeled`. Singh & Alistarh 2020, eq. 2.
+    * `empirical`: y the label, scaled by 1/√n. Needs `Labeled`. The empirical Fisher of Singh & Alistarh 2020.
       With `batch` B the mean gradient of each B consecutive samples, scaled by 1/√(n/B) (their `fisher_mini_bsz`).
     * `sampled`: y drawn from the network's own p(·|x), `draws` times, scaled by 1/√(n·draws). Needs no label.
     * `exact`: every class c, scaled by √(p_c/n): the Fisher itself, equal to the generalised Gauss-Newton matrix.

@@ -183,7 +183,7 @@ class WoodFisherFilter(_Options, Pruner[Labeled]):
     name: ClassVar[str] = "woodfisher-filter"
     patterns: ClassVar[tuple[str, ...]] = ("filter",)
     order_invariant: ClassVar[bool] = True
-    source: ClassVar[str] = "Singh & Alistarh 2020, eq. 2, for sets of coordinates"
+    source: ClassVar[str] = "Singh & Alistarh 2020, empirical Fisher, for sets of coordinates"
     fidelity: ClassVar[str] = "equal to a dense float64 constrained minimum; not a published configuration"
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
@@ -199,7 +199,7 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
 
     name: ClassVar[str] = "woodfisher-filter-unlabeled"
     patterns: ClassVar[tuple[str, ...]] = ("filter",)
-    source: ClassVar[str] = "Singh & Alistarh 2020, eq. 1, for sets of coordinates"
+    source: ClassVar[str] = "Singh & Alistarh 2020, the Fisher itself, for sets of coordinates"
     fidelity: ClassVar[str] = WoodFisherFilter.fidelity
     fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1

@@ -1,6 +1,7 @@
 """The optimal brain surgeon on curvature rows: saliencies and updates, and a network fitted and ready for any target.
 
-Hassibi & Stork 1993, eq. 5; Singh & Alistarh 2020, eq. 10-11 and appendix S1. Vectors are flat and float64.
+Hassibi & Stork 1993 for one weight, `w_q²/(2[A⁻¹]_qq)` and `−A⁻¹e_q w_q/[A⁻¹]_qq`; Singh & Alistarh 2020 for their sum
+over the removed ones. Vectors are flat and float64.
 """
 
 from dataclasses import dataclass, replace

@@ -73,7 +73,9 @@ class WoodFisher(_Options, Pruner[Labeled]):
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     order_invariant: ClassVar[bool] = True
     updates: ClassVar[bool] = True
-    source: ClassVar[str] = "Singh & Alistarh 2020, eq. 2-5, 10-11"
+    source: ClassVar[str] = (
+        "Singh & Alistarh 2020, empirical Fisher, inverse by the Woodbury identity, summed OBS updates"
+    )
     fidelity: ClassVar[str] = "equal to the paper's recursion in float64; no published figure reproduced"
     fisher: Literal["empirical"] = "empirical"
     batch: int = 1
@@ -97,7 +99,7 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
     name: ClassVar[str] = "woodfisher-unlabeled"
     patterns: ClassVar[tuple[str, ...]] = ("unstructured", "n:m")
     updates: ClassVar[bool] = True
-    source: ClassVar[str] = "Singh & Alistarh 2020, eq. 1, with labels drawn from the model"
+    source: ClassVar[str] = "Singh & Alistarh 2020, the Fisher itself, with labels drawn from the model"
     fidelity: ClassVar[str] = "equal to a dense float64 inverse; not a published configuration"
     fisher: Literal["sampled", "exact", "logits"] = "sampled"
     draws: int = 1
@@ -172,7 +174,7 @@ class WoodFisherLogits(WoodFisherExact):
     """
 
     name: ClassVar[str] = "woodfisher-logits"
-    source: ClassVar[str] = "Singh & Alistarh 2020, eq. 2-5, on the Gauss-Newton matrix of the logits"
+    source: ClassVar[str] = "Singh & Alistarh 2020, Woodbury identity; on the Gauss-Newton matrix of the logits"
     fisher: Literal["sampled", "exact", "logits"] = "logits"
     update: Update = "joint"
     damping: Damping = TENTH
