@@ -9,7 +9,7 @@ as they are stored; here the input channels at one place of the kernel. No publi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from wfbench import NM, Fitted, Network, Pruned, Pruner, Target, Unlabeled
 from wfbench.toolbox import Scope, at_least, check_damping, damped, inverse, keep_all_but, one_by_one, only_layer_scope
+
+Choose: TypeAlias = Callable[[Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,57 +63,60 @@ class FittedSparseGPT:
         only_layer_scope("sparsegpt", target)
 
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-            hessians, choose = damped(moment, self.damping), Quota(matrices.numel(), target).mask
             blocks: Sequence[Tensor] = torch.arange(matrices.shape[2]).split(self.block)
+            choose = quotas(matrices, target)
             if isinstance(target.pattern, NM) and target.sparsity > 0:
-                choose, blocks = target.pattern.mask, target.pattern.columns(self.net.weights[name].shape)
-            parts = [sweep(w, h, blocks, choose) for w, h in zip(matrices, hessians, strict=True)]
-            return torch.stack([weights for weights, _ in parts]), torch.stack([mask for _, mask in parts])
+                blocks, choose = target.pattern.columns(self.net.weights[name].shape), each(target.pattern)
+            return sweep(matrices, damped(moment, self.damping), blocks, choose)
 
         return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change))
 
 
-class Quota:
-    """Shares out the weights a layer has to lose over its blocks, so that the sum is the target's."""
+def quotas(matrices: Float[Tensor, "g rows d"], target: Target) -> Choose:
+    """The lowest scores of every group's block go, so many that the layer meets the target, group after group."""
+    _, rows, d = matrices.shape
+    removed = target.removed(matrices.numel())
 
-    def __init__(self, size: int, target: Target) -> None:
-        self._size, self._removed, self._seen, self._given = size, target.removed(size), 0, 0
+    def before(weights: int) -> int:
+        return removed * weights // matrices.numel()
 
-    def take(self, weights: int) -> int:
-        """How many of the next `weights` go."""
-        self._seen += weights
-        share = self._removed * self._seen // self._size - self._given
-        self._given += share
-        return share
+    def choose(scores: Tensor, start: int, stop: int) -> Tensor:
+        ends = [(rows * (group * d + start), rows * (group * d + stop)) for group in range(len(scores))]
+        counts = [before(end) - before(begin) for begin, end in ends]
+        return torch.stack([keep_all_but(count, of) for count, of in zip(counts, scores, strict=True)])
 
-    def mask(self, scores: Tensor) -> Tensor:
-        """True = kept, for the next block of scores."""
-        return keep_all_but(self.take(scores.numel()), scores)
+    return choose
+
+
+def each(pattern: NM) -> Choose:
+    """The pattern's own choice in every block, which is one of its groups."""
+    return lambda scores, start, stop: torch.stack([pattern.mask(of) for of in scores])
 
 
 def sweep(
-    weights: Float[Tensor, "rows d"],
-    hessian: Float[Tensor, "d d"],
+    weights: Float[Tensor, "g rows d"],
+    hessians: Float[Tensor, "g d d"],
     blocks: Sequence[Int[Tensor, " k"]],
-    choose: Callable[[Tensor], Tensor],
-) -> tuple[Float[Tensor, "rows d"], Bool[Tensor, "rows d"]]:
-    """The pruned matrix and its mask. `U`, the upper Cholesky factor of `H⁻¹`, holds every downdated inverse's row.
+    choose: Choose,
+) -> tuple[Float[Tensor, "g rows d"], Bool[Tensor, "g rows d"]]:
+    """The pruned matrices and their masks; `U`, the upper Cholesky factor of `H⁻¹`, has a row of every downdated one.
 
     Args:
         blocks: the columns in the order in which they are visited, those together that share one choice of mask.
+        choose: from a block's scores `[g rows k]`, and where it starts and stops in that order, to its masks.
     """
     order = torch.cat(list(blocks)).to(weights.device)
-    upper = torch.linalg.cholesky(inverse(hessian[order][:, order]), upper=True)
-    w, mask, stop = weights[:, order], torch.ones_like(weights, dtype=torch.bool), 0
+    upper = torch.linalg.cholesky(inverse(hessians[:, order[:, None], order]), upper=True)
+    w, mask, stop = weights[..., order], torch.ones_like(weights, dtype=torch.bool), 0
     for block in blocks:
         start, stop = stop, stop + len(block)
-        pivots = upper.diagonal()[start:stop]
-        scores = (w[:, start:stop] / pivots).square()
-        mask[:, start:stop] = choose(scores)
-        errors = torch.zeros_like(w[:, start:stop])
+        pivots = upper.diagonal(dim1=1, dim2=2)[:, None, start:stop]
+        scores = (w[..., start:stop] / pivots).square()
+        mask[..., start:stop] = choose(scores, start, stop)
+        errors = torch.zeros_like(w[..., start:stop])
         for i in range(start, stop):
-            errors[:, i - start] = torch.where(mask[:, i], 0, w[:, i]) / upper[i, i]
-            w[:, i:stop] -= errors[:, i - start, None] * upper[i, i:stop]
-        w[:, stop:] -= errors @ upper[start:stop, stop:]
+            errors[..., i - start] = torch.where(mask[..., i], 0, w[..., i]) / upper[:, None, i, i]
+            w[..., i:stop] -= errors[..., i - start, None] * upper[:, None, i, i:stop]
+        w[..., stop:] -= errors @ upper[:, start:stop, stop:]
     back = order.argsort()
-    return torch.where(mask, w, 0)[:, back], mask[:, back]
+    return torch.where(mask, w, 0)[..., back], mask[..., back]
