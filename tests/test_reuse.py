@@ -99,6 +99,11 @@ def test_a_changed_text_of_an_error_makes_nothing_stale() -> None:
     assert not stale(module_of(Target), ("is outside [0, 1): it is the fraction removed", "must be in [0, 1)"))
 
 
+def test_what_a_method_says_of_its_source_and_fidelity_makes_nothing_stale() -> None:
+    source = REGISTRY.pruner("magnitude").source
+    assert not stale(module_of(type(REGISTRY.pruner("magnitude"))), (source, "somebody else"))
+
+
 def test_a_new_field_of_the_record_makes_nothing_stale() -> None:
     new = '    weather: str | None = _of("result", default=None)\n'
     field = '    status: str = _of("result")\n'

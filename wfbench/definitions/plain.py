@@ -9,6 +9,9 @@ from typing import Protocol
 
 from wfbench.definitions.source import Definition, Scope, Taken, bound_names, is_text, take_import
 
+TEXTS = ("source", "fidelity")
+"""What a class says to its reader."""
+
 LEFT_OUT = ("ctx", "kind", "type_comment", "type_params")
 PRIVATE = re.compile("§(_\\w+)§")
 
@@ -65,7 +68,10 @@ class Plain(ast.NodeTransformer):
         node.msg = None
         return self.generic_visit(node)
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        in_class = bool(self._frames) and self._frames[-1].is_class
+        if in_class and isinstance(node.target, ast.Name) and node.target.id in TEXTS:
+            return None
         value = node.value or ast.Constant(...)
         return self.visit(ast.Assign([node.target], value, lineno=0))
 
