@@ -18,14 +18,14 @@ from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
 
 CODED = (
-    *("suite", "task", "method", "entry", "track", "setting", "pattern kind", "draw kind", "scope", "budget"),
+    *("suite", "task", "method", "entry", "track", "setting", "pattern_kind", "draw_kind", "scope", "budget"),
     *("sparsity", "recovery", "status"),
 )
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
 UNSHOWN = ("key",)
 """What no reader asks for; digests do not compress, and would be half of the page."""
 SCRIPTS = ("data.js", "board.js", "charts.js", "tables.js", "main.js")
-VIEW = ["task", "budget", "sparsity", "recovery", "pattern kind", "draw kind"]
+VIEW = ["task", "budget", "sparsity", "recovery", "pattern_kind", "draw_kind"]
 """What a suite's opening view holds fixed, so that its rows differ in method and draw alone."""
 COMPOSED = r"[\[+]|-as-"
 """In the name of a method with an option, or of one method's mask under another's update: variants, not methods."""
@@ -96,7 +96,8 @@ def _told(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = [setting(*what, "random", 0.0) for what in zip(frame["pattern"], frame["of"], strict=True)]
     return frame.assign(
         entry=told_apart(frame),
-        **{"draw kind": [one or "ordinary" for one in draws], "pattern kind": [one or "weights" for one in kinds]},
+        draw_kind=[one or "ordinary" for one in draws],
+        pattern_kind=[one or "weights" for one in kinds],
     )
 
 
@@ -104,8 +105,8 @@ def openings(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The view that each suite opens on: one task, budget, sparsity and recovery, where most methods stand.
 
     Suites come by how many methods they have on how many tasks, variants of a method not counted: the first is what the
-    page opens on. Between views of as many methods, one of ordinary draws is taken, then that with most draws, then where
-    methods are furthest apart (standard deviation of their means).
+    page opens on. Between views of as many methods, one of ordinary draws is taken, then that with most draws, then
+    where methods are furthest apart (standard deviation of their means).
     """
     found = []
     for suite, cases in frame.groupby("suite", sort=True):

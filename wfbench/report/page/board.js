@@ -14,7 +14,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 /* in what rows differ besides method and draw: only where in nothing, one of them leads */
-const pooled = (rows) => ["task", "budget", "sparsity", "recovery", "pattern kind", "draw kind"].filter((name) => new Set(rows.map((row) => C[name].at[row])).size > 1);
+const pooled = (rows) => ["task", "budget", "sparsity", "recovery", "pattern_kind", "draw_kind"].filter((name) => new Set(rows.map((row) => C[name].at[row])).size > 1);
 
 function levelWords({ level, draws, methods }) {
   if (methods < 2) return "no other method is in view";

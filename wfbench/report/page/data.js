@@ -1,8 +1,8 @@
 "use strict";
 /* the records by column, which of them are in view, and the statistics on them */
-const FILTERS = ["suite", "task", "budget", "sparsity", "recovery", "track", "pattern kind", "draw kind"];
+const FILTERS = ["suite", "task", "budget", "sparsity", "recovery", "track", "pattern_kind", "draw_kind"];
 const SEARCH = "search";
-const LABELS = { budget: "samples", sparsity: "removed", track: "method sees", "pattern kind": "pattern" };
+const LABELS = { budget: "samples", sparsity: "removed", track: "method sees", pattern_kind: "pattern", draw_kind: "draw kind" };
 const RESAMPLES = 400;
 const T = [NaN, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
   2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045];

@@ -1,5 +1,5 @@
 /* the choices, the permalink, and the start */
-const DERIVED = ["entry", "pattern kind", "draw kind"];
+const DERIVED = ["entry", "pattern_kind", "draw_kind"];
 const EVERYTHING = "everything";
 
 /* passes rows that the set filters and the search let through, the named filters left out */
