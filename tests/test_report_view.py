@@ -81,7 +81,7 @@ def test_the_repositorys_report_opens_on_one_ranking(browser: Any, real: Path, s
     best = page.locator("#said strong").inner_text()
     assert best.startswith(methods[0])
     assert page.locator("tr.best bdi").inner_text() == methods[0]
-    assert page.locator("#said").bounding_box()["y"] < 300  # type: ignore[index]
+    assert page.locator("#said").bounding_box()["y"] < 300
     for select, value, enabled, said in choices(page):
         assert enabled == (re.search(r"\(\d+\)$", said) is not None), (select, value, said)
         assert enabled or "(none with" in said
