@@ -60,8 +60,10 @@ def test_suites_open_where_most_methods_stand_and_variants_open_nothing() -> Non
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two draws of everything: they decide the opening as all do, in less than half the time."""
     path: Path = tmp_path_factory.mktemp("report") / "index.html"
-    path.write_bytes(report.page(load_results(RESULTS)))
+    cases = load_results(RESULTS)
+    path.write_bytes(report.page(cases[cases["seed"] < 2].reset_index(drop=True)))
     return path
 
 
