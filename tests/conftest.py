@@ -1,6 +1,8 @@
 """Array shapes are checked by beartype wherever the tests go, and a warning is an error."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -15,6 +17,14 @@ install_import_hook([name for name in MODULES if not name.startswith("wfbench.de
 def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are measured, and no test reads how long they took."""
     monkeypatch.setattr("wfbench.channels.footprint.SECONDS", 1e-4)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium; imported late, so that the checks of array shapes come before the package."""
+    from tests.browsing import started
+
+    yield from started()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,59 +2,17 @@
 
 import base64
 import gzip
-import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from tests.browsing import EVERYTHING, SIZES, Opened, browser_test, written
 from tests.test_tables import HOSTILE, many
 from wfbench import WfbenchError, load_results
 from wfbench.cli import main
 from wfbench.report import html as report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-browser_test = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install it: apt-get install chromium")
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-
-
-def written(folder: Path, records: list[dict[str, Any]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / "s.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    return report.write(folder)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield started
-        started.close()
-
-
-class Opened:
-    """A page with what it complained of and what it asked the network for."""
-
-    def __init__(self, browser: Any, path: Path, size: str = "desktop", fragment: str = "", **options: Any) -> None:
-        width, height = SIZES[size]
-        self.page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
-        self.trouble: list[str] = []
-        self.page.on("console", lambda message: self.trouble.append(message.text))
-        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("request", lambda request: request.url.startswith("file:") or self.trouble.append(request.url))
-        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message) or dialog.dismiss())
-        self.page.goto(f"{path.as_uri()}{fragment}")
-        self.page.wait_for_selector("body[data-ready=yes]")
-
-    def column(self, number: int) -> list[str]:
-        cells = self.page.locator(f"#board tbody tr > :nth-child({number})")
-        return [text.strip() for text in cells.all_inner_texts()]
 
 
 def test_lists_in_records_are_written_out() -> None:
@@ -70,8 +28,8 @@ def test_lists_in_records_are_written_out() -> None:
 def test_it_loads_quietly_from_disk_at_every_size(browser: Any, tmp_path: Path, size: str, scheme: str) -> None:
     opened = Opened(browser, written(tmp_path, many()), size, color_scheme=scheme)
     assert opened.trouble == []
-    assert opened.column(2) == ["magnitude", "ccc", "bb"]
-    assert opened.column(3)[0].startswith("97.0 [")
+    assert opened.methods() == ["magnitude", "ccc", "bb"]
+    assert opened.column(3)[0].split() == ["85.0", "[80.0,", "90.0]"]  # 0.85 ± 4.303 · 0.02 / √3
     assert opened.page.locator("#by-sparsity svg polyline").count() == 3
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     back = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -81,14 +39,15 @@ def test_it_loads_quietly_from_disk_at_every_size(browser: Any, tmp_path: Path, 
 @browser_test
 def test_it_sorts_filters_opens_a_record_and_restores_a_permalink(browser: Any, tmp_path: Path) -> None:
     path = written(tmp_path, many())
-    opened = Opened(browser, path)
+    opened = Opened(browser, path, fragment=EVERYTHING)
     page = opened.page
+    assert opened.column(3)[0].startswith("97.0 [")
     page.get_by_role("button", name="method", exact=True).click()
-    assert opened.column(2) == ["bb", "ccc", "magnitude"]
+    assert opened.methods() == ["bb", "ccc", "magnitude"]
     assert page.locator("#board th[aria-sort=ascending]").inner_text().startswith("method")
-    page.get_by_role("combobox", name="budget").select_option("4")
+    page.get_by_role("combobox", name="samples").select_option("4")
     page.get_by_role("combobox", name="recovery").select_option("none")
-    assert page.locator("#about").inner_text() == "36 cases of 3 methods: budget 4, recovery none."
+    assert page.locator("#about").inner_text() == "36 cases of 3 methods: samples 4, recovery none."
     assert opened.column(3)[0].startswith("50.0")
     page.get_by_role("button", name="ccc", exact=True).click()
     assert page.locator("#which").inner_text() == "ccc: 12 cases in this view."
@@ -98,8 +57,8 @@ def test_it_sorts_filters_opens_a_record_and_restores_a_permalink(browser: Any, 
     page.get_by_role("button", name="Close").click()
     link = page.locator("#permalink").get_attribute("href")
     again = Opened(browser, path, "phone", link)
-    assert again.page.locator("#about").inner_text() == "36 cases of 3 methods: budget 4, recovery none."
-    assert again.column(2) == ["bb", "ccc", "magnitude"]
+    assert again.page.locator("#about").inner_text() == "36 cases of 3 methods: samples 4, recovery none."
+    assert again.methods() == ["bb", "ccc", "magnitude"]
     assert again.page.locator("#which").inner_text() == "ccc: 12 cases in this view."
     page.get_by_role("button", name="Show everything").click()
     assert page.locator("#about").inner_text() == "144 cases of 3 methods."
@@ -127,13 +86,14 @@ def test_it_works_from_the_keyboard(browser: Any, tmp_path: Path) -> None:
 def test_failures_and_numbers_are_those_of_the_records(browser: Any, tmp_path: Path) -> None:
     records = [{**one, "reason": "fit: it broke"} if one["status"] == "failed" else one for one in many()]
     path = written(tmp_path, records)
-    page = Opened(browser, path).page
+    opened = Opened(browser, path, fragment=EVERYTHING)
+    page = opened.page
     text = page.locator("#failed").inner_text()
     assert text.count("fit: it broke") == 2
     frame = load_results(tmp_path)
     means = frame[frame["status"] == "ok"].groupby(["method", "task", "seed"])["accuracy"].mean()
     expected = means.groupby(["method", "task"]).mean().groupby("method").mean()
-    shown = dict(zip(Opened(browser, path).column(2), Opened(browser, path).column(3), strict=True))
+    shown = dict(zip(opened.methods(), opened.column(3), strict=True))
     for method, accuracy in expected.items():
         assert shown[method].split()[0] == f"{100 * accuracy:.1f}"
     matrix = page.locator("#matrix tbody tr").first.locator("td").all_inner_texts()

@@ -12,12 +12,23 @@ from typing import Any
 import pandas as pd
 
 from wfbench.errors import WfbenchError
-from wfbench.report.frames import load_results, told_apart
+from wfbench.report import literature
+from wfbench.report.frames import load_results, setting, told_apart
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
 
-CODED = ("suite", "task", "method", "entry", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
+CODED = (
+    *("suite", "task", "method", "entry", "track", "setting", "pattern_kind", "draw_kind", "scope", "budget"),
+    *("sparsity", "recovery", "status"),
+)
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
+UNSHOWN = ("key",)
+"""What no reader asks for; digests do not compress, and would be half of the page."""
+SCRIPTS = ("data.js", "board.js", "charts.js", "tables.js", "main.js")
+VIEW = ["task", "budget", "sparsity", "recovery", "pattern_kind", "draw_kind"]
+"""What a suite's opening view holds fixed, so that its rows differ in method and draw alone."""
+COMPOSED = r"[\[+]|-as-"
+"""In the name of a method with an option, or of one method's mask under another's update: variants, not methods."""
 DIGITS = 5
 MARK = b'<script id="data" type="application/octet-stream">'
 
@@ -58,18 +69,59 @@ def _unpacked(content: bytes) -> tuple[bytes, ...]:
 
 def page(frame: pd.DataFrame) -> bytes:
     """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
+    told = _told(frame)
     content = {
         "count": len(frame),
         "provenance": provenance(frame),
-        "columns": columns(frame.assign(entry=told_apart(frame))),
+        "openings": openings(told),
+        "columns": columns(told.drop(columns=[name for name in UNSHOWN if name in told])),
+        "reported": {
+            "figures": literature.figures().to_dict("records"),
+            "source": f"{literature.SOURCE} at {literature.COMMIT[:12]}",
+        },
     }
     packed = gzip.compress(json.dumps(content, allow_nan=False).encode(), 9, mtime=0)
-    text = _file("page.html").replace("/*STYLE*/", _file("style.css")).replace("/*SCRIPT*/", _file("script.js"))
+    script = "".join(map(_file, SCRIPTS))
+    text = _file("page.html").replace("/*STYLE*/", _file("style.css")).replace("/*SCRIPT*/", script)
     return text.replace("/*DATA*/", base64.b64encode(packed).decode()).encode()
 
 
 def _file(name: str) -> str:
     return (resources.files("wfbench.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _told(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cases with the words that the page filters by; what is usual has a name too, so that it can be chosen."""
+    draws = [setting("unstructured", "weights", *how) for how in zip(frame["draw"], frame["wrong_labels"], strict=True)]
+    kinds = [setting(*what, "random", 0.0) for what in zip(frame["pattern"], frame["of"], strict=True)]
+    return frame.assign(
+        entry=told_apart(frame),
+        draw_kind=[one or "ordinary" for one in draws],
+        pattern_kind=[one or "weights" for one in kinds],
+    )
+
+
+def openings(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The view that each suite opens on: one task, budget, sparsity and recovery, where most methods stand.
+
+    Suites come by how many methods they have on how many tasks, variants of a method not counted: the first is what the
+    page opens on. Between views of as many methods, one of ordinary draws is taken, then that with most draws, then
+    where methods are furthest apart (standard deviation of their means).
+    """
+    found = []
+    for suite, cases in frame.groupby("suite", sort=True):
+        methods = cases[~cases["method"].str.contains(COMPOSED)]
+        best: tuple[float, ...] = ()
+        for view, part in cases.groupby(VIEW, sort=True):
+            means = part.groupby("entry")["accuracy"].mean()
+            ordinary = view[-1] == "ordinary"
+            apart = float(fixed(means.fillna(0.0).std(ddof=0), DIGITS))
+            rank = (len(means), ordinary, part["seed"].nunique(), apart)
+            if rank > best:
+                best, opening = rank, dict(zip(VIEW, map(_plain, view), strict=True))
+        pairs = len(methods[["task", "method"]].drop_duplicates())
+        found.append((pairs, {"suite": suite, **opening}))
+    return [opening for _, opening in sorted(found, key=lambda one: -one[0])]
 
 
 def columns(frame: pd.DataFrame) -> dict[str, Any]:
