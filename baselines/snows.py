@@ -56,7 +56,18 @@ class SNOWS(Pruner[Unlabeled]):
         at_least(0, newton=self.newton, damping=self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        return FittedSNOWS(net, data.inputs.to(net.device), self, call_order(net, data.inputs[:1]))
+        module = net.module()
+        blocks = {name: block_of(module, name) for name in net.weights}
+        return FittedSNOWS(net, data.inputs.to(net.device), self, call_order(net, data.inputs[:1]), blocks)
+
+
+def block_of(module: nn.Module, weight: str) -> str:
+    """The innermost module around a layer that is no chain of layers (a residual block), or else the layer."""
+    layer = name = weight.rpartition(".")[0]
+    while name := name.rpartition(".")[0]:
+        if not isinstance(module.get_submodule(name), nn.Sequential):
+            return name
+    return layer
 
 
 class _Enough(Exception):
@@ -65,12 +76,13 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class FittedSNOWS:
-    """The dense network and the samples; a target's features are made when it is asked for."""
+    """The dense network, the samples, its layers in call order, and which block each is in."""
 
     net: Network
     inputs: Tensor
     options: SNOWS
     order: list[str]
+    blocks: dict[str, str]
 
     def prune(self, target: Target) -> Pruned:
         mask = keep_largest({name: weight.abs() for name, weight in self.net.weights.items()}, target)
@@ -85,10 +97,14 @@ class FittedSNOWS:
         return weights
 
     def objective(self, weights: Params, name: str) -> Callable[[Tensor], Tensor]:
-        """`Σ_k mean (f_k(W) − f_k(Ŵ))²` of a layer's weight W, the other layers as in `weights`, which holds Ŵ too."""
+        """`Σ_k mean (f_k(W) − f_k)²` of a layer's weight W, the other layers as in `weights`.
+
+        The features f_k that are wanted are those of the dense block on what the pruned blocks before it give.
+        """
         others = dict(weights)
+        dense_block = {of: w for of, w in self.net.weights.items() if self.blocks[of] == self.blocks[name]}
         with torch.no_grad():
-            wanted = self.features(others, name)
+            wanted = self.features(others | dense_block, name)
 
         def loss(weight: Tensor) -> Tensor:
             found = self.features({**others, name: weight}, name)

@@ -60,6 +60,33 @@ def test_snows_objective_leaves_later_layers_dense_and_feeds_both_networks_the_p
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+class Residual(nn.Module):
+    """A shortcut around two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh())
+        self.second = nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(self.first(x))
+
+
+def test_snows_pruned_activations_begin_at_the_residual_block() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Sequential(Residual()), nn.Linear(4, 2, bias=False)).double()
+    net, x = Network(module), torch.randn(6, 3, dtype=torch.float64)
+    fitted = type(REGISTRY.pruner("snows"))(horizon=2).fit(net, Unlabeled(x))
+    assert list(fitted.blocks.values()) == ["0", "1.0", "1.0", "2"]
+    v0, v1, v2, v3 = net.weights.values()
+    w0, w1, w2 = (v * torch.rand_like(v) for v in (v0, v1, v2))  # pruned: the stem, and the block's first layer
+    weights = dict(zip(net.weights, (w0, w1, v2, v3), strict=True))
+    fed = x @ w0.T
+    dense, now = (fed @ v1.T).tanh() @ v2.T, (fed @ w1.T).tanh() @ w2.T
+    expected = (dense - now).square().mean() + ((dense - now) @ v3.T).square().mean()
+    assert float(fitted.objective(weights, "1.0.second.weight")(w2)) == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_snows_gives_each_layer_the_pruned_ones_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     net, data = blob_net(20)
     seen: dict[str, dict[str, torch.Tensor]] = {}

@@ -1,0 +1,70 @@
+"""The procedure that chooses dampings, by hand; and that methods have by default what its table says."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import defaults
+from tests.cases import REGISTRY, blob_task
+from wfbench.curvature.damping import Relative
+from wfbench.recoveries.repair import LeastSquaresRepair
+
+PAGE = (Path(__file__).parent.parent / "docs" / "defaults.md").read_text()
+TABLE = {cells[0]: cells[1:] for line in PAGE.splitlines() if (cells := re.findall(r"[^|`\s]+", line)) and "|" in line}
+
+
+def cells(**columns: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({float(name[1:].replace("_", ".")): values for name, values in columns.items()})
+
+
+def test_the_least_mean_loss_wins_where_it_gains_more_than_its_interval() -> None:
+    found = cells(v1=[0.5, 0.6, 0.7], v2=[0.6, 0.7, 0.81], v3=[0.7, 0.5, 0.8])
+    value, lost = defaults.chosen(found, 1.0)
+    assert value == 2.0
+    assert lost.tolist() == pytest.approx([0.41 / 3, 0.1 / 3, 0.21 / 3])
+
+
+def test_a_tie_within_the_interval_keeps_the_published_value() -> None:
+    found = cells(v1=[0.5, 0.6, 0.7], v2=[0.9, 0.5, 0.8])
+    assert defaults.chosen(found, 1.0)[0] == 1.0  # gains 0.4, -0.1, 0.1: 0.13 ± 0.62
+
+
+def test_a_value_that_fails_in_a_cell_is_out_be_it_the_published_one() -> None:
+    found = cells(v1=[np.nan, 0.9, 0.9], v2=[0.5, 0.6, 0.7], v3=[0.4, 0.7, np.nan])
+    value, lost = defaults.chosen(found, 1.0)
+    assert value == 2.0
+    assert lost.isna().tolist() == [True, False, True]
+
+
+def test_cases_are_scored_on_validation_alone() -> None:
+    task = blob_task()
+    found = defaults.validated(task)
+    assert len(found.test_set) == len(task.validation_set) == 60
+    assert sorted(found.test_set.labels.tolist()) == sorted(task.validation_set.labels.tolist())
+    assert found.accuracies == ()
+
+
+def test_what_is_in_the_file_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(defaults.TASKS, "blobs", ((8,), 1))
+    monkeypatch.setitem(REGISTRY.tasks, "blobs", blob_task())
+    path = tmp_path / "rows.jsonl"
+    defaults.run(path, REGISTRY, ["kfac", "repair"], ["blobs"])
+    lines = path.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 2 * len(defaults.POWERS) * len(defaults.WEIGHTS)
+    path.write_text("\n".join(lines[:-3]) + "\n")
+    defaults.run(path, REGISTRY, ["kfac", "repair"], ["blobs"])
+    again = path.read_text().splitlines()
+    assert again[:-3] == lines[:-3]
+    assert len(again) == len(lines)
+
+
+@pytest.mark.parametrize("method", defaults.PUBLISHED)
+def test_the_default_is_the_tables(method: str) -> None:
+    kind = LeastSquaresRepair if method == "repair" else type(REGISTRY.pruner(method))
+    default = {field.name: field.default for field in fields(kind)}["damping"]
+    default = default.share if isinstance(default, Relative) else default
+    assert default == float(TABLE[method][-1])
