@@ -1,8 +1,8 @@
 """K-FAC saliency and update. Martens & Grosse 2015; as an optimal brain surgeon: Zeng & Urtasun 2018, Wang et al. 2019.
 
-The Kronecker factors come from curvlinops; λ = 1e-5 is that of the sweep in Singh & Alistarh 2020, kept by the procedure
-of docs/defaults.md. Fidelity: equal to the dense float64 inverse of the π-damped Kronecker matrix, and, undamped, to the
-exact Fisher where K-FAC is exact; no published figure reproduced.
+The Kronecker factors come from curvlinops; λ = 1e-5 is that of the sweep in Singh & Alistarh 2020, which the procedure
+of docs/defaults.md keeps. Fidelity: equal to the dense float64 inverse of the π-damped Kronecker matrix, and, undamped,
+to the exact Fisher where K-FAC is exact; no published figure reproduced.
 """
 
 import warnings

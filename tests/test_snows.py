@@ -167,3 +167,20 @@ def test_snows_brings_every_layers_features_back_on_magnitudes_mask(sparsity: fl
         found, left_alone = loss(pruned.state[name]), loss(torch.where(pruned.mask[name], dense, 0))
         assert float(found) < float(left_alone)
         weights[name] = pruned.state[name]
+
+
+def test_snows_drift_wants_the_dense_networks_features_of_a_network_pruned_throughout() -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)).double())
+    x = torch.randn(6, 4, dtype=torch.float64)
+    fitted = type(REGISTRY.pruner("snows-drift"))(horizon=2).fit(net, Unlabeled(x))
+    w0, w2 = net.weights.values()
+    first, last = w0 * torch.rand_like(w0), torch.where(w2 > 0, w2, 0)
+    expected = 0.0
+    for sample in x:
+        dense, now = w0 @ sample, first @ sample
+        expected += float((dense - now).square().sum() + (w2 @ dense.tanh() - last @ now.tanh()).square().sum())
+    found = fitted.objective({"0.weight": w0, "2.weight": last}, "0.weight")(first)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    mask = {name: weight > 0 for name, weight in net.weights.items()}
+    assert torch.equal(fitted.start(mask)["2.weight"], last)
