@@ -1,12 +1,13 @@
 """SNOWS. Lucas & Mazumder 2025, "Preserving deep representations in one-shot pruning: a Hessian-free second-order
 optimization framework".
 
-Fidelity, against the published code: the objective is its (later layers dense, both networks on the activations of the
-pruned blocks before, mean squared error of each feature, summed), as are three Newton steps by conjugate gradients with
-λ = 1e-4 that stop at a residual of 1e-3, and Armijo's line search. Ours: features are the outputs of convolutions, linear
-and norm layers, theirs of convolutions and ReLUs; six features and at most ten products, where more products cost
-accuracy on validation (theirs up to 40 and 500, on thousands of samples); all samples in each step; no least-squares
-start, which cost accuracy too; all layers, no cap on a layer's sparsity. No published figure reproduced.
+Fidelity, against the published code: the objective is its (later layers dense, both networks on the activations of
+the pruned blocks before, mean squared error of each feature, summed), as are three Newton steps by conjugate
+gradients with λ = 1e-4 that stop at a residual of 1e-3, and Armijo's line search. Ours: features are the outputs of
+convolution, linear and norm layers, theirs of convolutions and ReLUs; six features and at most ten products, where
+more products cost accuracy on validation (theirs up to 40 and 500, on thousands of samples); all samples in each
+step; no least-squares start, which cost accuracy too; all layers, no cap on a layer's sparsity. No published figure
+reproduced.
 """
 
 from collections.abc import Callable

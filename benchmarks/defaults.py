@@ -136,9 +136,10 @@ def table(rows: pd.DataFrame) -> str:
     lines = []
     for method, published in PUBLISHED.items():
         of = rows[rows["method"] == method]
+        of = of[of.groupby(CELL)["damping"].transform("size") == len(POWERS)]  # cells that are not complete wait
         if of.empty:
             continue
-        cells = of.pivot_table(index=CELL, columns="damping", values="accuracy", dropna=False).dropna(how="all")
+        cells = of.pivot(index=CELL, columns="damping", values="accuracy")
         value, lost = chosen(cells, published)
         points = ["failed" if np.isnan(one) else f"{100 * one:.1f}" for one in lost]
         lines.append([f"`{method}`", len(cells), f"{published:g}", *points, f"{value:g}"])

@@ -152,7 +152,7 @@ def test_sparsegpt_is_column_by_column_surgery_with_an_inverse_recomputed_each_t
         size, done, new = net.weights[name].numel(), 0, []
         taken = 0
         for weight, rows in seen:
-            h, w = hessian(rows), weight.clone()
+            h, w = hessian(rows, 1.0), weight.clone()
             mask = torch.ones_like(w, dtype=torch.bool)
             for start in range(0, w.shape[1], block):
                 stop = min(start + block, w.shape[1])
@@ -189,7 +189,7 @@ def test_sparsegpt_and_wanda_choose_two_of_four_by_their_own_scores() -> None:
     for name in net.weights:
         pruned, expected = found["sparsegpt"], []
         for weight, rows in matrices(net, {key: pruned.state[key] for key in net.weights}, x)[name]:
-            h, w = hessian(rows), weight.clone()
+            h, w = hessian(rows, 1.0), weight.clone()
             mask = torch.ones_like(w, dtype=torch.bool)
             for i in range(w.shape[1]):
                 if i % 4 == 0:
