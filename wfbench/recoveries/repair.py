@@ -30,7 +30,7 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
     """
 
     name: ClassVar[str] = "repair"
-    damping: float = 0.01
+    damping: float = 0.1
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         state = dict(pruned.state)
