@@ -6,10 +6,10 @@ from wfbench.pytest_plugin import case_test
 
 DAMPED = {
     "chita": 1e-5,
-    "kfac": 1e-3,
+    "kfac": 1e-5,
     "lobs": 0.01,
     "obc": 0.01,
-    "sparsegpt": 0.01,
+    "sparsegpt": 1.0,
     "woodfisher": 1e-5,
     "woodfisher-joint": 1e-5,
     "woodfisher-unlabeled-joint": 1e-5,

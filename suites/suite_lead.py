@@ -14,7 +14,7 @@ WOODFISHERS = (
 )
 RIVALS = (
     *("random", "magnitude", "magnitude-layer", "lamp", "snip", "taylor", "diag-fisher", "obd", "mfac", "obert"),
-    *("kfac-exact", "lobs", "lobs-global", "obc", "sparsegpt", "wanda", "chita", "snows"),
+    *("kfac-exact", "lobs", "lobs-global", "obc", "sparsegpt", "wanda", "chita", "snows", "snows-drift"),
     *("staged-magnitude", "staged-lobs-global"),
 )
 SMALL = ("digits-cnn", "fashion-mlpnet")

@@ -226,45 +226,6 @@ def test_chitas_objective_is_the_quadratic_model_of_the_loss() -> None:
         assert change == pytest.approx(float(model))
 
 
-SNOWS = sys.modules[type(REGISTRY.pruner("snows")).__module__]
-
-
-def test_snows_on_one_linear_layer_is_least_squares_on_its_mask() -> None:
-    torch.manual_seed(0)
-    net = Network(nn.Sequential(nn.Linear(6, 3)).double())
-    x = torch.randn(40, 6, dtype=torch.float64)
-    pruner = type(REGISTRY.pruner("snows"))(horizon=1, newton=3, products=30, damping=0.0)
-    pruned = pruner.fit(net, Unlabeled(x)).prune(Target(0.5))
-    dense, mask = net.weights["0.weight"], pruned.mask["0.weight"]
-    assert torch.equal(mask, dense.abs() >= dense.abs().flatten().sort().values[9])
-    for row in range(3):
-        expected = torch.linalg.lstsq(x[:, mask[row]], (x @ dense[row])[:, None]).solution[:, 0]
-        torch.testing.assert_close(pruned.state["0.weight"][row][mask[row]], expected, rtol=1e-6, atol=1e-8)
-
-
-def test_snows_conjugate_gradients_solve_and_stop_at_negative_curvature() -> None:
-    torch.manual_seed(0)
-    root = torch.randn(5, 5, dtype=torch.float64)
-    matrix, right = root @ root.T + torch.eye(5).double(), torch.randn(5, dtype=torch.float64)
-    found = SNOWS.conjugate_gradients(lambda v: matrix @ v, right, 20, 0.0)
-    torch.testing.assert_close(found, torch.linalg.solve(matrix, right), rtol=1e-4, atol=1e-6)
-    assert torch.equal(SNOWS.conjugate_gradients(lambda v: -v, right, 20, 0.0), right)
-
-
-@pytest.mark.parametrize("sparsity", [0.4, 0.8])
-def test_snows_brings_the_features_of_a_deep_network_back(sparsity: float) -> None:
-    net, data = blob_net(30)
-    pruned = REGISTRY.pruner("snows").fit(net, Unlabeled(data.inputs)).prune(Target(sparsity))
-    assert torch.equal(
-        flatten({key: pruned.mask[key] for key in net.weights}), mask_of("magnitude", net, None, sparsity)
-    )
-    masked = {key: torch.where(pruned.mask[key], weight, 0) for key, weight in net.weights.items()}
-    dense = net.logits({}, data.inputs)
-    before = (net.logits(masked, data.inputs) - dense).norm()
-    after = (net.logits({key: pruned.state[key] for key in net.weights}, data.inputs) - dense).norm()
-    assert float(after) < 0.9 * float(before)
-
-
 @pytest.mark.parametrize("by", ["magnitude", "random"])
 @pytest.mark.parametrize("of", ["lobs-global", "woodfisher-unlabeled-joint", "magnitude-layer"])
 def test_controls_take_from_each_layer_what_the_method_takes(by: str, of: str) -> None:

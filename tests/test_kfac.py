@@ -78,7 +78,7 @@ def test_factors_of_a_convolution_average_inputs_and_add_gradients_over_places(m
 def test_saliency_and_update_are_those_of_the_dense_damped_kronecker_matrix(
     name: str, sparsity: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tolerance 1e-7: the dense matrix is inverted in float64 at a condition of about 1e6."""
+    """Tolerance 1e-7: the dense matrix is inverted in float64 at a condition of at most 4e4 a layer."""
     net, data = perceptron()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -89,7 +89,7 @@ def test_saliency_and_update_are_those_of_the_dense_damped_kronecker_matrix(
     for a, b in factors.values():
         pi = ((a.trace() / len(a)) / (b.trace() / len(b))).sqrt()
         eyes = torch.eye(len(a), dtype=a.dtype), torch.eye(len(b), dtype=b.dtype)
-        inverses.append(torch.linalg.inv(torch.kron(b + eyes[1] * 1e-3**0.5 / pi, a + eyes[0] * pi * 1e-3**0.5)))
+        inverses.append(torch.linalg.inv(torch.kron(b + eyes[1] * 1e-5**0.5 / pi, a + eyes[0] * pi * 1e-5**0.5)))
     inverse = torch.block_diag(*inverses)
     w = torch.cat([weight.flatten() for weight in net.weights.values()])
     order = (w**2 / (2 * inverse.diagonal())).argsort()

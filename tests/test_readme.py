@@ -54,6 +54,7 @@ INSTEAD = {
 AND = {
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
+    "python -m benchmarks.defaults": "--tasks digits-cnn --methods thinet",
     "wfbench prune": "--budget 10",
     "pytest my_suites": "--budgets 16",
 }
