@@ -57,7 +57,7 @@ def test_rule_13_failures_are_shown_and_do_not_count_in_the_mean() -> None:
 
 
 def test_masks_that_are_magnitudes_are_marked() -> None:
-    assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(2)])
+    assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(3)])
     assert "≈ |" not in text_of([record(seed, 0.6, magnitude_overlap=1.0, method="magnitude") for seed in range(2)])
 
 
@@ -123,14 +123,14 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
 
 
 def test_reported_figures_stand_beside_ours_and_say_so() -> None:
-    records = [record(seed, 0.7 + 0.02 * seed, task="imagenet-resnet50[2000]", sparsity=0.8) for seed in range(2)]
+    records = [record(seed, 0.7 + 0.02 * seed, task="imagenet-resnet50[2000]", sparsity=0.8) for seed in range(3)]
     first, one_shot = text_of(records, "-reported").split("## ")[1:]
     reported = {line.split("|")[1].strip(): line for line in first.splitlines() if "reported, not measured" in line}
     assert reported.keys() == {"WoodFisher", "magnitude, global"}
     assert "76.7" in reported["WoodFisher"]  # Singh & Alistarh 2020, table of gradual pruning at 80 %
     assert "75.3" in reported["WoodFisher"]
     (ours,) = (line for line in first.splitlines() if "16 samples, none, global" in line)
-    assert "71.0 ± 12.7" in ours
+    assert "72.0 ± 5.0" in ours
     assert "reported" not in ours
     assert "github.com/IST-DASLab/WoodFisher" in first
     assert "L-OBS" in one_shot  # top-5, which is not measured here
@@ -167,17 +167,29 @@ def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_
     assert ranks == pytest.approx({"magnitude": 1, "bb": (4 * 3 + 2 * 2) / 6, "ccc": (4 * 2 + 2 * 3) / 6})
     assert cell[cell["method"] == "ccc"]["failed"].item() == 2
     text = text_of(many(), "-overall")
-    assert "out of reach (6 pairs)" in text
+    assert "out of reach (6 pairs, 7 needed)" in text
     assert "6 blocks (task × draw) of 2 tasks (t, u)" in text
     assert "out of reach" not in text_of(many(draws=6), "-overall")
 
 
 def test_differences_are_paired_by_task_and_draw() -> None:
-    found = summary.differences(frames.frame_of(many()))
-    row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
-    assert row["difference"] == pytest.approx(-0.35)
-    assert (row["pairs"], row["p"]) == (6, pytest.approx(2 / 64))
-    assert row["low"] == pytest.approx(row["high"])
+    for draws, needed in ((4, 7), (3, 7)):
+        found = summary.differences(frames.frame_of(many(draws=draws)))
+        row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
+        assert row["difference"] == pytest.approx(-0.35)
+        assert (row["pairs"], row["needed"], row["p"]) == (2 * draws, needed, pytest.approx(2 / 2 ** (2 * draws)))
+        ends = [row["low"], row["high"]]
+        assert ends == pytest.approx([-0.35, -0.35]) if 2 * draws >= needed else all(map(math.isnan, ends))
+
+
+def test_two_draws_have_a_mean_and_no_interval_anywhere() -> None:
+    records = many(draws=2)
+    assert cells(records)["half_width"].isna().all()
+    found = pages.render("s", records)
+    for page in ("", "-budgets", "-recoveries", "-overall", "-samples", "-leaders"):
+        rows = [line for line in found[f"tables/s{page}.md"].decode().splitlines() if line.startswith("|")]
+        assert len(rows) > 3
+        assert not [row for row in rows if "±" in row or "\\[" in row]
 
 
 def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense() -> None:
@@ -322,7 +334,7 @@ def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None
 
 
 def test_latex_has_booktabs_rules_and_escapes() -> None:
-    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(2)]
+    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(3)]
     text = pages.render("s", records)["tables/s.tex"].decode()
     for part in ("\\toprule", "\\midrule", "\\bottomrule", "a\\_b\\&c", "$\\pm$", "50 \\%"):
         assert part in text
@@ -345,7 +357,7 @@ def test_an_option_has_its_values_down_numbers_first() -> None:
     values = {"1e-05": 0.5, "0.001": 0.6, "relative:1": 0.7, "cross-validated": 0.8}
     records = [
         record(seed, accuracy + sparsity / 100, method=f"w[damping={value}]", sparsity=sparsity)
-        for seed in range(2)
+        for seed in range(3)
         for sparsity in (0.5, 0.9)
         for value, accuracy in values.items()
     ]

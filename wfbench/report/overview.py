@@ -69,7 +69,9 @@ def _with_ends(value: float, low: float, high: float) -> str:
 
 
 def _p(row: Any) -> str:
-    return fixed(row["holm_p"], 3) if row["reachable"] else f"out of reach ({row['pairs']} pairs)"
+    if row["pairs"] < row["needed"] and not row["significant"]:
+        return f"out of reach ({row['pairs']} pairs, {row['needed']} needed)"
+    return fixed(row["holm_p"], 3)
 
 
 def samples_needed(frame: pd.DataFrame) -> list[Table]:
@@ -107,7 +109,7 @@ def _needed(row: Any) -> str:
         return f"> {row.largest:g}" if np.isinf(value) else fixed(value, 0)
 
     same = one(row.low) == one(row.samples) == one(row.high)
-    return one(row.samples) if same else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
+    return one(row.samples) if same or np.isnan(row.low) else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
 
 
 def structured(frame: pd.DataFrame) -> list[Table]:

@@ -16,7 +16,7 @@ SHARE_OF_DENSE = 0.95
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN for one draw), counts.
+    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN below three draws), counts.
 
     The mean is over the draws that succeeded; `failed` counts the others.
     """
@@ -106,19 +106,18 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
-    """Every method minus the reference, paired by task and draw: mean, interval, Wilcoxon's p, adjusted by Holm.
+    """Every method minus the reference, paired by task and draw: mean, interval, p by Holm over the block's methods.
 
-    `reachable` is False where so few pairs could not be significant among so many comparisons, whatever they were.
+    The interval leaves out zero if and only if p is at most 5 %; it is NaN where that is out of reach of so few pairs.
     """
     rows: list[dict[str, Any]] = []
     for block, wide in _pivots(frame):
         if reference not in wide:
             continue
-        others = [method for method in wide.columns if method != reference]
-        base = wide[reference].to_numpy(dtype=float)
-        found = [stats.paired(wide[method].to_numpy(dtype=float), base) for method in others]
-        adjusted = stats.holm(np.array([one.p for one in found]))
-        for method, one, p in zip(others, found, adjusted, strict=True):
+        against = wide.drop(columns=reference).sub(wide[reference], axis=0)
+        values = against.to_numpy(dtype=float).T
+        found = stats.differences([one[np.isfinite(one)] for one in values])
+        for method, one in zip(against.columns, found, strict=True):
             rows.append(
                 {
                     **dict(zip(BLOCK, block, strict=True)),
@@ -128,9 +127,10 @@ def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame
                     "low": one.interval.low,
                     "high": one.interval.high,
                     "pairs": one.pairs,
+                    "needed": one.needed,
                     "p": one.p,
-                    "holm_p": p,
-                    "reachable": stats.reachable(one.pairs, len(others)),
+                    "holm_p": one.holm_p,
+                    "significant": one.significant,
                 }
             )
     return pd.DataFrame(rows)
