@@ -201,21 +201,68 @@ def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense(
     assert "&gt; 16" in text_of(many(), "-samples")
 
 
+SHRUNK = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "pattern": "filter", "of": "macs"}
+HERE = {"machine": "a machine", "device": "cpu", "threads": 1, "torch": "2"}
+
+
+def timed(architecture: str, ratio: float, *, spread: float = 0.1, place: dict[str, Any] = HERE) -> dict[str, Any]:
+    """What a record says of latency: the ratio for one sample, one and a half times that for 16."""
+    found = [
+        {"batch": batch, "median": m, "low": m - spread, "high": m + spread, "latency": 0.0042 / m, "dense_latency": 1}
+        for batch, m in ((1, ratio), (16, 1.5 * ratio))
+    ]
+    first = {"latency": found[0]["latency"], "dense_latency": 1}
+    return {**SHRUNK, "architecture": architecture, **first, "latencies": found, "environment": place}
+
+
+def structured(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The cells of a page with one table, by method."""
+    lines = [line for line in text_of(records, "-structured").splitlines() if line.startswith("|")]
+    rows = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
 def test_structured_cases_show_what_the_shrunk_network_costs() -> None:
-    shrunk = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "latency": 0.0021, "pattern": "filter"}
-    shrunk |= {"dense_latency": 0.0042, "of": "macs"}
-    records = [record(seed, 0.6 + 0.1 * seed, **{**shrunk, "latency": 0.0021 + 0.003 * seed}) for seed in range(2)]
-    records += [record(seed, 0.8, method="better", recovery="../../etc", **shrunk) for seed in range(2)]
-    records += [record(seed, 0.9, method="better", **shrunk) for seed in range(2)]
-    text = text_of([*records, record(0, 0.1)], "-structured")
+    records = [record(seed, 0.6 + 0.1 * seed, **timed("a", 2.0)) for seed in range(3)]
+    records += [record(seed, 0.8, method="better", recovery="../../etc", **timed("a", 2.0)) for seed in range(3)]
+    text = text_of([*records, record(0, 0.1, environment=HERE)], "-structured")
     assert "## t, 16 samples, 50 % removed, filter of macs, recovery none (dense 90.00 %)" in text
-    lines = [line for line in text.split("recovery none")[1].splitlines() if line.startswith("|")]
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert table[0] == ["method", "accuracy", "MACs", "parameters", "latency, ms", "speed-up"]
-    assert table[2] == ["better", "90.0 ± 0.0", "33.3 %", "50 %", "2.10", "2.00"]
-    assert table[3] == ["m", "65.0 ± 63.5", "33.3 %", "50 %", "2.10", "2.00"]
+    assert text.count("Timed on a machine (cpu), 1 thread, torch 2.") == 2
+    found = structured(records[:3])
+    assert found["method"] == [
+        "accuracy", "MACs", "parameters", "latency, ms, batch 1", "speed-up, batch 1", "speed-up, batch 16",
+    ]  # fmt: skip
+    assert found["m"] == ["70.0 ± 24.8", "33.3 %", "50 %", "2.10", "2.00 [1.90, 2.10]", "3.00 [2.90, 3.10]"]
     names = pages.render("s", records).keys()
     assert {"figures/s-macs-none.svg", "figures/s-macs-______etc.svg"} <= names
+
+
+def test_speed_ups_are_over_the_architectures_of_the_draws_and_of_one_architecture_the_same() -> None:
+    """A measurement of the same architecture that another run made does not count beside the first."""
+    drawn = [
+        record(seed, 0.6, **timed(name, ratio)) for seed, (name, ratio) in enumerate([("a", 1), ("b", 2), ("c", 4)])
+    ]
+    again = [record(seed, 0.5, method="n", **timed("b", 3.0)) for seed in range(3)]
+    found = structured([*drawn, *again])
+    assert found["m"][3:] == ["2.10", "2.00 [0.90, 4.10]", "3.00 [1.40, 6.10]"]
+    assert found["n"][3:] == ["2.10", "2.00 [1.90, 2.10]", "3.00 [2.90, 3.10]"]
+
+
+def test_no_speed_up_is_printed_that_is_unsteady_or_was_not_measured_or_was_elsewhere() -> None:
+    """Batch 1: 0.52 of 2 is more than a quarter, 0.5 is not; batch 16: both are below a quarter of 3."""
+    steady = [record(seed, 0.9, method="steady", **timed("s", 2.0, spread=0.25)) for seed in range(3)]
+    wide = [record(seed, 0.8, method="wide", **timed("w", 2.0, spread=0.26)) for seed in range(3)]
+    part = [record(seed, 0.7, method="with one wide", **timed("s" if seed else "w", 2.0)) for seed in range(3)]
+    before = {"latency": 1.0, "dense_latency": 2.0, "environment": HERE, **SHRUNK}
+    old = [record(seed, 0.6, method="old", **before) for seed in range(3)]
+    there = timed("e", 2.0, place={**HERE, "machine": "another"})
+    elsewhere = [record(seed, 0.5, method="else", **there) for seed in range(3)]
+    found = structured([*steady, *wide, *part, *old, *elsewhere])
+    assert found["steady"][3:] == ["2.10", "2.00 [1.75, 2.25]", "3.00 [2.75, 3.25]"]
+    assert found["wide"][3:] == ["–", "–", "3.00 [2.74, 3.26]"]
+    assert found["with one wide"][3:5] == ["–", "–"]
+    assert found["old"][3:] == found["else"][3:] == ["–", "–", "–"]
+    assert structured(old)["old"][3:] == ["–"]
 
 
 def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
