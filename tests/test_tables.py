@@ -172,6 +172,40 @@ def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_
     assert "out of reach" not in text_of(many(draws=6), "-overall")
 
 
+def test_methods_that_lack_a_task_are_left_out_and_named_and_no_task_is() -> None:
+    """Three methods have t, u and v; "few" has two draws of t, "alone" a task of its own."""
+    has = {"magnitude": "tuv", "bb": "tuv", "few": "tuv", "ccc": "tu", "dd": "tu", "one": "t", "alone": "x"}
+    records = [
+        record(seed, 0.5 + 0.01 * len(method) + 0.1 * "tuvx".index(task), method=method, task=task)
+        for method, tasks in has.items()
+        for task in tasks
+        for seed in range(2 if (method, task) == ("few", "t") else 3)
+    ]
+    text = text_of(records, "-overall")
+    (note,) = (line for line in text.splitlines() if line.startswith("8 blocks"))
+    assert note.startswith(
+        "8 blocks (task × draw) of 3 tasks (t 2 of 3 draws, u, v) that all 3 methods have; "
+        "left out for want of t, u, v: alone; left out for want of u, v: one; left out for want of v: ccc, dd; "
+        "not averaged, as no method has it and the rest: x. Friedman"
+    )
+    rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in text.splitlines() if line[:2] == "| "}
+    assert rows.keys() == {"method", "magnitude", "bb", "few"}
+    assert rows["bb"].startswith("62.0")  # the mean of 0.52, 0.62, 0.72
+    found = summary.differences(frames.frame_of(records)).set_index("method")["pairs"]
+    assert found.to_dict() == {"bb": 8, "few": 8}
+
+
+def test_of_two_sets_of_tasks_that_are_as_large_the_one_of_more_methods_is_in() -> None:
+    has = {"a": "tu", "b": "uv", "c": "uv", "d": "tu", "e": "uv"}
+    records = [
+        record(s, 0.5, method=name, task=task) for name, tasks in has.items() for task in tasks for s in range(3)
+    ]
+    (block,) = summary.blocks(frames.frame_of(records))
+    assert [*block.wide.columns] == ["b", "c", "e"]
+    assert block.draws == {"u": (3, 3), "v": (3, 3)}
+    assert (block.lacking, block.apart) == ({"a": ("v",), "d": ("v",)}, ("t",))
+
+
 def test_differences_are_paired_by_task_and_draw() -> None:
     for draws, needed in ((4, 7), (3, 7)):
         found = summary.differences(frames.frame_of(many(draws=draws)))

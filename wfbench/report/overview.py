@@ -19,6 +19,7 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
     """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
     overall, differences = summary.overall(frame), summary.differences(frame)
     components = summary.components(frame)
+    blocks = {block.key: block for block in summary.blocks(frame)}
     found = []
     for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
         budget, recovery, sparsity, setting = block
@@ -43,9 +44,8 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
             )
         first = part.iloc[0]
         apart = fixed(first["critical_difference"], 2)
-        names = sorted(_of_block(frame, block)["task"].unique())
         note = (
-            f"{first['blocks']} blocks (task × draw) of {first['tasks']} tasks ({', '.join(names)}); Friedman "
+            f"{_inside(blocks[block])} Friedman "
             f"p = {significant(first['friedman_p'], 2):g}; mean ranks differ at 5 % where {apart} apart "
             "(Nemenyi; blocks of one task are not independent, so this is on the bold side)."
         )
@@ -58,6 +58,22 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
         title = f"{budget} samples, {percent(sparsity)} removed, recovery {recovery}{unusual(setting)}"
         found.append(Table(title, pd.DataFrame(lines), note))
     return found
+
+
+def _inside(block: summary.Block) -> str:
+    """Which tasks and methods are in, and which are not, and why."""
+    tasks = [
+        task if used == there else f"{task} {used} of {there} draws" for task, (used, there) in block.draws.items()
+    ]
+    places, methods = block.wide.shape
+    count = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+    text = f"{places} blocks (task × draw) of {count} ({', '.join(tasks)}) that all {methods} methods have"
+    out: dict[tuple[str, ...], list[str]] = {}
+    for method, lacks in sorted(block.lacking.items()):
+        out.setdefault(lacks, []).append(method)
+    text += "".join(f"; left out for want of {', '.join(lacks)}: {', '.join(out[lacks])}" for lacks in sorted(out))
+    text += f"; not averaged, as no method has it and the rest: {', '.join(block.apart)}" if block.apart else ""
+    return text + "."
 
 
 def _of_block(frame: pd.DataFrame, block: Any) -> pd.DataFrame:
