@@ -1,6 +1,7 @@
 """Latencies: of one architecture one measurement, in pairs with the dense network."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,3 +119,14 @@ def layers() -> Iterator[nn.Module]:
 def test_an_architecture_is_its_shapes_and_not_its_values() -> None:
     assert len({architecture(module) for module in layers()}) == 4
     assert [architecture(module) for module in layers()] == [architecture(module) for module in layers()]
+
+
+def test_one_thread_on_the_processor_has_a_clock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {}
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
+        clocks[threads] = latency._clock(torch.zeros(1))
+    before = [clock() for clock in clocks.values()]
+    time.sleep(0.2)  # in which this thread has no time on the processor
+    slept, waited = (clock() - began for clock, began in zip(clocks.values(), before, strict=True))
+    assert slept < 0.1 < 0.19 < waited

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from functools import partial
 from timeit import Timer
 from typing import TypeAlias
@@ -51,15 +52,23 @@ def latencies(dense: nn.Module, small: nn.Module, x: Tensor) -> list[Timing]:
 
 def _least(dense: nn.Module, small: nn.Module, x: Tensor) -> list[float]:
     """Least seconds of a call of each network, called in turn, each as often the first."""
-    from torch.utils.benchmark import timer  # waits for the device; slow to import, and warns where nvcc has no GPU
-
-    timers = [Timer(partial(module, x), timer=timer) for module in (dense, small)]
+    clock = _clock(x)
+    timers = [Timer(partial(module, x), timer=clock) for module in (dense, small)]
     least, began, calls = [float("inf")] * 2, time.perf_counter(), 0
     while calls < CALLS or time.perf_counter() - began < SECONDS:
         for which in (0, 1) if calls % 2 else (1, 0):
             least[which] = min(least[which], timers[which].timeit(1))
         calls += 1
     return least
+
+
+def _clock(x: Tensor) -> Callable[[], float]:
+    """One thread's own time on the processor, in which other processes have no part; else the wall clock's."""
+    if x.device.type == "cpu" and torch.get_num_threads() == 1:
+        return time.thread_time
+    from torch.utils.benchmark import timer  # waits for the device; slow to import, and warns where nvcc has no GPU
+
+    return timer
 
 
 def _summary(batch: int, pairs: Tensor) -> Timing:
