@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from timeit import Timer
 from typing import TypeAlias
@@ -14,13 +15,11 @@ Timing: TypeAlias = dict[str, int | float]
 """Of one batch size: `batch`; `median`, `low`, `high` of dense over small; `latency`, `dense_latency` [s], medians."""
 
 BATCHES = (1, 16)
-REPETITIONS = 15
-SECONDS = 0.05
+REPETITIONS = 41
+SECONDS = 0.02
 """Least time of a repetition."""
-CALLS = 3
+CALLS = 2
 """Least number of forward passes of each network in a repetition."""
-BEYOND = 0.1
-"""Share of the repetitions that the range leaves out at each end."""
 
 
 def architecture(module: nn.Module) -> str:
@@ -33,8 +32,9 @@ def latencies(dense: nn.Module, small: nn.Module, x: Tensor) -> list[Timing]:
     """For each batch size how many times as fast as the dense network the small one is, on torch's threads.
 
     A repetition calls the two in turn and takes the least time of each: what else the machine does only adds to it.
-    The ratio of the two is one value; the range leaves out a tenth of the repetitions at each end, so that it does not
-    hang on the one that was disturbed most, and is where a repetition of another run most likely falls.
+    Each has fresh copies, for where tensors lie in memory is what another run has otherwise. The ratio of the two is
+    one value; the range is from the least to the greatest, so that it holds the median of another run, and is wide
+    where the machine disturbed a repetition.
 
     Args:
         x: one input `[1, *input]`, which is repeated.
@@ -44,7 +44,7 @@ def latencies(dense: nn.Module, small: nn.Module, x: Tensor) -> list[Timing]:
     with torch.inference_mode():
         for repetition in range(REPETITIONS + 1):
             for batch, values in inputs.items():
-                least = _least(dense.eval(), small.eval(), values)
+                least = _least(deepcopy(dense).eval(), deepcopy(small).eval(), values.clone())
                 if repetition:  # the first one warms up
                     pairs[batch].append(least)
     return [_summary(batch, torch.tensor(found, dtype=torch.float64)) for batch, found in pairs.items()]
@@ -72,7 +72,7 @@ def _clock(x: Tensor) -> Callable[[], float]:
 
 
 def _summary(batch: int, pairs: Tensor) -> Timing:
-    ends = torch.tensor([0.5, BEYOND, 1 - BEYOND], dtype=torch.float64)
-    median, low, high = (pairs[:, 0] / pairs[:, 1]).quantile(ends).tolist()
+    ratios = pairs[:, 0] / pairs[:, 1]
     dense, small = pairs.quantile(0.5, dim=0).tolist()
-    return {"batch": batch, "median": median, "low": low, "high": high, "latency": small, "dense_latency": dense}
+    ends = {"low": float(ratios.min()), "high": float(ratios.max())}
+    return {"batch": batch, "median": float(ratios.quantile(0.5)), **ends, "latency": small, "dense_latency": dense}

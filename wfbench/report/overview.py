@@ -11,7 +11,7 @@ from wfbench.report import stats, summary
 from wfbench.report.rounding import NOISE, fixed, significant, snapped
 from wfbench.report.tables import Table, dense_note, mean_and_width, percent, unusual
 
-WIDE = 0.2
+WIDE = 0.25
 """A speed-up whose range is wider than this share of it says nothing."""
 
 
