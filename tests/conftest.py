@@ -16,7 +16,8 @@ install_import_hook([name for name in MODULES if not name.startswith("wfbench.de
 @pytest.fixture(autouse=True)
 def _short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies are measured, and no test reads how long they took."""
-    monkeypatch.setattr("wfbench.channels.footprint.SECONDS", 1e-4)
+    monkeypatch.setattr("wfbench.channels.latency.SECONDS", 1e-4)
+    monkeypatch.setattr("wfbench.channels.latency.REPETITIONS", 2)
 
 
 @pytest.fixture(scope="module")

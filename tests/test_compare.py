@@ -1,12 +1,13 @@
 """Two result sets side by side."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.test_tables import many
+from tests.test_tables import many, record
 from wfbench import WfbenchError
 from wfbench.cli import main
 from wfbench.report.compare import compare
@@ -44,6 +45,57 @@ def test_a_significant_change_comes_first_and_a_worse_one_is_exit_1(by: float, s
     assert first["difference"] == pytest.approx(1.1 * by)
     assert first["pairs"] == 12
     assert main(["compare", str(a), str(b)]) == status
+
+
+def one_group(method: str, accuracies: list[float], **more: Any) -> list[dict[str, Any]]:
+    return [record(seed, accuracy, method=method, environment={}, **more) for seed, accuracy in enumerate(accuracies)]
+
+
+def test_significance_and_interval_are_one_statement_by_hand(tmp_path: Path) -> None:
+    """Three groups: 7 pairs are needed at first; `down` goes by Holm's third of 5 %, and leaves half of 5 % to each."""
+    base = {"down": [0.5] * 8, "mixed": [0.5] * 8, "few": [0.5] * 5, "same": [0.5] * 8}
+    after = {
+        "down": [0.4, 0.41, 0.42, 0.43, 0.44, 0.45, 0.46, 0.47],
+        "mixed": [0.49, 0.49, 0.49, 0.49, 0.49, 0.49, 0.49, 0.59],
+        "few": [0.4, 0.4, 0.4, 0.4, 0.4],
+        "same": [0.5] * 8,
+    }
+    a, b = (
+        folder(tmp_path / name, [one for method in base for one in one_group(method, sets[method])])
+        for name, sets in (("a", base), ("b", after))
+    )
+    found = compare(a, b).changes.set_index("method")
+    assert found.index.tolist() == ["down", "few", "mixed", "same"]
+    down, few, mixed, same = (found.loc[name] for name in found.index)
+    assert down["holm_p"] == pytest.approx(3 * 2 / 256)
+    assert down["difference"] == pytest.approx(-0.065)
+    # 2.5 % of 256, a half on each side: the third mean from outside, after -0.1 and -0.095, and after -0.03 and -0.035
+    assert (down["low"], down["high"]) == pytest.approx((-0.09, -0.04))
+    assert down["significant"]
+    assert (few["pairs"], few["changed"], few["needed"]) == (5, 5, 7)
+    assert math.isnan(few["low"])
+    assert not few["significant"]
+    assert mixed["low"] < 0 < mixed["high"]
+    assert not mixed["significant"]
+    assert (same["changed"], same["holm_p"], same["low"], same["high"]) == (0, 1, 0, 0)
+
+
+def test_options_that_differ_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = {"damping": 1e-3, "inner": {"steps": 3, "is": "X"}}
+    new = {"damping": 1e-5, "inner": {"steps": 3, "is": "X"}, "order": "one"}
+    a = folder(tmp_path / "a", one_group("m", [0.5, 0.6], options=old) + one_group("n", [0.5], options=old))
+    b = folder(
+        tmp_path / "b",
+        one_group("m", [0.5, 0.6], options=new, recovery_options={"steps": 9}) + one_group("n", [0.5], options=old),
+    )
+    assert compare(a, b).options == (
+        "m: damping is 0.001 in A, 1e-05 in B",
+        'm: order is not said in A, "one" in B',
+        "none: steps is not said in A, 9, not said in B",
+    )
+    assert compare(a, a).options == ()
+    assert main(["compare", str(a), str(b)]) == 0
+    assert "options differ: m: damping is 0.001 in A, 1e-05 in B" in capsys.readouterr().err
 
 
 def test_two_pairs_are_never_significant(tmp_path: Path) -> None:

@@ -506,8 +506,7 @@ def test_a_structured_record_holds_what_the_network_costs(of: Unit, scope: Scope
 
 
 def science(record: Record) -> dict[str, object]:
-    times = ("seconds", "latency", "dense_latency")
-    return {name: value for name, value in dataclasses.asdict(record).items() if name not in times}
+    return {name: value for name, value in dataclasses.asdict(record).items() if name not in fields_of("time")}
 
 
 @pytest.mark.parametrize("recovery", ["none", "batchnorm", "repair", "distill-200"])

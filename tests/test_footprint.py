@@ -18,7 +18,6 @@ def test_parameters_and_macs_by_hand() -> None:
     found = footprint(module, torch.zeros(1, 2, 5, 5))
     assert found["params"] == (2 * 3 * 9 + 3) + (3 + 3) + 3 * 4 + (12 * 4 + 4)
     assert found["macs"] == 2 * 3 * 9 * 9 + 3 * 4 * 4 + 12 * 4
-    assert found["latency"] > 0
 
 
 def test_macs_grow_with_the_batch() -> None:

@@ -30,9 +30,9 @@ def test_level_are_those_whose_paired_interval_reaches_zero() -> None:
 
 
 def test_the_level_ones_come_best_first_and_the_table_names_four() -> None:
-    records = drawn("best", 0.9, 0.7)
+    records = drawn("best", 0.9, 0.7, 0.8)
     for number in range(1, 7):
-        records += drawn(f"m{number}", 0.9 - 0.02 * number, 0.7)
+        records += drawn(f"m{number}", 0.9 - 0.02 * number, 0.7, 0.8)
     assert leader_of(records).level == tuple(f"m{number}" for number in range(1, 7))
     assert "best 80.0; level: m1, m2, m3, m4 and 2 more" in text_of(records, "-leaders")
 
@@ -49,10 +49,13 @@ def test_draws_that_one_of_them_lacks_are_no_pairs() -> None:
     assert (found.method, found.level, found.draws) == ("best", (), 3)  # twice −0.1, without spread
 
 
-def test_one_draw_tells_nothing_apart_and_says_so() -> None:
+def test_one_or_two_draws_tell_nothing_apart_and_say_so() -> None:
+    pair = drawn("best", 0.9, 0.8) + drawn("other", 0.9, 0.8)
+    assert leader_of(pair).level == ()
+    assert "best 85.0 (2 draws, no interval)" in text_of(pair, "-leaders")
     records = drawn("best", 0.9) + drawn("other", 0.9)
     assert leader_of(records).level == ()
-    assert "best 90.0 (one draw)" in text_of(records, "-leaders")
+    assert "best 90.0 (1 draw, no interval)" in text_of(records, "-leaders")
 
 
 def test_budgets_recoveries_and_sparsities_have_cells_of_their_own() -> None:
@@ -61,7 +64,7 @@ def test_budgets_recoveries_and_sparsities_have_cells_of_their_own() -> None:
         for budget in (4, 16)
         for recovery in ("repair", "none")
         for sparsity in (0.5, 0.95)
-        for seed in range(2)
+        for seed in range(3)
         for method, accuracy in (("low", 0.3 + (budget == 16) * 0.5), ("high", 0.6))
     ]
     rows = [line.split("|")[1:-1] for line in text_of(records, "-leaders").splitlines() if line.startswith("|")]

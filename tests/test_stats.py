@@ -14,7 +14,7 @@ from wfbench.report import stats
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("n", [3, 4, 10])
 def test_the_student_interval_is_scipys(n: int) -> None:
     values = RANDOM.normal(size=n)
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
@@ -23,10 +23,11 @@ def test_the_student_interval_is_scipys(n: int) -> None:
     assert found.estimate == pytest.approx(values.mean())
 
 
-def test_one_value_has_no_interval_and_none_has_nothing() -> None:
-    one = stats.student(np.array([0.5]))
-    assert one.estimate == 0.5
-    assert np.isnan([one.low, one.high]).all()
+@pytest.mark.parametrize("values", [[0.5], [0.3, 0.7]])
+def test_fewer_than_three_values_have_no_interval_and_none_has_nothing(values: list[float]) -> None:
+    few = stats.student(np.array(values))
+    assert few.estimate == 0.5
+    assert np.isnan([few.low, few.high]).all()
     assert np.isnan(stats.student(np.array([])).estimate)
 
 
@@ -48,12 +49,12 @@ def test_the_hierarchical_bootstrap_of_one_task_is_scipys_percentile_bootstrap()
 
 
 def test_the_hierarchical_bootstrap_is_every_resample_there_is() -> None:
-    """Two tasks of two draws: 4 pairs of tasks x 16 pairs of draws, enumerated."""
-    values = np.array([[0.1, 0.3], [0.6, 0.7]])
+    """Two tasks of three draws: 4 pairs of tasks x 27 x 27 ways to draw, enumerated."""
+    values = np.array([[0.1, 0.3, 0.35], [0.6, 0.7, 0.9]])
     means = [
         np.mean([values[task][list(draws)].mean() for task, draws in zip(tasks, picks, strict=True)])
         for tasks in itertools.product(range(2), repeat=2)
-        for picks in itertools.product(itertools.product(range(2), repeat=2), repeat=2)
+        for picks in itertools.product(itertools.product(range(3), repeat=3), repeat=2)
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     found = stats.hierarchical(values)
@@ -61,64 +62,94 @@ def test_the_hierarchical_bootstrap_is_every_resample_there_is() -> None:
 
 
 def test_missing_draws_are_left_out_and_missing_tasks_count_for_nothing() -> None:
-    values = np.array([[0.4, np.nan, 0.6], [np.nan, np.nan, np.nan], [0.9, 0.9, 0.9]])
+    values = np.array([[0.4, np.nan, 0.6, 0.5], [np.nan] * 4, [0.9, 0.9, 0.9, 0.9]])
     found = stats.hierarchical(values)
     assert found.estimate == pytest.approx(0.7)
     assert 0.4 <= found.low <= 0.7 <= found.high <= 0.9
     assert np.isnan(stats.hierarchical(np.full((2, 2), np.nan)).estimate)
-    assert np.isnan(stats.hierarchical(np.array([[0.5, np.nan]])).low)
+
+
+def test_a_task_of_two_draws_leaves_the_mean_without_an_interval() -> None:
+    found = stats.hierarchical(np.array([[0.4, np.nan, 0.6], [0.9, 0.9, 0.9]]))
+    assert found.estimate == pytest.approx(0.7)
+    assert np.isnan([found.low, found.high]).all()
 
 
 @pytest.mark.parametrize("n", [3, 6, 10])
-def test_paired_differences_use_wilcoxons_exact_distribution(n: int) -> None:
-    first, second = RANDOM.normal(1, 1, n), RANDOM.normal(0, 1, n)
-    difference = first - second
-    statistic = min(
-        scipy_stats.rankdata(abs(difference))[difference > 0].sum(),
-        scipy_stats.rankdata(abs(difference))[difference < 0].sum(),
+def test_a_difference_has_the_p_of_scipys_test_over_all_signs(n: int) -> None:
+    values = RANDOM.normal(0.5, 1, n)
+    expected = scipy_stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
     )
-    places = np.arange(1, n + 1)
-    every = [places[np.array(signs)].sum() for signs in itertools.product([False, True], repeat=n)]
-    expected = min(1, 2 * np.mean(np.array(every) <= statistic))
-    found = stats.paired(first, second)
-    assert found.p == pytest.approx(expected)
-    assert found.interval == stats.student(difference)
-    assert found.least_p == pytest.approx(2 / 2**n)
+    (found,) = stats.differences([values])
+    assert found.p == found.holm_p == pytest.approx(expected.pvalue)
+    assert found.interval.estimate == pytest.approx(values.mean())
+    assert found.pairs == n
+
+
+def test_the_interval_of_a_difference_by_hand() -> None:
+    """Six pairs have 63 subsets; 5 % of 64 leave one mean beyond each end: the least pair and the greatest."""
+    (found,) = stats.differences([np.array([3.0, 1, 2, 5, 4, 9])])
+    assert (found.interval.estimate, found.interval.low, found.interval.high) == (4, 1, 9)
+    assert found.p == pytest.approx(2 / 64)
+    assert found.significant
+    (mixed,) = stats.differences([np.array([3.0, -1, 2, 5, 4, 9])])  # only {-1} has a mean below zero
+    assert (mixed.interval.low, mixed.interval.high) == (-1, 9)
+    assert mixed.p == pytest.approx(4 / 64)
+    assert not mixed.significant
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(-3, 9), min_size=1, max_size=9), min_size=1, max_size=5))
+def test_an_interval_leaves_out_zero_if_and_only_if_the_difference_is_significant(found: list[list[int]]) -> None:
+    for one in stats.differences([np.array(values, dtype=float) for values in found]):
+        leaves_out = one.interval.low > 0 or one.interval.high < 0  # never for NaN
+        assert leaves_out == one.significant == (one.holm_p <= 0.05)
+        assert not one.significant or one.interval.low <= one.interval.estimate <= one.interval.high
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=7))
-def test_the_signed_rank_test_counts_every_assignment_of_signs_with_ties_too(difference: list[int]) -> None:
-    nonzero = np.array([value for value in difference if value], dtype=float)
-    ranks = scipy_stats.rankdata(abs(nonzero))
-    statistic = min(ranks[nonzero > 0].sum(), ranks[nonzero < 0].sum())
-    every = [ranks[np.array(signs, dtype=bool)].sum() for signs in itertools.product([0, 1], repeat=len(nonzero))]
-    expected = min(1, 2 * np.mean(np.array(every) <= statistic + 1e-9))
-    assert stats.signed_rank_p(np.array(difference, dtype=float)) == pytest.approx(expected)
+def test_pairs_that_differ_in_nothing_change_no_p(values: list[int]) -> None:
+    """Every assignment of signs: at least as far out, on the side where the mean is, twice."""
+    some = np.array(values, dtype=float)
+    sums = np.array([np.dot(signs, some) for signs in itertools.product([-1, 1], repeat=len(some))])
+    expected = min(1, 2 * np.mean(sums >= abs(some.sum()) - 1e-9))
+    assert stats.differences([some])[0].p == pytest.approx(expected)
+    assert stats.differences([np.append(some, [0.0, 0.0])])[0].p == pytest.approx(expected)
 
 
-def test_the_signed_rank_test_is_scipys_exact_one_without_ties() -> None:
-    for n in (4, 12, 25):
-        difference = RANDOM.normal(0.4, 1, n)
-        expected = scipy_stats.wilcoxon(difference, method="exact").pvalue
-        assert stats.signed_rank_p(difference) == pytest.approx(expected)
+def test_more_pairs_than_have_all_their_subsets_taken() -> None:
+    """Normal differences: the level of a random sample of subsets is that of Student's t within a fifth."""
+    values = np.random.default_rng(5).normal(0.4, 1, 40)
+    (found,) = stats.differences([values])
+    assert found.p == pytest.approx(scipy_stats.ttest_1samp(values, 0).pvalue, rel=0.2)
+    student = stats.student(values)
+    assert (found.interval.low, found.interval.high) == pytest.approx((student.low, student.high), abs=0.05)
+    assert found == stats.differences([values])[0]
 
 
-def test_equal_and_missing_pairs() -> None:
-    same = stats.paired(np.ones(4), np.ones(4))
-    assert (same.p, same.interval.estimate) == (1.0, 0.0)
-    some = stats.paired(np.array([1.0, np.nan, 3]), np.array([0.0, 0.0, np.nan]))
-    assert (some.pairs, some.least_p) == (1, 1.0)
+def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(6)
+    held = [stats.differences([random.normal(1, 2, 8)])[0].interval for _ in range(400)]
+    assert np.mean([one.low <= 1 <= one.high for one in held]) == pytest.approx(0.953, abs=0.03)  # 12 of 256 beyond
+
+
+def test_equal_pairs_and_none() -> None:
+    same, none = stats.differences([np.zeros(7), np.array([])])
+    assert (same.p, same.interval, same.significant) == (1.0, stats.Interval(0.0, 0.0, 0.0), False)
+    assert (none.pairs, none.p, none.significant) == (0, 1.0, False)
+    assert np.isnan(none.interval.estimate)
 
 
 def test_rule_14_ten_pairs_for_twenty_comparisons_and_no_fewer() -> None:
-    assert stats.reachable(10, 20)
-    assert not stats.reachable(9, 20)
-    assert not stats.reachable(5, 1)
-    best = stats.paired(np.arange(1.0, 11), np.zeros(10)).p
-    assert stats.holm(np.array([best] + [1.0] * 19))[0] <= 0.05
-    best = stats.paired(np.arange(1.0, 10), np.zeros(9)).p
-    assert stats.holm(np.array([best] + [1.0] * 19))[0] > 0.05
+    assert [stats.pairs_needed(comparisons) for comparisons in (1, 2, 12, 13, 20)] == [6, 7, 9, 10, 10]
+    rest = [np.array([1.0, -1])] * 19
+    for pairs, reached in ((10, True), (9, False)):
+        first = stats.differences([np.arange(1.0, pairs + 1), *rest])[0]
+        assert first.significant == reached
+        assert np.isfinite([first.interval.low, first.interval.high]).all() == reached
+        assert (first.needed, first.holm_p) == (10, pytest.approx(20 * 2 / 2**pairs))
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
@@ -177,6 +208,9 @@ def test_samples_needed_has_the_spread_of_its_draws() -> None:
     accuracies = np.array([[0.5, 0.9], [0.5, 0.7], [0.6, 0.8]])
     found = stats.samples_needed(budgets, accuracies, 0.75)
     assert found.low < found.samples < found.high == float("inf")
+    two = stats.samples_needed(budgets, accuracies[:2], 0.75)
+    assert np.isfinite(two.samples)
+    assert np.isnan([two.low, two.high]).all()
 
 
 def test_variance_components_are_those_of_the_simulation() -> None:

@@ -57,7 +57,7 @@ def test_rule_13_failures_are_shown_and_do_not_count_in_the_mean() -> None:
 
 
 def test_masks_that_are_magnitudes_are_marked() -> None:
-    assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(2)])
+    assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(3)])
     assert "≈ |" not in text_of([record(seed, 0.6, magnitude_overlap=1.0, method="magnitude") for seed in range(2)])
 
 
@@ -123,14 +123,14 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
 
 
 def test_reported_figures_stand_beside_ours_and_say_so() -> None:
-    records = [record(seed, 0.7 + 0.02 * seed, task="imagenet-resnet50[2000]", sparsity=0.8) for seed in range(2)]
+    records = [record(seed, 0.7 + 0.02 * seed, task="imagenet-resnet50[2000]", sparsity=0.8) for seed in range(3)]
     first, one_shot = text_of(records, "-reported").split("## ")[1:]
     reported = {line.split("|")[1].strip(): line for line in first.splitlines() if "reported, not measured" in line}
     assert reported.keys() == {"WoodFisher", "magnitude, global"}
     assert "76.7" in reported["WoodFisher"]  # Singh & Alistarh 2020, table of gradual pruning at 80 %
     assert "75.3" in reported["WoodFisher"]
     (ours,) = (line for line in first.splitlines() if "16 samples, none, global" in line)
-    assert "71.0 ± 12.7" in ours
+    assert "72.0 ± 5.0" in ours
     assert "reported" not in ours
     assert "github.com/IST-DASLab/WoodFisher" in first
     assert "L-OBS" in one_shot  # top-5, which is not measured here
@@ -167,17 +167,63 @@ def test_across_tasks_ranks_failures_last_and_says_where_significance_is_out_of_
     assert ranks == pytest.approx({"magnitude": 1, "bb": (4 * 3 + 2 * 2) / 6, "ccc": (4 * 2 + 2 * 3) / 6})
     assert cell[cell["method"] == "ccc"]["failed"].item() == 2
     text = text_of(many(), "-overall")
-    assert "out of reach (6 pairs)" in text
+    assert "out of reach (6 pairs, 7 needed)" in text
     assert "6 blocks (task × draw) of 2 tasks (t, u)" in text
     assert "out of reach" not in text_of(many(draws=6), "-overall")
 
 
+def test_methods_that_lack_a_task_are_left_out_and_named_and_no_task_is() -> None:
+    """Three methods have t, u and v; "few" has two draws of t, "alone" a task of its own."""
+    has = {"magnitude": "tuv", "bb": "tuv", "few": "tuv", "ccc": "tu", "dd": "tu", "one": "t", "alone": "x"}
+    records = [
+        record(seed, 0.5 + 0.01 * len(method) + 0.1 * "tuvx".index(task), method=method, task=task)
+        for method, tasks in has.items()
+        for task in tasks
+        for seed in range(2 if (method, task) == ("few", "t") else 3)
+    ]
+    text = text_of(records, "-overall")
+    (note,) = (line for line in text.splitlines() if line.startswith("8 blocks"))
+    assert note.startswith(
+        "8 blocks (task × draw) of 3 tasks (t 2 of 3 draws, u, v) that all 3 methods have; "
+        "left out for want of t, u, v: alone; left out for want of u, v: one; left out for want of v: ccc, dd; "
+        "not averaged, as no method has it and the rest: x. Friedman"
+    )
+    rows = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in text.splitlines() if line[:2] == "| "}
+    assert rows.keys() == {"method", "magnitude", "bb", "few"}
+    assert rows["bb"].startswith("62.0")  # the mean of 0.52, 0.62, 0.72
+    found = summary.differences(frames.frame_of(records)).set_index("method")["pairs"]
+    assert found.to_dict() == {"bb": 8, "few": 8}
+
+
+def test_of_two_sets_of_tasks_that_are_as_large_the_one_of_more_methods_is_in() -> None:
+    has = {"a": "tu", "b": "uv", "c": "uv", "d": "tu", "e": "uv"}
+    records = [
+        record(s, 0.5, method=name, task=task) for name, tasks in has.items() for task in tasks for s in range(3)
+    ]
+    (block,) = summary.blocks(frames.frame_of(records))
+    assert [*block.wide.columns] == ["b", "c", "e"]
+    assert block.draws == {"u": (3, 3), "v": (3, 3)}
+    assert (block.lacking, block.apart) == ({"a": ("v",), "d": ("v",)}, ("t",))
+
+
 def test_differences_are_paired_by_task_and_draw() -> None:
-    found = summary.differences(frames.frame_of(many()))
-    row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
-    assert row["difference"] == pytest.approx(-0.35)
-    assert (row["pairs"], row["p"]) == (6, pytest.approx(2 / 64))
-    assert row["low"] == pytest.approx(row["high"])
+    for draws, needed in ((4, 7), (3, 7)):
+        found = summary.differences(frames.frame_of(many(draws=draws)))
+        row = found[(found["method"] == "bb") & (found["budget"] == 16)].iloc[0]
+        assert row["difference"] == pytest.approx(-0.35)
+        assert (row["pairs"], row["needed"], row["p"]) == (2 * draws, needed, pytest.approx(2 / 2 ** (2 * draws)))
+        ends = [row["low"], row["high"]]
+        assert ends == pytest.approx([-0.35, -0.35]) if 2 * draws >= needed else all(map(math.isnan, ends))
+
+
+def test_two_draws_have_a_mean_and_no_interval_anywhere() -> None:
+    records = many(draws=2)
+    assert cells(records)["half_width"].isna().all()
+    found = pages.render("s", records)
+    for page in ("", "-budgets", "-recoveries", "-overall", "-samples", "-leaders"):
+        rows = [line for line in found[f"tables/s{page}.md"].decode().splitlines() if line.startswith("|")]
+        assert len(rows) > 3
+        assert not [row for row in rows if "±" in row or "\\[" in row]
 
 
 def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense() -> None:
@@ -189,21 +235,68 @@ def test_samples_needed_are_measured_against_magnitude_with_batchnorm_and_dense(
     assert "&gt; 16" in text_of(many(), "-samples")
 
 
+SHRUNK = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "pattern": "filter", "of": "macs"}
+HERE = {"machine": "a machine", "device": "cpu", "threads": 1, "torch": "2"}
+
+
+def timed(architecture: str, ratio: float, *, spread: float = 0.1, place: dict[str, Any] = HERE) -> dict[str, Any]:
+    """What a record says of latency: the ratio for one sample, one and a half times that for 16."""
+    found = [
+        {"batch": batch, "median": m, "low": m - spread, "high": m + spread, "latency": 0.0042 / m, "dense_latency": 1}
+        for batch, m in ((1, ratio), (16, 1.5 * ratio))
+    ]
+    first = {"latency": found[0]["latency"], "dense_latency": 1}
+    return {**SHRUNK, "architecture": architecture, **first, "latencies": found, "environment": place}
+
+
+def structured(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The cells of a page with one table, by method."""
+    lines = [line for line in text_of(records, "-structured").splitlines() if line.startswith("|")]
+    rows = [[cell.strip().replace("\\", "") for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
 def test_structured_cases_show_what_the_shrunk_network_costs() -> None:
-    shrunk = {"params": 50, "dense_params": 100, "macs": 30, "dense_macs": 90, "latency": 0.0021, "pattern": "filter"}
-    shrunk |= {"dense_latency": 0.0042, "of": "macs"}
-    records = [record(seed, 0.6 + 0.1 * seed, **{**shrunk, "latency": 0.0021 + 0.003 * seed}) for seed in range(2)]
-    records += [record(seed, 0.8, method="better", recovery="../../etc", **shrunk) for seed in range(2)]
-    records += [record(seed, 0.9, method="better", **shrunk) for seed in range(2)]
-    text = text_of([*records, record(0, 0.1)], "-structured")
+    records = [record(seed, 0.6 + 0.1 * seed, **timed("a", 2.0)) for seed in range(3)]
+    records += [record(seed, 0.8, method="better", recovery="../../etc", **timed("a", 2.0)) for seed in range(3)]
+    text = text_of([*records, record(0, 0.1, environment=HERE)], "-structured")
     assert "## t, 16 samples, 50 % removed, filter of macs, recovery none (dense 90.00 %)" in text
-    lines = [line for line in text.split("recovery none")[1].splitlines() if line.startswith("|")]
-    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert table[0] == ["method", "accuracy", "MACs", "parameters", "latency, ms", "speed-up"]
-    assert table[2] == ["better", "90.0 ± 0.0", "33.3 %", "50 %", "2.10", "2.00"]
-    assert table[3] == ["m", "65.0 ± 63.5", "33.3 %", "50 %", "2.10", "2.00"]
+    assert text.count("Timed on a machine (cpu), 1 thread, torch 2.") == 2
+    found = structured(records[:3])
+    assert found["method"] == [
+        "accuracy", "MACs", "parameters", "latency, ms, batch 1", "speed-up, batch 1", "speed-up, batch 16",
+    ]  # fmt: skip
+    assert found["m"] == ["70.0 ± 24.8", "33.3 %", "50 %", "2.10", "2.00 [1.90, 2.10]", "3.00 [2.90, 3.10]"]
     names = pages.render("s", records).keys()
     assert {"figures/s-macs-none.svg", "figures/s-macs-______etc.svg"} <= names
+
+
+def test_speed_ups_are_over_the_architectures_of_the_draws_and_of_one_architecture_the_same() -> None:
+    """A measurement of the same architecture that another run made does not count beside the first."""
+    drawn = [
+        record(seed, 0.6, **timed(name, ratio)) for seed, (name, ratio) in enumerate([("a", 1), ("b", 2), ("c", 4)])
+    ]
+    again = [record(seed, 0.5, method="n", **timed("b", 3.0)) for seed in range(3)]
+    found = structured([*drawn, *again])
+    assert found["m"][3:] == ["2.10", "2.00 [0.90, 4.10]", "3.00 [1.40, 6.10]"]
+    assert found["n"][3:] == ["2.10", "2.00 [1.90, 2.10]", "3.00 [2.90, 3.10]"]
+
+
+def test_no_speed_up_is_printed_that_is_unsteady_or_was_not_measured_or_was_elsewhere() -> None:
+    """Batch 1: 0.52 of 2 is more than a quarter, 0.5 is not; batch 16: both are below a quarter of 3."""
+    steady = [record(seed, 0.9, method="steady", **timed("s", 2.0, spread=0.25)) for seed in range(3)]
+    wide = [record(seed, 0.8, method="wide", **timed("w", 2.0, spread=0.26)) for seed in range(3)]
+    part = [record(seed, 0.7, method="with one wide", **timed("s" if seed else "w", 2.0)) for seed in range(3)]
+    before = {"latency": 1.0, "dense_latency": 2.0, "environment": HERE, **SHRUNK}
+    old = [record(seed, 0.6, method="old", **before) for seed in range(3)]
+    there = timed("e", 2.0, place={**HERE, "machine": "another"})
+    elsewhere = [record(seed, 0.5, method="else", **there) for seed in range(3)]
+    found = structured([*steady, *wide, *part, *old, *elsewhere])
+    assert found["steady"][3:] == ["2.10", "2.00 [1.75, 2.25]", "3.00 [2.75, 3.25]"]
+    assert found["wide"][3:] == ["–", "–", "3.00 [2.74, 3.26]"]
+    assert found["with one wide"][3:5] == ["–", "–"]
+    assert found["old"][3:] == found["else"][3:] == ["–", "–", "–"]
+    assert structured(old)["old"][3:] == ["–"]
 
 
 def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
@@ -322,7 +415,7 @@ def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None
 
 
 def test_latex_has_booktabs_rules_and_escapes() -> None:
-    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(2)]
+    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(3)]
     text = pages.render("s", records)["tables/s.tex"].decode()
     for part in ("\\toprule", "\\midrule", "\\bottomrule", "a\\_b\\&c", "$\\pm$", "50 \\%"):
         assert part in text
@@ -345,7 +438,7 @@ def test_an_option_has_its_values_down_numbers_first() -> None:
     values = {"1e-05": 0.5, "0.001": 0.6, "relative:1": 0.7, "cross-validated": 0.8}
     records = [
         record(seed, accuracy + sparsity / 100, method=f"w[damping={value}]", sparsity=sparsity)
-        for seed in range(2)
+        for seed in range(3)
         for sparsity in (0.5, 0.9)
         for value, accuracy in values.items()
     ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from wfbench.channels.costs import Costs, _allowed
 from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
 from wfbench.channels.footprint import footprint
+from wfbench.channels.latency import architecture
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -85,7 +86,9 @@ class Filter(Pattern):
         return 1 - left / whole
 
     def measured(self, net: Network, pruned: Pruned, x: Tensor) -> dict[str, Any]:
-        """Parameters, MACs, latency [s] and activation memory [bytes] of the shrunk and the dense network, batch 1.
+        """The shrunk network's architecture; parameters, MACs, activation memory [bytes] of it and of the dense one.
+
+        For one sample; what has an architecture can be timed.
 
         Raises:
             BrokenRule: the shrunk network's logits are not the masked one's.
@@ -109,7 +112,8 @@ class Filter(Pattern):
         whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
         dense = {f"dense_{name}": value for name, value in whole.items()}
         count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
-        return {**footprint(small, example), **dense, "removed_channels": count}
+        costs = {**footprint(small, example), **dense, "removed_channels": count}
+        return {**costs, "architecture": architecture(small)}
 
 
 def masks(net: Network, groups: Iterable[Coupled], gone: Mapping[str, Iterable[int]]) -> Params:

@@ -61,18 +61,27 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _number(value: float) -> str:
+    return "–" if value != value else f"{value:.3g}"
+
+
 def _compare(options: argparse.Namespace) -> int:
     found = compare(options.a, options.b)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    changes = found.changes if options.all else found.changes[found.changes["p"] < 1]
+    for option in found.options:
+        print(f"options differ: {option}", file=sys.stderr)
+    changes = found.changes if options.all else found.changes[found.changes["changed"] > 0]
     if options.json:
         print(changes.to_json(orient="records", indent=1))
     else:
         shown = changes.assign(**{name: 100 * changes[name] for name in ("difference", "low", "high")})
-        cells = shown.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else harmless(cell))
+        cells = shown.map(lambda cell: _number(cell) if isinstance(cell, float) else harmless(cell))
         text = tabulate(cells.to_dict("records"), headers="keys", disable_numparse=True) if len(cells) else ""
         alone = f"{found.only_in_a} only in A, {found.only_in_b} only in B"
         print(text, f"{found.pairs} cases in both, {found.identical} of them with the same accuracy; {alone}", sep="\n")
-        print("differences are B minus A, in points of accuracy; a failed case scores 0")
+        print(
+            "differences are B minus A, mean in points of accuracy; a failed case scores 0. An interval leaves out zero"
+        )
+        print("if and only if the change is significant; there is none for fewer pairs than are needed")
     return 1 if len(found.worse) else 0

@@ -13,7 +13,7 @@ from wfbench.channels.pattern import Filter
 from wfbench.data import Labeled
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case
-from wfbench.harness.record import Record
+from wfbench.harness.record import Record, fields_of
 from wfbench.harness.runner import Runner
 from wfbench.licence import handed
 from wfbench.network import Network
@@ -24,7 +24,7 @@ from wfbench.sparsity import Target
 from wfbench.tasks.task import Task
 
 BUDGET = 8
-TIMES = ("seconds", "latency", "dense_latency")
+TIMES = fields_of("time")
 """The fields of a record that two runs of one case may fill differently."""
 
 

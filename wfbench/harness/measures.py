@@ -1,13 +1,16 @@
-"""What a record says of a result besides its scores: sparsity, likeness to magnitude, change of the loss."""
+"""What a record says of a result besides its scores: sparsity, likeness to magnitude, change of the loss, latency."""
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wfbench.channels.latency import Timing
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import BrokenRule, CaseFailed
+from wfbench.harness.record import PLACE
 from wfbench.network import Network, Params, flatten
 from wfbench.pruned import Pruned
 from wfbench.pruner import TRIALS, Pruner
@@ -57,3 +60,34 @@ def magnitude_overlap(net: Network, pruned: Pruned) -> float:
 def finite(value: float | None) -> float | None:
     """The value, or None where it is none that JSON can hold."""
     return value if value is not None and math.isfinite(value) else None
+
+
+class Timings:
+    """Latencies by task, architecture and place (device, machine, threads, torch), each measured once and kept."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], list[Timing]] = {}
+
+    def learn(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Take over what stored records have measured; the first of each architecture counts."""
+        for record in records:
+            if found := record.get("latencies"):
+                self._known.setdefault(_timed_as(record["task"], record["architecture"], record["environment"]), found)
+
+    def take(
+        self,
+        task: str,
+        architecture: str,
+        place: Mapping[str, Any],
+        measure: Callable[[], list[Timing]],
+    ) -> dict[str, Any]:
+        """The record's fields of an architecture, measured where it is not known."""
+        which = _timed_as(task, architecture, place)
+        if which not in self._known:
+            self._known[which] = measure()
+        found = self._known[which]
+        return {**{name: found[0][name] for name in ("latency", "dense_latency")}, "latencies": found}
+
+
+def _timed_as(task: str, architecture: str, place: Mapping[str, Any]) -> tuple[Any, ...]:
+    return task, architecture, *(place.get(name) for name in PLACE)

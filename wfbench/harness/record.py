@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from wfbench.channels.latency import Timing
+
 Role: TypeAlias = Literal["identity", "licence", "result", "diagnostic", "time", "origin"]
 
 
@@ -76,8 +78,10 @@ class Record:
     dense_params: int | None = _measured(sparse=True)
     macs: int | None = _measured(sparse=True)
     dense_macs: int | None = _measured(sparse=True)
+    architecture: str | None = _measured(sparse=True)
     latency: float | None = _timed(sparse=True)
     dense_latency: float | None = _timed(sparse=True)
+    latencies: list[Timing] | None = _timed(sparse=True)
     activation_memory: int | None = _measured(sparse=True)
     dense_activation_memory: int | None = _measured(sparse=True)
     removed_channels: int | None = _measured(sparse=True)
@@ -114,6 +118,8 @@ NESTED = tuple(one.name for one in fields(Record) if "[" in str(one.type))
 """Fields that hold lists or mappings."""
 NUMERICS = ("torch", "device", "machine", "threads", "evaluation_batch")
 """Of the environment, what the last digits may hang on."""
+PLACE = ("device", "machine", "threads", "torch")
+"""Of the environment, what times hang on."""
 DATA = ("checkpoint", "train", "test")
 """Of the environment, first digits of the SHA-256 of dense network and splits."""
 

@@ -8,13 +8,22 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from wfbench.channels.coupled import shrunk
+from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Labeled, Unlabeled, draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.isolation import stage
-from wfbench.harness.measures import achieved_sparsity, check_finite, finite, magnitude_overlap, realised_change
+from wfbench.harness.measures import (
+    Timings,
+    achieved_sparsity,
+    check_finite,
+    finite,
+    magnitude_overlap,
+    realised_change,
+)
 from wfbench.harness.record import Record, environment, fields_of
 from wfbench.harness.reuse import Question, checkpoint_digest, code, question
 from wfbench.licence import handed
@@ -36,7 +45,7 @@ class Dense:
 
 
 class Runner:
-    """Runs cases and keeps what they share: dense networks, gradients, a fitted method, scores of equal networks.
+    """Runs cases and keeps what they share: dense networks, gradients, a fitted method, scores and latencies.
 
     Sharing changes no science field; the order of cases decides only how much is saved.
     """
@@ -48,6 +57,7 @@ class Runner:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
+        self.timings = Timings()
         self._dense: dict[tuple[str, int], Dense] = {}
         self._shared_for: tuple[Any, ...] = ()
         self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
@@ -141,9 +151,22 @@ class Runner:
             "trials": max(1, len(pruned.trials)),
             "steps": steps or None,
             "tried": [dict(trial) for trial in pruned.trials] or None,
-            **case.target.pattern.measured(dense.network, recovered, x),
+            **self._costs(case, dense, recovered, x),
             "seconds": seconds,
         }
+
+    def _costs(self, case: Case, dense: Dense, pruned: Pruned, x: Tensor) -> dict[str, Any]:
+        """What the pattern measures, and how long a network of its architecture takes; timed once, with this one."""
+        costs = case.target.pattern.measured(dense.network, pruned, x)
+        if "architecture" not in costs:
+            return costs
+
+        def measure() -> list[Timing]:
+            removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
+            return latencies(dense.network.module(), shrunk(dense.network, pruned.state, x, removed), x.to(self.device))
+
+        place = environment(self.device)
+        return costs | self.timings.take(case.task.name, costs["architecture"], place, measure)
 
     def _fit(self, case: Case, dense: Dense, data: Labeled) -> tuple[Fitted, float]:
         net = dense.network

@@ -99,6 +99,7 @@ class Session:
         for case in {(case.task.name, case.replicate): case for case in cases}.values():
             self.runner.question(case)
         self.stores[suite] = Store(self.results / f"{suite}.jsonl")
+        self.runner.timings.learn(self.stores[suite].records)
 
     def run(self, suite: str, case: Case) -> None:
         store = self.stores[suite]

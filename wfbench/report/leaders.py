@@ -24,7 +24,7 @@ class Leader:
         accuracy: mean over draws, in [0, 1]; a failed draw scores chance.
         level: the best first, the methods whose difference from it, paired by draw, has a 95 % Student-t interval that
             reaches zero; not corrected for how many are compared.
-        draws: of the best method; with fewer than two there are no intervals, and nobody is level.
+        draws: of the best method; with fewer than three there are no intervals, and nobody is level.
     """
 
     method: str
@@ -72,5 +72,5 @@ def _text(leader: Leader) -> str:
         f"{leader.method} {fixed(100 * leader.accuracy, 1)}"
         + level
         + (f" and {more} more" if more > 0 else "")
-        + (" (one draw)" if leader.draws < 2 else "")
+        + (f" ({leader.draws} draw{'s' * (leader.draws > 1)}, no interval)" if leader.draws < stats.DRAWS else "")
     )

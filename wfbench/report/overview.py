@@ -8,14 +8,18 @@ import pandas as pd
 
 from wfbench.harness.record import DATA, NUMERICS
 from wfbench.report import stats, summary
-from wfbench.report.rounding import fixed, significant, snapped
-from wfbench.report.tables import Table, dense_note, percent, unusual
+from wfbench.report.rounding import NOISE, fixed, significant, snapped
+from wfbench.report.tables import Table, dense_note, mean_and_width, percent, unusual
+
+WIDE = 0.25
+"""A speed-up whose range is wider than this share of it says nothing."""
 
 
 def across_tasks(frame: pd.DataFrame) -> list[Table]:
     """One table a budget, recovery and sparsity: means over tasks, ranks, and differences from magnitude."""
     overall, differences = summary.overall(frame), summary.differences(frame)
     components = summary.components(frame)
+    blocks = {block.key: block for block in summary.blocks(frame)}
     found = []
     for block, part in overall.groupby(summary.BLOCK, sort=True) if len(overall) else []:
         budget, recovery, sparsity, setting = block
@@ -40,9 +44,8 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
             )
         first = part.iloc[0]
         apart = fixed(first["critical_difference"], 2)
-        names = sorted(_of_block(frame, block)["task"].unique())
         note = (
-            f"{first['blocks']} blocks (task × draw) of {first['tasks']} tasks ({', '.join(names)}); Friedman "
+            f"{_inside(blocks[block])} Friedman "
             f"p = {significant(first['friedman_p'], 2):g}; mean ranks differ at 5 % where {apart} apart "
             "(Nemenyi; blocks of one task are not independent, so this is on the bold side)."
         )
@@ -57,6 +60,22 @@ def across_tasks(frame: pd.DataFrame) -> list[Table]:
     return found
 
 
+def _inside(block: summary.Block) -> str:
+    """Which tasks and methods are in, and which are not, and why."""
+    tasks = [
+        task if used == there else f"{task} {used} of {there} draws" for task, (used, there) in block.draws.items()
+    ]
+    places, methods = block.wide.shape
+    count = f"{len(tasks)} task{'s' * (len(tasks) > 1)}"
+    text = f"{places} blocks (task × draw) of {count} ({', '.join(tasks)}) that all {methods} methods have"
+    out: dict[tuple[str, ...], list[str]] = {}
+    for method, lacks in sorted(block.lacking.items()):
+        out.setdefault(lacks, []).append(method)
+    text += "".join(f"; left out for want of {', '.join(lacks)}: {', '.join(out[lacks])}" for lacks in sorted(out))
+    text += f"; not averaged, as no method has it and the rest: {', '.join(block.apart)}" if block.apart else ""
+    return text + "."
+
+
 def _of_block(frame: pd.DataFrame, block: Any) -> pd.DataFrame:
     for name, value in zip(summary.BLOCK, block, strict=True):
         frame = frame[frame[name] == value]
@@ -69,7 +88,9 @@ def _with_ends(value: float, low: float, high: float) -> str:
 
 
 def _p(row: Any) -> str:
-    return fixed(row["holm_p"], 3) if row["reachable"] else f"out of reach ({row['pairs']} pairs)"
+    if row["pairs"] < row["needed"] and not row["significant"]:
+        return f"out of reach ({row['pairs']} pairs, {row['needed']} needed)"
+    return fixed(row["holm_p"], 3)
 
 
 def samples_needed(frame: pd.DataFrame) -> list[Table]:
@@ -107,7 +128,7 @@ def _needed(row: Any) -> str:
         return f"> {row.largest:g}" if np.isinf(value) else fixed(value, 0)
 
     same = one(row.low) == one(row.samples) == one(row.high)
-    return one(row.samples) if same else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
+    return one(row.samples) if same or np.isnan(row.low) else f"{one(row.samples)} [{one(row.low)}, {one(row.high)}]"
 
 
 def structured(frame: pd.DataFrame) -> list[Table]:
@@ -115,24 +136,20 @@ def structured(frame: pd.DataFrame) -> list[Table]:
     if "macs" not in frame:
         return []
     found = []
-    dense = frame.groupby("task")["dense_latency"].min().to_dict()
+    speeds = Speeds(frame)
     ways = ["task", "budget", "recovery", "setting", "sparsity"]
     for (task, budget, recovery, setting, sparsity), part in frame[frame["macs"].notna()].groupby(ways, sort=True):
         rows, accuracies, grouped = [], part["accuracy"].to_numpy(dtype=float), part.groupby("method", sort=True)
         means = grouped[["params", "dense_params", "macs", "dense_macs"]].mean()
-        latencies = grouped["latency"].min()  # what else the machine does only adds to it
-        for method, mean, latency in zip(means.index, means.to_dict("records"), latencies, strict=True):
+        for method, mean in zip(means.index, means.to_dict("records"), strict=True):
             accuracy = stats.student(accuracies[grouped.indices[method]])
-            half = accuracy.high - accuracy.estimate
             rows.append(
                 {
                     "method": method,
-                    "accuracy": fixed(100 * accuracy.estimate, 1)
-                    + ("" if np.isnan(half) else f" ± {fixed(100 * half, 1)}"),
+                    "accuracy": mean_and_width(accuracy.estimate, accuracy.high - accuracy.estimate),
                     "MACs": percent(float(fixed(mean["macs"] / mean["dense_macs"], 3))),
                     "parameters": percent(float(fixed(mean["params"] / mean["dense_params"], 3))),
-                    "latency, ms": fixed(1000 * latency, 2),
-                    "speed-up": fixed(dense[task] / latency, 2),
+                    **speeds.cells(part.iloc[grouped.indices[method]]),
                     "order": -accuracy.estimate,
                 }
             )
@@ -143,8 +160,53 @@ def structured(frame: pd.DataFrame) -> list[Table]:
             .drop(columns="order")
         )
         title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}, recovery {recovery}"
-        found.append(Table(f"{title}{dense_note(part)}", table))
+        found.append(Table(f"{title}{dense_note(part)}", table, speeds.place))
     return found
+
+
+class Speeds:
+    """How much faster than the dense one the networks of records are, each architecture by its first measurement.
+
+    Of measurements from several places (device, machine, threads, torch) those of the commonest count.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._timed = frame[frame["latencies"].notna()] if "latencies" in frame else frame[:0]
+        self._places = pd.Series([_place(where) for where in self._timed["environment"]], self._timed.index, dtype=str)
+        self.place = min(self._places.mode(), default="")
+        self._known: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        here = self._timed[self._places == self.place]
+        for task, architecture, found in zip(
+            *(here.get(name, ()) for name in ("task", "architecture", "latencies")), strict=True
+        ):
+            self._known.setdefault((task, architecture), {int(one["batch"]): one for one in found})
+        self._batches = sorted({batch for found in self._known.values() for batch in found})
+
+    def cells(self, draws: pd.DataFrame) -> dict[str, str]:
+        """Columns of a method's line; – where a draw has not been timed here, or too unsteadily to say."""
+        named = zip(draws["task"], draws.get("architecture", draws["task"]), strict=True)
+        known = [self._known.get(which, {}) for which in named]
+        found = {f"speed-up, batch {batch}": _speed([one.get(batch) for one in known]) for batch in self._batches}
+        first = self._batches[0] if self._batches else 1
+        steady = found.get(f"speed-up, batch {first}", "–") != "–"
+        milliseconds = [1000 * one[first]["latency"] for one in known] if steady else []
+        return {f"latency, ms, batch {first}": fixed(float(np.median(milliseconds)), 2) if steady else "–", **found}
+
+
+def _place(where: Any) -> str:
+    """What times hang on, in a sentence."""
+    threads = f"{where.get('threads')} thread{'s' if where.get('threads') != 1 else ''}"
+    return f"Timed on {where.get('machine')} ({where.get('device')}), {threads}, torch {where.get('torch')}."
+
+
+def _speed(draws: list[dict[str, Any] | None]) -> str:
+    """The median over draws, between the ends of all their ranges."""
+    timed = [one for one in draws if one is not None and one["high"] - one["low"] <= WIDE * one["median"] + NOISE]
+    if not timed or len(timed) < len(draws):
+        return "–"
+    median = float(np.median([one["median"] for one in timed]))
+    low, high = min(one["low"] for one in timed), max(one["high"] for one in timed)
+    return f"{fixed(median, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
 
 
 def provenance(frame: pd.DataFrame) -> str:

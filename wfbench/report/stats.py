@@ -5,7 +5,10 @@ performance profiles and stratified bootstrap; Demšar 2006, "Statistical compar
 sets", for ranks and the critical difference.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +20,10 @@ from wfbench.report.rounding import NOISE, snapped
 RESAMPLES = 2000
 LEVEL = 0.95
 ALPHA = 0.05
+DRAWS = 3
+"""The fewest values of which an interval says anything: Student's t of two is thirteen times their spread."""
+WIDTH = 16
+"""Up to so many pairs, all subsets of them are taken; of more, as many random ones."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,10 @@ class Interval:
 
 
 def student(values: Float[ndarray, " n"]) -> Interval:
-    """Mean with Student's t interval: right for normal values from n = 2 on; none for n = 1."""
+    """Mean with Student's t interval, right for normal values; none of fewer than three."""
     n = len(values)
     mean = float(np.mean(values)) if n else float("nan")
-    if n < 2:
+    if n < DRAWS:
         return Interval(mean, float("nan"), float("nan"))
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
     return Interval(mean, mean - half, mean + half)
@@ -46,14 +53,15 @@ def iqm(values: Float[ndarray, " n"]) -> float:
 def hierarchical(values: Float[ndarray, "tasks draws"], seed: int = 0) -> Interval:
     """Mean over tasks of the mean over draws, with a percentile interval from resampling tasks, then draws.
 
-    A bootstrap over few draws is too narrow (see `benchmarks/coverage.py`); NaN marks a draw that a task lacks.
+    A bootstrap over few draws is too narrow (see `benchmarks/coverage.py`), and there is none where a task has fewer
+    than three; NaN marks a draw that a task lacks.
     """
     values = values[np.isfinite(values).any(1)]
     tasks, draws = values.shape
     if not tasks:
         return Interval(float("nan"), float("nan"), float("nan"))
     estimate = float(np.nanmean(values, axis=1).mean())
-    if np.isfinite(values).sum() < 2:
+    if np.isfinite(values).sum(1).min() < DRAWS:
         return Interval(estimate, float("nan"), float("nan"))
     random = np.random.default_rng(seed)
     chosen = values[random.integers(tasks, size=(RESAMPLES, tasks))]  # [resamples, tasks, draws]
@@ -70,44 +78,78 @@ def hierarchical(values: Float[ndarray, "tasks draws"], seed: int = 0) -> Interv
 
 @dataclass(frozen=True)
 class Difference:
-    """Paired by draw: mean difference, number of pairs, Wilcoxon's p, and the least p so many pairs can give."""
+    """A mean paired difference, as one of several that were asked after together.
+
+    Args:
+        interval: of the mean; it leaves out zero if and only if `significant`. NaN where the pairs are too few for one.
+        p: two-sided, of this comparison alone.
+        holm_p: the same after Holm's correction for all of them.
+        significant: at 5 % after Holm's correction.
+        needed: so many pairs could be significant among so many comparisons, if all had one sign; fewer could not.
+    """
 
     interval: Interval
     pairs: int
     p: float
-    least_p: float
+    holm_p: float
+    significant: bool
+    needed: int
 
 
-def paired(first: Float[ndarray, " n"], second: Float[ndarray, " n"]) -> Difference:
-    """`first − second`, pair by pair; pairs with a NaN are left out."""
-    difference = (first - second)[np.isfinite(first) & np.isfinite(second)]
-    return Difference(student(difference), len(difference), signed_rank_p(difference), least_p(len(difference)))
+def differences(found: Sequence[Float[ndarray, " _"]]) -> list[Difference]:
+    """Whether paired differences are zero in the mean, each by the exact test over all its signs.
 
-
-def signed_rank_p(difference: Float[ndarray, " n"]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, from the exact distribution over signs, ties included.
-
-    Zeros are left out, as Wilcoxon did. scipy's exact test knows no ties, and its permutation test takes seconds.
+    If every difference could as well have had the other sign, each mean of a non-empty subset of the pairs is as likely
+    to lie above the truth as below, and the ordered means of all subsets end its intervals (Hartigan 1969, "Using
+    subsample values as typical values"). Test and interval are two readings of these means: the interval has the level
+    at which Holm's correction stops. Pairs that differ in nothing speak for zero.
     """
-    nonzero = difference[np.abs(difference) > NOISE]
-    doubled = np.rint(2 * stats.rankdata(snapped(np.abs(nonzero)))).astype(int)  # mean ranks are halves
-    ways = np.zeros(doubled.sum() + 1)
-    ways[0] = 1.0
-    for rank in doubled:
-        ways[rank:] = (ways[rank:] + ways[:-rank]) / 2 if rank else ways
-        ways[:rank] /= 2
-    least = min(doubled[nonzero > 0].sum(), doubled[nonzero < 0].sum())
-    return float(min(1.0, 2 * ways[: least + 1].sum()))
+    needed = pairs_needed(max(1, len(found)))
+    width = max(WIDTH, needed)
+    p = np.array([_sign_p(_subset_means(values, width)) for values in found])
+    adjusted = holm(p)
+    significant = adjusted <= ALPHA
+    level = ALPHA / max(1, len(found) - int(significant.sum()))
+    return [
+        Difference(_typical(values, width, level), len(values), float(one), float(holm_p), bool(yes), needed)
+        for values, one, holm_p, yes in zip(found, p, adjusted, significant, strict=True)
+    ]
 
 
-def least_p(pairs: int) -> float:
-    """The smallest two-sided p of Wilcoxon's signed-rank test on so many pairs, all of one sign."""
-    return min(1.0, 2.0 ** (1 - pairs))
+def _typical(values: Float[ndarray, " n"], width: int, level: float) -> Interval:
+    """The mean, between the ordered means of subsets that leave half of the level on each side."""
+    means = np.sort(_subset_means(values, width))
+    beyond = int((level + 1e-12) * (len(means) + 1) / 2)
+    mean = float(values.mean()) if len(values) else float("nan")
+    if not beyond:
+        return Interval(mean, float("nan"), float("nan"))
+    return Interval(mean, float(means[beyond - 1]), float(means[-beyond]))
 
 
-def reachable(pairs: int, comparisons: int) -> bool:
-    """Whether one of so many comparisons can be significant at 5 % after Holm's correction (10 pairs for 20)."""
-    return least_p(pairs) * comparisons <= ALPHA
+def _sign_p(means: Float[ndarray, " subsets"]) -> float:
+    """Two-sided p that the mean is zero; the empty subset counts against, and so does a mean of zero."""
+    least = min(int((means <= NOISE).sum()), int((means >= -NOISE).sum()))
+    return min(1.0, 2 * (least + 1) / (len(means) + 1))
+
+
+def _subset_means(values: Float[ndarray, " n"], width: int) -> Float[ndarray, " subsets"]:
+    """Means of all non-empty subsets of the values, or of `2**width − 1` random ones where there are more."""
+    chosen = _subsets(len(values), width)
+    return chosen @ values / chosen.sum(1) if len(values) else np.zeros(0)
+
+
+@lru_cache(maxsize=4)
+def _subsets(n: int, width: int) -> Float[ndarray, "subsets n"]:
+    """1 for what is in, a row a subset."""
+    if n <= width:
+        return (np.arange(1, 2**n)[:, None] >> np.arange(n) & 1).astype(float)
+    chosen = np.random.default_rng(0).random((2**width - 1, n)) < 0.5
+    return chosen[chosen.any(1)].astype(float)
+
+
+def pairs_needed(comparisons: int) -> int:
+    """The fewest pairs that could be significant at 5 % among so many comparisons, all of one sign: 10 for 20."""
+    return next(pairs for pairs in count(1) if 2.0 ** (1 - pairs) * comparisons <= ALPHA)
 
 
 def holm(p: Float[ndarray, " m"]) -> Float[ndarray, " m"]:
@@ -159,15 +201,18 @@ def samples_needed(
     """The smallest budget at which the mean over draws reaches `level`, between budgets linear in their logarithm.
 
     0 where the smallest budget is enough already (so: at most that one), infinity where none is. The interval is the
-    percentile bootstrap over draws.
+    percentile bootstrap over draws, NaN for fewer than three.
     """
     order = np.argsort(budgets)
     logs, accuracies = np.log(budgets[order]), accuracies[:, order]
+    samples = float(_crossings(logs, accuracies.mean(0)[None], level)[0])
+    if len(accuracies) < DRAWS:
+        return Needed(samples, float("nan"), float("nan"))
     random = np.random.default_rng(seed)
     picks = random.integers(len(accuracies), size=(RESAMPLES, len(accuracies)))
     found = np.sort(_crossings(logs, accuracies[picks].mean(1), level))
     low, high = found[int((1 - LEVEL) / 2 * RESAMPLES)], found[int((1 + LEVEL) / 2 * RESAMPLES) - 1]
-    return Needed(float(_crossings(logs, accuracies.mean(0)[None], level)[0]), float(low), float(high))
+    return Needed(samples, float(low), float(high))
 
 
 def _crossings(logs: Float[ndarray, " b"], means: Float[ndarray, "r b"], level: float) -> Float[ndarray, " r"]:

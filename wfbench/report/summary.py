@@ -1,6 +1,7 @@
 """Records to summaries: one frame a question, numbers only; tables and the report give them their looks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ SHARE_OF_DENSE = 0.95
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN for one draw), counts.
+    """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN below three draws), counts.
 
     The mean is over the draws that succeeded; `failed` counts the others.
     """
@@ -47,18 +48,45 @@ def options(cells: pd.DataFrame) -> pd.DataFrame:
     return found.assign(number=pd.to_numeric(found["value"], errors="coerce"))
 
 
-def _pivots(frame: pd.DataFrame) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """For every budget, recovery and sparsity: accuracies, a row for each (task, seed), a column a method.
+@dataclass(frozen=True)
+class Block:
+    """What can be compared over the tasks of a budget, recovery and sparsity.
 
-    Rows are those that every method has a record for; NaN is a failed one.
+    Args:
+        key: values of `BLOCK`.
+        wide: accuracies, a row for each (task, seed), a column a method; NaN is a failed one.
+        draws: how many draws of a task are in, and how many its methods have between them.
+        lacking: the methods that are left out, with the tasks that they lack.
+        apart: the tasks that are left out, as no method has them and all the others.
+    """
+
+    key: tuple[Any, ...]
+    wide: pd.DataFrame
+    draws: dict[str, tuple[int, int]]
+    lacking: dict[str, tuple[str, ...]]
+    apart: tuple[str, ...]
+
+
+def blocks(frame: pd.DataFrame) -> Iterator[Block]:
+    """For every budget, recovery and sparsity the most tasks that a method has, and the methods that have them all.
+
+    Of several such sets of tasks it is the one that most methods have. Draws are those that all these methods have.
     """
     accuracies = frame.groupby([*BLOCK, "task", "seed", "method"], sort=True)["accuracy"].agg(["mean", "size"])
-    for block, group in accuracies.groupby(level=[*BLOCK], sort=True):
+    for key, group in accuracies.groupby(level=[*BLOCK], sort=True):
         cells = group.droplevel([*BLOCK])
-        counted, wide = cells["size"].unstack("method"), cells["mean"].unstack("method")
-        wide = wide[counted.notna().all(axis=1)]
-        if len(wide):
-            yield block, wide
+        counted, wide = cells["size"].unstack("method").notna(), cells["mean"].unstack("method")
+        has = counted.groupby(level="task").any()
+        sets = {method: frozenset(has.index[has[method]]) for method in has}
+        tasks = min(sets.values(), key=lambda one: (-len(one), -sum(one <= has for has in sets.values()), sorted(one)))
+        lacking = {str(method): tuple(sorted(tasks - found)) for method, found in sets.items() if tasks - found}
+        there = counted[counted.index.isin(tasks, level="task")].drop(columns=[*lacking])
+        inside = there[there.all(axis=1)]
+        if inside.empty:
+            continue
+        draws = inside.groupby(level="task").size(), there.any(axis=1).groupby(level="task").sum()
+        counts = {task: (int(draws[0][task]), int(draws[1][task])) for task in draws[0].index}
+        yield Block(key, wide.loc[inside.index, inside.columns], counts, lacking, tuple(sorted({*has.index} - tasks)))
 
 
 def _by_task(wide: pd.DataFrame) -> np.ndarray:
@@ -78,7 +106,8 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
     tracks: dict[tuple[str, str], set[str]] = {}
     for method, recovery, track in zip(frame["method"], frame["recovery"], frame["track"], strict=True):
         tracks.setdefault((method, recovery), set()).add(track)
-    for block, wide in _pivots(frame):
+    for block in blocks(frame):
+        wide = block.wide
         places = stats.ranks(wide.to_numpy(), chance).mean(0)
         difference = stats.critical_difference(wide.shape[1], len(wide)) if wide.shape[1] > 1 else float("nan")
         friedman = stats.friedman(wide.to_numpy(), chance)
@@ -87,9 +116,9 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
             good = values[np.isfinite(values)]
             rows.append(
                 {
-                    **dict(zip(BLOCK, block, strict=True)),
+                    **dict(zip(BLOCK, block.key, strict=True)),
                     "method": method,
-                    "track": "/".join(sorted(tracks[method, block[1]])),
+                    "track": "/".join(sorted(tracks[method, block.key[1]])),
                     "accuracy": interval.estimate,
                     "low": interval.low,
                     "high": interval.high,
@@ -106,31 +135,32 @@ def overall(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(frame: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
-    """Every method minus the reference, paired by task and draw: mean, interval, Wilcoxon's p, adjusted by Holm.
+    """Every method minus the reference, paired by task and draw: mean, interval, p by Holm over the block's methods.
 
-    `reachable` is False where so few pairs could not be significant among so many comparisons, whatever they were.
+    The interval leaves out zero if and only if p is at most 5 %; it is NaN where that is out of reach of so few pairs.
     """
     rows: list[dict[str, Any]] = []
-    for block, wide in _pivots(frame):
+    for block in blocks(frame):
+        wide = block.wide
         if reference not in wide:
             continue
-        others = [method for method in wide.columns if method != reference]
-        base = wide[reference].to_numpy(dtype=float)
-        found = [stats.paired(wide[method].to_numpy(dtype=float), base) for method in others]
-        adjusted = stats.holm(np.array([one.p for one in found]))
-        for method, one, p in zip(others, found, adjusted, strict=True):
+        against = wide.drop(columns=reference).sub(wide[reference], axis=0)
+        values = against.to_numpy(dtype=float).T
+        found = stats.differences([one[np.isfinite(one)] for one in values])
+        for method, one in zip(against.columns, found, strict=True):
             rows.append(
                 {
-                    **dict(zip(BLOCK, block, strict=True)),
+                    **dict(zip(BLOCK, block.key, strict=True)),
                     "method": method,
                     "reference": reference,
                     "difference": one.interval.estimate,
                     "low": one.interval.low,
                     "high": one.interval.high,
                     "pairs": one.pairs,
+                    "needed": one.needed,
                     "p": one.p,
-                    "holm_p": p,
-                    "reachable": stats.reachable(one.pairs, len(others)),
+                    "holm_p": one.holm_p,
+                    "significant": one.significant,
                 }
             )
     return pd.DataFrame(rows)
@@ -173,15 +203,15 @@ def components(frame: pd.DataFrame) -> pd.DataFrame:
     A draw is run once, so its part holds the method's own randomness too.
     """
     rows = []
-    for block, wide in _pivots(frame):
+    for block in blocks(frame):
         found = []
-        for values in _by_task(wide):
+        for values in _by_task(block.wide):
             values = values[:, ~np.isnan(values).any(0)]
             if values.shape[0] > 1 and values.shape[1] > 1:
                 found.append(stats.variance_components(values[:, :, None]))
         if found:
             task, draw = np.mean([one.task for one in found]), np.mean([one.draw for one in found])
-            rows.append({**dict(zip(BLOCK, block, strict=True)), "task_sd": task**0.5, "draw_sd": draw**0.5})
+            rows.append({**dict(zip(BLOCK, block.key, strict=True)), "task_sd": task**0.5, "draw_sd": draw**0.5})
     return pd.DataFrame(rows)
 
 
