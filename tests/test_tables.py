@@ -12,8 +12,9 @@ import pytest
 
 from wfbench import load_results
 from wfbench.cli import main
-from wfbench.report import figures, frames, summary
-from wfbench.report import files as pages
+from wfbench.output import figures
+from wfbench.output import files as pages
+from wfbench.report import frames, summary
 from wfbench.report import html as report
 from wfbench.report import literature as reported
 
@@ -278,39 +279,6 @@ def test_hostile_names_are_harmless_in_every_format(name: str) -> None:
     assert len(rows) == 48
     assert not rows["method"].str.startswith(("=", "+", "-", "@")).any()
     assert "\x1b" not in pages.plain(frames.frame_of(records))
-
-
-def test_the_figure_shows_every_method_and_sparsity() -> None:
-    records = [
-        record(seed, 0.6 + 0.1 * seed, method=method, budget=budget, sparsity=sparsity)
-        for seed in range(2)
-        for method in ("a", "bb")
-        for budget in (4, 16)
-        for sparsity in (0.5, 0.9)
-    ]
-    figure = figures.budgets(cells(records))
-    assert [axis.get_title() for axis in figure.axes] == ["50 % of weights removed", "90 % of weights removed"]
-    for axis in figure.axes:
-        lines = {container.get_label(): container[0].get_ydata().tolist() for container in axis.containers}
-        assert lines == {"a": pytest.approx([65, 65]), "bb": pytest.approx([65, 65])}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "bb"]
-
-
-def test_the_figure_names_the_best_and_the_references_and_greys_the_rest() -> None:
-    names = [f"m{number:02}" for number in range(14)] + ["magnitude", "woodfisher"]
-    records = [record(seed, 0.9 - 0.05 * place, method=name) for place, name in enumerate(names) for seed in range(2)]
-    shown = [text.get_text() for text in figures.budgets(cells(records)).legends[0].get_texts()]
-    assert shown == ["others", *names[:8], "magnitude", "woodfisher"]
-
-
-def test_profiles_show_the_share_of_cases_that_keep_a_share_of_the_dense_accuracy() -> None:
-    accuracies = (0.9, 0.45, None)
-    records = [record(seed, accuracies[seed], recovery=recovery) for seed in range(3) for recovery in ("none", "x")]
-    figure = figures.profiles(frames.frame_of(records))
-    assert len(figure.axes) == 2
-    (line,) = figure.axes[0].lines
-    kept = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
-    assert (kept[0], kept[50], kept[51], kept[100]) == pytest.approx((200 / 3, 200 / 3, 100 / 3, 100 / 3))
 
 
 def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None:

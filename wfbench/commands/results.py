@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from wfbench.commands.base import Commands, add_json, add_results
 from wfbench.errors import WfbenchError
-from wfbench.report import files as pages
+from wfbench.output import files as pages
 from wfbench.report import html as report
 from wfbench.report.compare import compare
 from wfbench.report.frames import write_parquet

@@ -12,7 +12,8 @@ from tabulate import tabulate
 
 from wfbench.errors import WfbenchError
 from wfbench.harness.store import read, record_files
-from wfbench.report import figures, frames, leaders, literature, overview, summary, tables
+from wfbench.output import figures
+from wfbench.report import frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import NOTE, Table, harmless
 
