@@ -136,8 +136,7 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     if cells.empty or not cells["accuracy"].notna().any():
         return {}
     whole = frame
-    usual = "" if (cells["setting"] == "").any() else cells["setting"].mode()[0]  # the others have tables
-    frame, cells = frame[frame["setting"] == usual], cells[cells["setting"] == usual]
+    frame, cells = frame[frame["setting"] == usual(cells)], cells[cells["setting"] == usual(cells)]
     drawn = {f"figures/{suite}-profiles.svg": profiles(frame)}
     if ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
         drawn[f"figures/{suite}.svg"] = headline(cells)
@@ -150,21 +149,37 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     varied = varied[(varied["recovery"] == "none") & (varied["option"] == "damping")]
     if len(varied):
         drawn[f"figures/{suite}-sensitivity.svg"] = sensitivity(varied)
-    return {name: _svg(figure) for name, figure in drawn.items()}
+    return {name: svg(figure) for name, figure in drawn.items()}
 
 
-def _svg(figure: Figure) -> bytes:
+def usual(cells: pd.DataFrame) -> str:
+    """The setting that is drawn; the others have tables."""
+    return "" if (cells["setting"] == "").any() else str(cells["setting"].mode()[0])
+
+
+def svg(figure: Figure) -> bytes:
+    """The same bytes from the same figure, on every machine."""
+    return settled_svg(_saved(figure, "svg", {"Date": None}))
+
+
+def pdf(figure: Figure) -> bytes:
+    """The same bytes from the same figure; letters are letters, as publishers ask for."""
+    return _saved(figure, "pdf", {"CreationDate": None})
+
+
+def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
     file = BytesIO()
     with matplotlib.rc_context(
         {
             "svg.hashsalt": "wfbench",
             "svg.fonttype": "path",
+            "pdf.fonttype": 42,
             "font.family": "DejaVu Sans",
             "path.simplify": False,  # which points of a line could be left out is decided by the last digits
         }
     ):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
-    return settled_svg(file.getvalue())
+        figure.savefig(file, format=format, metadata={**metadata, "Creator": CREATOR})
+    return file.getvalue()
 
 
 def from_another_matplotlib(name: str, content: bytes) -> bool:
