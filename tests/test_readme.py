@@ -55,6 +55,7 @@ AND = {
     "python -m benchmarks": "--only gradients --repeats 1",
     "wfbench prune": "--budget 10",
     "pytest my_suites": "--budgets 16",
+    "wfbench tables --suite lead": "--suite smoke --methods magnitude --budgets 10",
 }
 """Added, to the first that the command begins with, so that it does not take long."""
 

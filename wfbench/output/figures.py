@@ -2,6 +2,7 @@
 
 import re
 from io import BytesIO
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -53,7 +54,7 @@ def profiles(frame: pd.DataFrame) -> Figure:
 
 
 def sensitivity(varied: pd.DataFrame) -> Figure:
-    """Accuracy against a numeric option: a panel a method, a colour a sparsity, a line a task and budget.
+    """Accuracy against a numeric option: a panel a method, a colour a task and budget, a line a sparsity.
 
     Other values, such as `cross-validated`, are horizontal lines of the same colour.
     """
@@ -67,8 +68,8 @@ def sensitivity(varied: pd.DataFrame) -> Figure:
     for axis in axes.flat[len(methods) :]:
         axis.set_axis_off()
     for axis, method in zip(axes.flat, methods, strict=False):
-        for colour, sparsity in zip(COLOURS, sparsities, strict=False):
-            for (marker, style), (task, budget) in zip(STYLES * len(groups), groups, strict=False):
+        for (marker, style), sparsity in zip(cycle(STYLES), sparsities, strict=False):
+            for colour, (task, budget) in zip(cycle(COLOURS), groups, strict=False):
                 at = (varied["base"] == method) & (varied["sparsity"] == sparsity) & (varied["task"] == task)
                 line = varied[at & (varied["budget"] == budget)].sort_values("number")
                 look = {"color": colour, "linestyle": style, "linewidth": 1.2}

@@ -101,7 +101,8 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for suffix, (content, note) in pages.items():
         if content or not suffix:
-            found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, note, _markdown(made_with)).encode()
+            notes = (QUESTIONS[suffix], note, _markdown(made_with))
+            found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, *notes).encode()
     text = cells.map(_csv).to_csv(index=False, float_format=_six_decimals, lineterminator="\n")
     found[f"tables/{suite}.csv"] = text.encode()
     return found | figures.render(suite, frame, cells)
