@@ -21,6 +21,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tex")
 BEST, LEVEL = "textbf:--rwrap;", "textit:--rwrap;"
 USUAL = {"setting": "", "recovery": "none"}
 """What a table does not say where it holds for all of it."""
+WORDS = {"budget": "{} samples", "recovery": "recovery {}"}
+TITLE, DENSE = -2, -1
+"""Places above the methods."""
 
 
 def write(results: Path, chosen: Mapping[str, Collection[Any] | None], file: Path) -> list[Path]:
@@ -71,38 +74,38 @@ def _chosen(frame: pd.DataFrame, chosen: Mapping[str, Collection[Any] | None]) -
 
 
 def _table(frame: pd.DataFrame, cells: pd.DataFrame, methods: list[str], label: str) -> str:
-    """Tasks, what else there are several of, and methods down, sparsities across."""
-    marks: dict[Any, str] = {}
-    for of, leader in leaders(frame):
-        marks |= {(*of, method): LEVEL for method in leader.level} | {(*of, leader.method): BEST}
+    """Methods down, sparsities across; under one another for each task and what else there are several of."""
+    usual = {**USUAL, "budget": cells["budget"].iloc[0]}
+    blocks = ["task", *(name for name, value in usual.items() if set(cells[name]) != {value})]
     place = {
         told: methods.index(base) if methods else 0 for told, base in zip(frame["method"], frame["base"], strict=True)
     }
-    usual = {**USUAL, "budget": cells["budget"].iloc[0]}
-    several = [name for name, value in usual.items() if set(cells[name]) != {value}]
+    marks: dict[Any, str] = {}
+    for of, leader in leaders(frame):
+        marks |= {(*of, method): LEVEL for method in leader.level} | {(*of, leader.method): BEST}
     rows = cells.assign(
         text=[cell(row) for row in cells.itertuples()],
         mark=[marks.get(of, "") for of in cells[[*CELL, "method"]].itertuples(index=False, name=None)],
         place=cells["method"].map(place),
     )
-    dense = rows.groupby(["task", *several, "sparsity"], as_index=False)["dense_accuracy"].mean().dropna()
-    texts = [fixed(100 * accuracy, 1) for accuracy in dense["dense_accuracy"]]
-    both = pd.concat([dense.assign(text=texts, mark="", place=-1, method="dense network"), rows]).pivot(
-        index=["task", *several, "place", "method"], columns="sparsity", values=["text", "mark"]
+    dense = rows.groupby([*blocks, "sparsity"], as_index=False)["dense_accuracy"].mean().assign(mark="")
+    texts = [fixed(100 * accuracy, 1) if accuracy == accuracy else "" for accuracy in dense["dense_accuracy"]]
+    titles = [", ".join(WORDS.get(name, "{}").format(row[name]) for name in blocks) for row in dense.to_dict("records")]
+    above = [dense.assign(method=titles, place=TITLE, text=""), dense.assign(method="dense", place=DENSE, text=texts)]
+    both = pd.concat([*above, rows]).pivot(
+        index=[*blocks, "place", "method"], columns="sparsity", values=["text", "mark"]
     )
-    both = both.fillna("").droplevel("place").rename(columns=percent, level="sparsity")
-    if "budget" in several:
-        both = both.rename("{} samples".format, level="budget")
+    both = both.fillna("").rename(columns=percent, level="sparsity").rename(harmless, level="method")
+    spans = ["rlap:--rwrap;" * (place == TITLE) for place in both.index.get_level_values("place")]
     both.index.names, both.columns.names = [None] * both.index.nlevels, [None, None]
-    table, mark = both.xs("text", axis=1), both.xs("mark", axis=1)
-    style = table.style.format(lambda text: text.replace("±", r"$\pm$").replace("≈", r"$\approx$"), escape="latex")
+    style = both.xs("text", axis=1).style.hide(axis=0, level=[*range(both.index.nlevels - 1)])
+    style = style.format(lambda text: text.replace("±", r"$\pm$").replace("≈", r"$\approx$"), escape="latex")
     style = style.format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
-    return style.apply(lambda _: mark, axis=None).to_latex(
-        caption=_caption(cells, "budget" in several, any("≈" in text for text in rows["text"])),
+    style = style.apply_index(lambda _: spans, axis=0, level=both.index.nlevels - 1)
+    return style.apply(lambda _: both.xs("mark", axis=1), axis=None).to_latex(
+        caption=_caption(cells, "budget" in blocks, any("≈" in text for text in rows["text"])),
         label=label,
         hrules=True,
-        clines="skip-last;data",
-        multirow_align="naive",
         position_float="centering",
     )
 
