@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wfbench.report import files as pages
+from wfbench.output import files as pages
 from wfbench.report import html as report
 from wfbench.report import summary
 

@@ -52,7 +52,7 @@ def test_tables_regenerates_the_same_bytes(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "mine.jsonl").write_text(run(case_of("magnitude")).as_json() + "\n")
     assert main(["tables", "--results", str(tmp_path)]) == 0
     first = {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
-    assert {"mine.md", "mine.csv", "mine.tex"} <= set(first)
+    assert {"README.md", "mine.md", "mine.csv"} <= set(first)
     assert main(["tables", "--results", str(tmp_path)]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()} == first
     assert str(tmp_path / "tables" / "mine.md") in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     *("definitions", "words", "tasks", "curvature", "channels", "recoveries", "composed", "woodfisher", "harness"),
-    *("conformance", "report", "commands", "doors"),
+    *("conformance", "report", "output", "commands", "doors"),
 )
 WORDS = ("errors", "data", "licence", "linalg", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")

@@ -57,6 +57,7 @@ AND = {
     "python -m benchmarks.defaults": "--tasks digits-cnn --methods thinet",
     "wfbench prune": "--budget 10",
     "pytest my_suites": "--budgets 16",
+    "wfbench tables --suite lead": "--suite smoke --methods magnitude --budgets 10",
 }
 """Added, to the first that the command begins with, so that it does not take long."""
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wfbench.report import files, html
+from wfbench.output import files
+from wfbench.report import html
 from wfbench.report.frames import frame_of
 from wfbench.report.rounding import NOISE, fixed, settled_svg, snapped
 

@@ -394,7 +394,7 @@ def test_run_reuse_extend_and_refuse_a_cut_file(files: list[str], tmp_path: Path
     assert "blobs, 8 samples" in first.stdout
     records = (results / "smoke.jsonl").read_bytes()
     written = {path.name: path.read_bytes() for path in (results / "tables").iterdir()}
-    assert {"smoke.md", "smoke.csv", "smoke.tex"} <= set(written)
+    assert {"README.md", "smoke.md", "smoke.csv"} <= set(written)
 
     again = suites(*arguments)
     assert again.returncode == 0

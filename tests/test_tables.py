@@ -12,8 +12,9 @@ import pytest
 
 from wfbench import load_results
 from wfbench.cli import main
-from wfbench.report import figures, frames, summary
-from wfbench.report import files as pages
+from wfbench.output import figures
+from wfbench.output import files as pages
+from wfbench.report import frames, summary
 from wfbench.report import html as report
 from wfbench.report import literature as reported
 
@@ -89,7 +90,7 @@ def test_rule_16_the_same_records_give_the_same_bytes_in_any_order(tmp_path: Pat
     assert outputs[0] == outputs[1] == outputs[2]
     names = {"", "-budgets", "-recoveries", "-overall", "-leaders", "-samples", "-failures"}
     assert {name for name, _ in outputs[0]} == {
-        *(f"s{page}.{suffix}" for page in names for suffix in ("md", "tex")), "s.csv", "s.svg", "s-profiles.svg",
+        *(f"s{page}.md" for page in names), "README.md", "s.csv", "s.svg", "s-profiles.svg",
     }  # fmt: skip
 
 
@@ -120,6 +121,26 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
     shown = capsys.readouterr().out
     assert "tables/old.md comes from no record file" in shown
     assert "tables/s.csv is missing" in shown
+
+
+def test_the_index_says_which_page_answers_which_question(tmp_path: Path) -> None:
+    """Of two suites whose names overlap: `a-labels` is a suite, and no page of `a`."""
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\n" for one in many()))
+    ways = [{**one, **way} for one in many(draws=2) for way in ({}, {"draw": "k-shot"})]
+    (tmp_path / "a-labels.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ways))
+    pages.write_all(tmp_path)
+    text = (tmp_path / "tables" / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    there = [path.name for path in (tmp_path / "tables").iterdir() if path.name != "README.md"]
+    assert sorted(links) == sorted(there)  # every page and every CSV once
+    lines = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in text.splitlines() if "|" in line}
+    assert lines["What do other ways to draw samples, and wrong labels, change?"] == "[a-labels](a-labels-labels.md)"
+    assert "| [a](a.csv) " in text
+    assert "t, u" in text
+    assert "4, 16" in text
+    one = pages.write(tmp_path, "a", many())
+    assert (tmp_path / "tables" / "README.md") in one
+    assert (tmp_path / "tables" / "README.md").read_text() == text
 
 
 def test_reported_figures_stand_beside_ours_and_say_so() -> None:
@@ -364,46 +385,10 @@ def test_hostile_names_are_harmless_in_every_format(name: str) -> None:
         if path.endswith(".md"):
             for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
                 assert len({re.sub(r"\\.", "", line).count("|") for line in table.splitlines()}) == 1
-        if path.endswith(".tex"):
-            assert "\\input" not in text
-            assert not re.search(r"(?<!\\)[%&$#_]\W*passwd", text)
     rows = pd.read_csv(io.StringIO(files["tables/s.csv"]))
     assert len(rows) == 48
     assert not rows["method"].str.startswith(("=", "+", "-", "@")).any()
     assert "\x1b" not in pages.plain(frames.frame_of(records))
-
-
-def test_the_figure_shows_every_method_and_sparsity() -> None:
-    records = [
-        record(seed, 0.6 + 0.1 * seed, method=method, budget=budget, sparsity=sparsity)
-        for seed in range(2)
-        for method in ("a", "bb")
-        for budget in (4, 16)
-        for sparsity in (0.5, 0.9)
-    ]
-    figure = figures.budgets(cells(records))
-    assert [axis.get_title() for axis in figure.axes] == ["50 % of weights removed", "90 % of weights removed"]
-    for axis in figure.axes:
-        lines = {container.get_label(): container[0].get_ydata().tolist() for container in axis.containers}
-        assert lines == {"a": pytest.approx([65, 65]), "bb": pytest.approx([65, 65])}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "bb"]
-
-
-def test_the_figure_names_the_best_and_the_references_and_greys_the_rest() -> None:
-    names = [f"m{number:02}" for number in range(14)] + ["magnitude", "woodfisher"]
-    records = [record(seed, 0.9 - 0.05 * place, method=name) for place, name in enumerate(names) for seed in range(2)]
-    shown = [text.get_text() for text in figures.budgets(cells(records)).legends[0].get_texts()]
-    assert shown == ["others", *names[:8], "magnitude", "woodfisher"]
-
-
-def test_profiles_show_the_share_of_cases_that_keep_a_share_of_the_dense_accuracy() -> None:
-    accuracies = (0.9, 0.45, None)
-    records = [record(seed, accuracies[seed], recovery=recovery) for seed in range(3) for recovery in ("none", "x")]
-    figure = figures.profiles(frames.frame_of(records))
-    assert len(figure.axes) == 2
-    (line,) = figure.axes[0].lines
-    kept = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
-    assert (kept[0], kept[50], kept[51], kept[100]) == pytest.approx((200 / 3, 200 / 3, 100 / 3, 100 / 3))
 
 
 def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None:
@@ -412,14 +397,6 @@ def test_a_picture_of_another_matplotlib_is_not_compared(tmp_path: Path) -> None
     for path in (tmp_path / "figures").iterdir():
         path.write_bytes(path.read_bytes().replace(figures.CREATOR.encode(), b"wfbench, matplotlib 0.1"))
     assert pages.stale(tmp_path) == []
-
-
-def test_latex_has_booktabs_rules_and_escapes() -> None:
-    records = [record(seed, 0.6 + seed / 10, method="a_b&c") for seed in range(3)]
-    text = pages.render("s", records)["tables/s.tex"].decode()
-    for part in ("\\toprule", "\\midrule", "\\bottomrule", "a\\_b\\&c", "$\\pm$", "50 \\%"):
-        assert part in text
-    assert "\\hline" not in text
 
 
 def test_the_page_says_what_it_was_made_with() -> None:

@@ -13,8 +13,9 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.session import STEPS, Session, words
 from wfbench.harness.suite import Suite
+from wfbench.output import files
 from wfbench.recoveries.names import RECOVERIES
-from wfbench.report import files, frames
+from wfbench.report import frames
 
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",

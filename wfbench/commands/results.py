@@ -3,16 +3,29 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from wfbench.commands.base import Commands, add_json, add_results
 from wfbench.errors import WfbenchError
-from wfbench.report import files as pages
+from wfbench.harness.session import split
+from wfbench.output import files as pages
+from wfbench.output import paper
 from wfbench.report import html as report
 from wfbench.report.compare import compare
 from wfbench.report.frames import write_parquet
 from wfbench.report.tables import harmless
+
+CHOOSING = {
+    "suite": ("NAME", "of this suite; needed where several have the cases"),
+    "tasks": ("A,B", "of these tasks"),
+    "methods": ("A,B", "of these methods, in this order"),
+    "budgets": ("N,N", "of these numbers of calibration samples"),
+    "sparsities": ("S,S", "of these fractions removed"),
+    "recovery": ("NAME", "of what followed the pruning; default: none"),
+}
+"""Options that say which cases `tables --tex` shows, with what they take."""
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +35,14 @@ def add(commands: Commands) -> None:
         "--check", action="store_true", help="write nothing; exit 1 if a table or figure is not what the records give"
     )
     tabling.add_argument("--parquet", type=Path, metavar="FILE", help="write every case to this Parquet file as well")
+    tabling.add_argument(
+        "--tex",
+        type=Path,
+        metavar="FILE",
+        help="write instead one LaTeX table for a paper, and its picture as PDF and SVG beside it; of these cases:",
+    )
+    for name, (takes, about) in CHOOSING.items():
+        tabling.add_argument(f"--{name}", metavar=takes, help=about)
     add_results(tabling)
     reporting = commands.add("report", _report, "Write report/index.html: every case in one page that opens from disk.")
     reporting.add_argument(
@@ -38,6 +59,11 @@ def add(commands: Commands) -> None:
 
 
 def _tables(options: argparse.Namespace) -> int:
+    if options.tex:
+        return _paper(options)
+    for name in CHOOSING:
+        if getattr(options, name) is not None:
+            raise WfbenchError(f"--{name} chooses what --tex shows; give --tex FILE")
     if options.check:
         found = pages.stale(options.results)
         print("\n".join([*found, "run `wfbench tables`"]) if found else "tables and figures are what the records give")
@@ -48,6 +74,26 @@ def _tables(options: argparse.Namespace) -> int:
     if options.parquet:
         written.append(write_parquet(options.results, options.parquet))
     for path in written:
+        print(path)
+    return 0
+
+
+def _paper(options: argparse.Namespace) -> int:
+    if options.check or options.parquet:
+        raise WfbenchError("--tex writes a table for a paper and nothing else; leave out --check and --parquet")
+
+    def given(name: str) -> Any:
+        return getattr(options, name.removeprefix("--"))
+
+    chosen = {
+        "suite": options.suite and [options.suite],
+        "task": split(given, "--tasks", str),
+        "budget": split(given, "--budgets", int),
+        "sparsity": split(given, "--sparsities", float),
+        "recovery": [options.recovery or "none"],
+        "method": split(given, "--methods", str),
+    }
+    for path in paper.write(options.results, chosen, options.tex):
         print(path)
     return 0
 

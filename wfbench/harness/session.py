@@ -38,12 +38,12 @@ class Session:
         self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
         self.runner = Runner(option("--device"))
         self.chosen: dict[str, Any] = {
-            "tasks": _split(option, "--tasks", str),
-            "methods": _split(option, "--methods", str),
-            "budgets": _split(option, "--budgets", int),
-            "sparsities": _split(option, "--sparsities", float),
-            "recoveries": _split(option, "--recoveries", str),
-            "seeds": (_split(option, "--seeds", int) or (None,))[0],
+            "tasks": split(option, "--tasks", str),
+            "methods": split(option, "--methods", str),
+            "budgets": split(option, "--budgets", int),
+            "sparsities": split(option, "--sparsities", float),
+            "recoveries": split(option, "--recoveries", str),
+            "seeds": (split(option, "--seeds", int) or (None,))[0],
         }
         self.stores: dict[str, Store] = {}
         self.proofs = SameBits(self.results)
@@ -151,7 +151,7 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:
+def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:
     text = option(name)
     if text is None:
         return None

@@ -1,95 +1,21 @@
-"""Records to pictures: deterministic SVG, colours that colour-blind readers can tell apart (Okabe & Ito 2008)."""
+"""Records to pictures: which ones a suite has, and the same SVG from the same records."""
 
 import re
 from io import BytesIO
-from typing import Any
+from itertools import cycle
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from wfbench.output.budgets import headline
+from wfbench.output.looks import COLOURS, GREY, STYLES, legend, looks
 from wfbench.report import stats, summary
-from wfbench.report.rounding import NOISE, settled_svg, snapped
+from wfbench.report.rounding import NOISE, settled_svg
 from wfbench.report.tables import harmless, none_first
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = (("o", "-"), ("s", "--"), ("^", ":"))
-
-
 CREATOR = f"wfbench, matplotlib {matplotlib.__version__}"
-NAMED = 8
-ALWAYS = ("magnitude", "woodfisher")
-GREY = "#BBBBBB"
-
-
-def budgets(cells: pd.DataFrame, recovery: str = "none") -> Figure:
-    """Accuracy against data budget: a row a task, a column a sparsity, a line a method, bars the 95 % intervals.
-
-    The eight methods with the best mean accuracy, magnitude and woodfisher have a name; the others are grey.
-    """
-    shown = cells[(cells["recovery"] == recovery) & cells["accuracy"].notna()]
-    tasks, sparsities = sorted(shown["task"].unique()), sorted(shown["sparsity"].unique())
-    looks = _looks(shown)
-    figure = Figure(figsize=(2.6 * len(sparsities) + 2.2, 2.4 * len(tasks) + 0.6), layout="constrained")
-    axes = figure.subplots(len(tasks), len(sparsities), sharex=True, sharey="row", squeeze=False)
-    for row, task in enumerate(tasks):
-        for column, sparsity in enumerate(sparsities):
-            axis, cell = axes[row, column], shown[(shown["task"] == task) & (shown["sparsity"] == sparsity)]
-            if row == 0:
-                axis.set_title(f"{100 * sparsity:g} % of weights removed", fontsize=9)
-            if column == 0:
-                axis.set_ylabel(f"{harmless(task)}\naccuracy, %", fontsize=9)
-            if cell.empty:
-                axis.set_axis_off()
-                continue
-            for number, (method, look) in enumerate(looks.items()):
-                _line(axis, cell[cell["method"] == method], 1.03 ** (number - len(looks) / 2), method, look)
-            axis.axhline(100 * cell["dense_accuracy"].mean(), color="grey", linewidth=0.8, linestyle=(0, (1, 2)))
-            axis.set(xscale="log", ylim=(0, 100), xticks=sorted(shown["budget"].unique()))
-            axis.set_xticklabels([f"{budget:g}" for budget in sorted(shown["budget"].unique())])
-            axis.minorticks_off()
-            axis.tick_params(labelsize=8, labelbottom=True)
-            if row == len(tasks) - 1:
-                axis.set_xlabel("calibration samples", fontsize=9)
-    _legend(figure, axes)
-    return figure
-
-
-def _looks(shown: pd.DataFrame) -> dict[str, tuple[str, str, str] | None]:
-    """Colour, marker and line of each method, best mean accuracy first; None for those that stay grey, drawn first."""
-    means = shown.groupby("method")["accuracy"].mean()
-    means = pd.Series(snapped(means), means.index).sort_values(ascending=False, kind="stable")
-    named = [name for place, name in enumerate(means.index) if place < NAMED or name in ALWAYS]
-    styles = {
-        name: (COLOURS[number % len(COLOURS)], *STYLES[number // len(COLOURS) % len(STYLES)])
-        for number, name in enumerate(named)
-    }
-    return dict.fromkeys(sorted(set(means.index) - set(named))) | styles
-
-
-def _line(axis: Axes, line: pd.DataFrame, shift: float, method: str, look: tuple[str, str, str] | None) -> None:
-    line = line.sort_values("budget")
-    budget, accuracy = line["budget"], 100 * line["accuracy"]
-    if look is None:
-        axis.plot(budget, accuracy, color=GREY, linewidth=0.6, label="others")
-        return
-    colour, marker, style = look
-    axis.errorbar(
-        budget * shift,
-        accuracy,
-        100 * line["half_width"].fillna(0),
-        color=colour,
-        marker=marker,
-        linestyle=style,
-        markersize=3,
-        linewidth=1.2,
-        elinewidth=0.6,
-        ecolor=(*to_rgb(colour), 0.35),
-        label=harmless(method),
-    )
 
 
 def profiles(frame: pd.DataFrame) -> Figure:
@@ -99,7 +25,7 @@ def profiles(frame: pd.DataFrame) -> Figure:
     """
     frame = frame.assign(share=frame["accuracy"] / frame["dense_accuracy"])
     budgets, recoveries = sorted(frame["budget"].unique()), sorted(frame["recovery"].unique(), key=none_first)
-    looks = _looks(frame[frame["accuracy"].notna()])
+    styles = looks(frame[frame["accuracy"].notna()])
     figure = Figure(figsize=(2.8 * len(budgets) + 2.2, 2.4 * len(recoveries) + 0.6), layout="constrained")
     axes = figure.subplots(len(recoveries), len(budgets), sharex=True, sharey=True, squeeze=False)
     thresholds = np.linspace(0, 1, 101)
@@ -107,7 +33,7 @@ def profiles(frame: pd.DataFrame) -> Figure:
         for column, budget in enumerate(budgets):
             axis = axes[row, column]
             cell = frame[(frame["budget"] == budget) & (frame["recovery"] == recovery)]
-            for method, look in looks.items():
+            for method, look in styles.items():
                 shares = cell[cell["method"] == method]["share"].to_numpy(dtype=float)
                 if not len(shares):
                     continue
@@ -123,12 +49,12 @@ def profiles(frame: pd.DataFrame) -> Figure:
                 axis.set_ylabel(f"recovery {harmless(recovery)}\nshare of cases, %", fontsize=9)
             if row == len(recoveries) - 1:
                 axis.set_xlabel("of the dense accuracy, %", fontsize=9)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
 def sensitivity(varied: pd.DataFrame) -> Figure:
-    """Accuracy against a numeric option: a panel a method, a colour a sparsity, a line a task and budget.
+    """Accuracy against a numeric option: a panel a method, a colour a task and budget, a line a sparsity.
 
     Other values, such as `cross-validated`, are horizontal lines of the same colour.
     """
@@ -142,8 +68,8 @@ def sensitivity(varied: pd.DataFrame) -> Figure:
     for axis in axes.flat[len(methods) :]:
         axis.set_axis_off()
     for axis, method in zip(axes.flat, methods, strict=False):
-        for colour, sparsity in zip(COLOURS, sparsities, strict=False):
-            for (marker, style), (task, budget) in zip(STYLES * len(groups), groups, strict=False):
+        for (marker, style), sparsity in zip(cycle(STYLES), sparsities, strict=False):
+            for colour, (task, budget) in zip(cycle(COLOURS), groups, strict=False):
                 at = (varied["base"] == method) & (varied["sparsity"] == sparsity) & (varied["task"] == task)
                 line = varied[at & (varied["budget"] == budget)].sort_values("number")
                 look = {"color": colour, "linestyle": style, "linewidth": 1.2}
@@ -159,7 +85,7 @@ def sensitivity(varied: pd.DataFrame) -> Figure:
         axis.set_xlabel(harmless(varied[varied["base"] == method]["option"].iloc[0]), fontsize=9)
         axis.tick_params(labelsize=8)
     axes[0, 0].set_ylabel("accuracy, %\n(thin: cross-validated)", fontsize=9)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
 
 
@@ -172,15 +98,15 @@ def macs(frame: pd.DataFrame, recovery: str) -> Figure:
     shown = shown[shown["budget"] == shown["budget"].max()]
     names = [name.removesuffix(f" ({scope})") for name, scope in zip(shown["method"], shown["scope"], strict=True)]
     shown = shown.assign(left=shown["macs"] / shown["dense_macs"], method=names)  # a column is a scope already
-    tasks, scopes, looks = sorted(shown["task"].unique()), sorted(shown["scope"].unique()), _looks(shown)
+    tasks, scopes, styles = sorted(shown["task"].unique()), sorted(shown["scope"].unique()), looks(shown)
     figure = Figure(figsize=(3.4 * len(scopes) + 2.4, 2.4 * len(tasks) + 0.6), layout="constrained")
     axes = figure.subplots(len(tasks), len(scopes), sharex=True, sharey="row", squeeze=False)
     for row, task in enumerate(tasks):
-        named = shown[(shown["task"] == task) & shown["method"].isin([name for name, look in looks.items() if look])]
+        named = shown[(shown["task"] == task) & shown["method"].isin([name for name, look in styles.items() if look])]
         least = 100 * named.groupby(["method", "scope", "sparsity"])["accuracy"].mean().min()
         for column, scope in enumerate(scopes):
             axis, cell = axes[row, column], shown[(shown["task"] == task) & (shown["scope"] == scope)]
-            for method, look in looks.items():
+            for method, look in styles.items():
                 line = cell[cell["method"] == method].groupby("sparsity")[["left", "accuracy"]].mean()
                 colour, marker, style = look or (GREY, "", "-")
                 axis.plot(
@@ -202,13 +128,8 @@ def macs(frame: pd.DataFrame, recovery: str) -> Figure:
                 axis.set_ylabel(f"{harmless(task)}\naccuracy, %", fontsize=9)
             if row == len(tasks) - 1:
                 axis.set_xlabel("MACs left, %", fontsize=9)
-    _legend(figure, axes)
+    legend(figure, axes)
     return figure
-
-
-def _legend(figure: Figure, axes: Any) -> None:
-    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}  # noqa: B905
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
 
 
 def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, bytes]:
@@ -216,11 +137,10 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     if cells.empty or not cells["accuracy"].notna().any():
         return {}
     whole = frame
-    usual = "" if (cells["setting"] == "").any() else cells["setting"].mode()[0]  # the others have tables
-    frame, cells = frame[frame["setting"] == usual], cells[cells["setting"] == usual]
+    frame, cells = frame[frame["setting"] == usual(cells)], cells[cells["setting"] == usual(cells)]
     drawn = {f"figures/{suite}-profiles.svg": profiles(frame)}
     if ((cells["recovery"] == "none") & cells["accuracy"].notna()).any():
-        drawn[f"figures/{suite}.svg"] = budgets(cells)
+        drawn[f"figures/{suite}.svg"] = headline(cells)
     if "macs" in whole and (whole["macs"].notna() & whole["accuracy"].notna()).any():
         recoveries = sorted(whole[whole["macs"].notna()]["recovery"].unique(), key=none_first)
         drawn |= {
@@ -230,21 +150,37 @@ def render(suite: str, frame: pd.DataFrame, cells: pd.DataFrame) -> dict[str, by
     varied = varied[(varied["recovery"] == "none") & (varied["option"] == "damping")]
     if len(varied):
         drawn[f"figures/{suite}-sensitivity.svg"] = sensitivity(varied)
-    return {name: _svg(figure) for name, figure in drawn.items()}
+    return {name: svg(figure) for name, figure in drawn.items()}
 
 
-def _svg(figure: Figure) -> bytes:
+def usual(cells: pd.DataFrame) -> str:
+    """The setting that is drawn; the others have tables."""
+    return "" if (cells["setting"] == "").any() else str(cells["setting"].mode()[0])
+
+
+def svg(figure: Figure) -> bytes:
+    """The same bytes from the same figure, on every machine."""
+    return settled_svg(_saved(figure, "svg", {"Date": None}))
+
+
+def pdf(figure: Figure) -> bytes:
+    """The same bytes from the same figure; letters are letters, as publishers ask for."""
+    return _saved(figure, "pdf", {"CreationDate": None})
+
+
+def _saved(figure: Figure, format: str, metadata: dict[str, str | None]) -> bytes:
     file = BytesIO()
     with matplotlib.rc_context(
         {
             "svg.hashsalt": "wfbench",
             "svg.fonttype": "path",
+            "pdf.fonttype": 42,
             "font.family": "DejaVu Sans",
             "path.simplify": False,  # which points of a line could be left out is decided by the last digits
         }
     ):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": CREATOR})
-    return settled_svg(file.getvalue())
+        figure.savefig(file, format=format, metadata={**metadata, "Creator": CREATOR})
+    return file.getvalue()
 
 
 def from_another_matplotlib(name: str, content: bytes) -> bool:

@@ -1,45 +1,28 @@
-"""Tables to files: Markdown, LaTeX and CSV, the same bytes from the same records."""
+"""Tables to files: Markdown and CSV, and the page that leads to them; the same bytes from the same records."""
 
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from tabulate import tabulate
 
 from wfbench.errors import WfbenchError
 from wfbench.harness.store import read, record_files
-from wfbench.report import figures, frames, leaders, literature, overview, summary, tables
+from wfbench.output import figures
+from wfbench.report import frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
-from wfbench.report.tables import NOTE, Table, harmless
+from wfbench.report.tables import NOTE, Table, harmless, percent
 
 
 def _markdown(text: object) -> str:
     escaped = harmless(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{char}" if char in "\\`*_[]|#~" else char for char in escaped)
-
-
-ESCAPES = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "`": r"\textasciigrave{}",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "≤": r"$\leq$",
-    "×": r"$\times$",
-}
-
-
-def _tex(text: object) -> str:
-    return "".join(ESCAPES.get(char, f"\\{char}" if char in "&%$#_{}" else char) for char in harmless(text))
 
 
 def _csv(text: object) -> object:
@@ -65,18 +48,6 @@ def markdown(title: str, content: Iterable[Table], *notes: str) -> str:
         parts += [f"## {_markdown(table.title)}\n", _grid(cells, "pipe") + "\n"]
         parts += [f"{_markdown(table.note)}\n"] if table.note else []
     return "\n".join(parts)
-
-
-def latex(title: str, content: Iterable[Table], *notes: str) -> str:
-    """Tables as LaTeX (booktabs)."""
-    parts = ["\n".join(f"% {harmless(line)}" for line in (title, *notes) if line)]
-    for table in content:
-        body = _grid(table.rows.rename(columns=_tex).map(_tex), "latex_raw")
-        rules = iter(["\\toprule", "\\midrule", "\\bottomrule"])
-        lines = [next(rules) if line.strip() == "\\hline" else line for line in body.splitlines() if line.strip()]
-        caption = _tex(table.title) + (f". {_tex(table.note)}" if table.note else "")
-        parts.append("\\begin{table}\n\\caption{" + caption + "}\n" + "\n".join(lines) + "\n\\end{table}")
-    return "\n\n".join(parts) + "\n"
 
 
 def plain(frame: pd.DataFrame) -> str:
@@ -133,16 +104,69 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for suffix, (content, note) in pages.items():
         if content or not suffix:
-            found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, note, _markdown(made_with)).encode()
-            found[f"tables/{suite}{suffix}.tex"] = latex(suite + suffix, content, note, made_with).encode()
+            notes = (QUESTIONS[suffix], note, _markdown(made_with))
+            found[f"tables/{suite}{suffix}.md"] = markdown(suite + suffix, content, *notes).encode()
     text = cells.map(_csv).to_csv(index=False, float_format=_six_decimals, lineterminator="\n")
     found[f"tables/{suite}.csv"] = text.encode()
     return found | figures.render(suite, frame, cells)
 
 
+QUESTIONS = {
+    "-leaders": "Which method is best, and which ones can the draws not tell from it?",
+    "": "How accurate is each method, by sparsity?",
+    "-budgets": "What do more calibration samples bring?",
+    "-recoveries": "What does it bring to repair or to train the network after the pruning?",
+    "-overall": "Who is best over all tasks, and is the difference from magnitude significant?",
+    "-samples": "How many samples does a method need to reach a level of accuracy?",
+    "-options": "Which value of an option is best?",
+    "-labels": "What do other ways to draw samples, and wrong labels, change?",
+    "-attribution": "Mask or update: which of the two earned the accuracy?",
+    "-structured": "How small and how fast is the network without the removed channels?",
+    "-reported": "What does the literature report of the same task? (Reported, not measured.)",
+    "-failures": "What has no result, and why?",
+}
+"""What a suite's pages answer, the first to read first."""
+INDEX = "tables/README.md"
+
+
+def index(found: Mapping[str, bytes]) -> bytes:
+    """The page that says which table answers which question, from the pages and the CSV files of all suites."""
+    held = {
+        path.removeprefix("tables/").removesuffix(".csv"): pd.read_csv(BytesIO(content))
+        for path, content in sorted(found.items())
+        if path.startswith("tables/") and path.endswith(".csv")
+    }
+    answers = []
+    for suffix, question in QUESTIONS.items():
+        pages = {suite: f"{suite}{suffix}" for suite in held if not (suffix and f"{suite}{suffix}" in held)}
+        links = [
+            f"[{_markdown(suite)}]({quote(page)}.md)" for suite, page in pages.items() if f"tables/{page}.md" in found
+        ]
+        if links:
+            answers.append([question, ", ".join(links)])
+    suites = [
+        [
+            f"[{_markdown(suite)}]({quote(suite)}.csv)",
+            ", ".join(_markdown(task) for task in sorted(set(cells["task"]))),
+            ", ".join(f"{budget}" for budget in sorted(set(cells["budget"]))),
+            ", ".join(percent(sparsity) for sparsity in sorted(set(cells["sparsity"]))),
+            f"{cells['method'].nunique()}",
+        ]
+        for suite, cells in held.items()
+    ]
+    tables = [
+        pd.DataFrame(answers, columns=["question", "tables"]),
+        pd.DataFrame(suites, columns=["suite", "tasks", "samples", "removed", "methods"]),
+    ]
+    title = "# Which table answers which question"
+    return "\n\n".join([title, *(_grid(table, "pipe") for table in tables), ""]).encode()
+
+
 def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
-    """Write every generated file of a suite under `results`; the paths written."""
-    return _written(results, render(suite, records))
+    """Write every generated file of a suite under `results`, and the index of all that is there; the paths written."""
+    written = _written(results, render(suite, records))
+    there = {f"tables/{path.name}": path.read_bytes() for path in (results / "tables").iterdir()}
+    return written + _written(results, {INDEX: index(there)})
 
 
 def write_all(results: Path) -> list[Path]:
@@ -159,13 +183,18 @@ def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
 
 
 def _render_all(results: Path) -> dict[str, bytes]:
-    """`render` of every record file, a process each: they are independent and take seconds."""
+    """`render` of every record file, a process each, as they are independent and take seconds; and the index."""
     files = sorted(record_files(results), key=lambda file: (-file.stat().st_size, file.name))
+    found: dict[str, bytes] = {}
     if len(files) < 2:  # a process would take longer to start than it saves
-        return {name: content for file in files for name, content in _render_file(file).items()}
-    workers = min(len(files), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return {name: content for found in pool.map(_render_file, files) for name, content in found.items()}
+        for file in files:
+            found |= _render_file(file)
+    else:
+        workers = min(len(files), os.cpu_count() or 1)
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for rendered in pool.map(_render_file, files):
+                found |= rendered
+    return found | {INDEX: index(found)} if found else {}
 
 
 def _render_file(file: Path) -> dict[str, bytes]:
