@@ -19,6 +19,7 @@ from wfbench.channels.coupled import Coupled, shrunk
 from wfbench.channels.pattern import AGREEMENT, pruned_of
 from wfbench.errors import BrokenRule
 from wfbench.harness.plugins import discover
+from wfbench.harness.record import fields_of
 from wfbench.licence import handed
 from wfbench.pruner import Fitted
 from wfbench.recoveries.base import Recovery
