@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--budgets", metavar="N,N", help="numbers of calibration samples, at least 1")
     group.addoption("--sparsities", metavar="S,S", help="fractions of weights to remove, in [0, 1)")
     group.addoption("--recoveries", metavar="A,B", help=f"what follows the pruning: {', '.join(RECOVERIES)}")
-    group.addoption("--seeds", metavar="N", help="draws 0 to N-1")
+    group.addoption("--seeds", metavar="N", help="how many draws: 0 to N-1 (default: the suite's)")
     group.addoption("--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods")
     group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
     group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, …")
@@ -164,7 +164,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for suite, store in session.stores.items():
-        if not store.records:
+        if session.only_listed or not store.records:
             continue
         written = files.write(session.results, suite, store.records)
         terminalreporter.section(f"wfbench {suite}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,11 @@ def add_plugin_paths(parser: argparse.ArgumentParser) -> None:
 
 
 def registry_of(options: argparse.Namespace) -> Registry:
-    """All methods and tasks, those of the plugin paths too."""
-    return discover(options.baseline_path, options.task_path)
+    """All methods and tasks, those of the plugin paths too; what does not load is said on standard error."""
+    registry = discover(options.baseline_path, options.task_path)
+    for origin, reason in registry.failures.items():
+        print(f"left out: {origin}: {reason}", file=sys.stderr)
+    return registry
 
 
 def print_json(value: Any) -> None:

@@ -2,22 +2,21 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
 from tabulate import tabulate
 
 from wfbench.channels.pattern import Filter
-from wfbench.commands.base import Commands, add_plugin_paths
+from wfbench.commands.base import Commands, add_plugin_paths, registry_of
 from wfbench.errors import WfbenchError
-from wfbench.export import check_onnx, check_writable, export_onnx, pruned_network, save
+from wfbench.export import check_onnx, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
-from wfbench.harness.plugins import discover
 from wfbench.harness.record import Record
 from wfbench.harness.suite import pattern_of
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
+from wfbench.writing import check_file
 
 ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
 
@@ -52,7 +51,7 @@ def prune(options: argparse.Namespace) -> int:
     """Everything that can be refused is refused before the work."""
     files: list[Path] = [options.out] if options.onnx is None else [options.out, options.onnx]
     for path in files:
-        check_writable(path)
+        check_file(path)
     if len({path.resolve() for path in files}) < len(files):
         raise WfbenchError(f"--out and --onnx both name {options.out}; give two files")
     if options.onnx:
@@ -76,9 +75,7 @@ def case_of(options: argparse.Namespace) -> Case:
     Raises:
         WfbenchError: an unknown name, a number out of range, or a method that does not reach what `--of` counts.
     """
-    registry = discover(options.baseline_path, options.task_path)
-    for origin, reason in registry.failures.items():
-        print(f"left out: {origin}: {reason}", file=sys.stderr)
+    registry = registry_of(options)
     task, method = registry.task(options.task), registry.pruner(options.method)
     of: Unit = options.of or ("weights" if Unstructured.name in method.patterns else "macs")
     counting = [p.name for p in (Unstructured, Filter) if p.name in method.patterns and of in p.units]

@@ -15,6 +15,7 @@ from wfbench.harness.store import read, record_files
 from wfbench.report import figures, frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import NOTE, Table, harmless
+from wfbench.writing import whole
 
 
 def _markdown(text: object) -> str:
@@ -151,7 +152,8 @@ def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
     for name, content in found.items():
         path = results / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with whole(path) as part:
+            part.write_bytes(content)
     return [results / name for name in found]
 
 

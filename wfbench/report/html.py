@@ -15,6 +15,7 @@ from wfbench.errors import WfbenchError
 from wfbench.report.frames import load_results, told_apart
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
+from wfbench.writing import check_folder, whole
 
 CODED = ("suite", "task", "method", "entry", "track", "setting", "scope", "budget", "sparsity", "recovery", "status")
 PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
@@ -32,8 +33,10 @@ def write(results: Path) -> Path:
     if frame.empty:
         raise WfbenchError(f"no records (*.jsonl) in {results}; run a suite first, or give --results")
     path = results / "report" / "index.html"
+    check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(page(frame))
+    with whole(path) as part:
+        part.write_bytes(page(frame))
     return path
 
 
