@@ -1,4 +1,5 @@
-"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, and their algebra.
+"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, their algebra, and the
+tasks of trained checkpoints.
 
 Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
 """
@@ -26,6 +27,7 @@ from wfbench.layers import (
 from wfbench.linalg import cholesky, inverse
 from wfbench.network import Params, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
+from wfbench.tasks.recipes import trained
 from wfbench.woodfisher.surgeon import BlockSize
 
 __all__ = [
@@ -69,5 +71,6 @@ __all__ = [
     "remove_lowest",
     "row_diagnostics",
     "second_moments",
+    "trained",
     "unflatten",
 ]

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from tabulate import tabulate
 
 from wfbench.channels.pattern import Filter
-from wfbench.commands.base import Commands, add_plugin_paths, registry_of
+from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.errors import WfbenchError
 from wfbench.export import check_onnx, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
     """The command of this module."""
     parser = commands.add("prune", prune, ABOUT)
     add_plugin_paths(parser)
-    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
     parser.add_argument("--method", required=True, metavar="M", help="any name of `wfbench list`")
     parser.add_argument("--sparsity", required=True, type=float, metavar="S", help="the fraction removed, in [0, 1)")
     parser.add_argument(
@@ -37,14 +37,28 @@ def add(commands: Commands) -> None:
         help="what the sparsity counts (default: weights, or macs for methods that take out whole channels)",
     )
     parser.add_argument("--scope", choices=get_args(Scope), help="allocation over layers (default: the method's)")
-    parser.add_argument("--budget", type=int, default=100, metavar="N", help="calibration samples (default 100)")
-    parser.add_argument("--seed", type=int, default=0, metavar="D", help="of the draw of samples (default 0)")
-    parser.add_argument("--replicate", type=int, default=0, metavar="R", help="dense checkpoint (default 0)")
-    parser.add_argument("--recovery", choices=list(RECOVERIES), default="none", help="what follows (default: none)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors; wfbench.load_pruned")
+    parser.add_argument(
+        "--budget", type=int, default=100, metavar="N", help="how many calibration samples (default: 100)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="D", help="which draw of the samples, from 0 on (default: 0)"
+    )
+    parser.add_argument(
+        "--replicate",
+        type=int,
+        default=0,
+        metavar="R",
+        help="which dense checkpoint of the task, from 0 on (default: 0)",
+    )
+    parser.add_argument(
+        "--recovery", choices=list(RECOVERIES), default="none", help="what follows, on the same samples (default: none)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the network as safetensors, for wfbench.load_pruned"
+    )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+    add_device(parser)
+    add_json(parser)
 
 
 def prune(options: argparse.Namespace) -> int:
@@ -62,7 +76,7 @@ def prune(options: argparse.Namespace) -> int:
     if options.onnx:
         export_onnx(options.onnx, outcome.module, tuple(outcome.about["shape"]))
     if options.json:
-        print(json.dumps({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]}, indent=1))
+        print_json({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]})
         return 0
     print(tabulate(_rows(outcome.record), headers=["", "dense", "pruned"], disable_numparse=True, colalign=RIGHT))
     print(f"\n{case.label()}, checkpoint {case.replicate}; {_handed(outcome.record)}", *files, sep="\n")
