@@ -33,20 +33,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(
         "wfbench", "wfbench suites (pytest suites -m MARKER); what a suite declares is filtered, what none does joins"
     )
-    group.addoption(
-        "--results", default="results", metavar="DIR", help="folder of records and tables (default: results)"
-    )
+    group.addoption("--results", default="results", metavar="DIR", help="of records and tables (default: results)")
     group.addoption("--tasks", metavar="A,B", help="tasks of `wfbench list` (default: the suite's)")
     group.addoption("--methods", metavar="A,B", help="methods of `wfbench list` (default: the suite's)")
-    group.addoption(
-        "--budgets", metavar="N,N", help="numbers of calibration samples, at least 1 (default: the suite's)"
-    )
+    group.addoption("--budgets", metavar="N,N", help="how many calibration samples, from 1 on (default: the suite's)")
     group.addoption("--sparsities", metavar="S,S", help="fractions to remove, in [0, 1) (default: the suite's)")
     recoveries = f"what follows the pruning: {', '.join(RECOVERIES)} (default: the suite's)"
     group.addoption("--recoveries", metavar="A,B", help=recoveries)
-    group.addoption(
-        "--seeds", metavar="N", help="how many draws of samples, at least 1: 0 to N-1 (default: the suite's)"
-    )
+    group.addoption("--seeds", metavar="N", help="how many draws of samples: 0 to N-1 (default: the suite's)")
     for name, what in (("--baseline-path", "methods"), ("--task-path", "tasks")):
         about = f"file or folder of {what} of your own, besides those that ship; may be given several times"
         group.addoption(name, action="append", default=[], metavar="PATH", help=about)

@@ -1,5 +1,5 @@
-"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, their algebra, and the
-tasks of trained checkpoints.
+"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, their algebra, and
+the tasks of trained checkpoints.
 
 Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
 """

@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
     fetching.add_argument("tasks", nargs="*", metavar="TASK", help="a task of `wfbench list` (default: all)")
     training = commands.add(
-        "train", _train, "Train a dense checkpoint by a task's recorded recipe; it becomes a task TASK-SEED of its own."
+        "train", _train, "Train a dense checkpoint by a task's recorded recipe, as a task TASK-SEED."
     )
     training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
     training.add_argument("--seed", type=int, default=0, help="of initial weights and order (default: 0)")
