@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cases import case_of
+from tests.test_store import room_for
 from tests.test_suites import refused, suites
 from wfbench import Pruner, ScorePruner, WfbenchError, run
 from wfbench.cli import _parser, main
@@ -225,15 +225,8 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path) -> None:
 def test_a_network_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     path.write_text("before")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(WfbenchError, match=r"net.safetensors cannot be written \(File too large\)"):
-            save(path, torch.nn.Linear(100, 100), {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
+    with room_for(1000), pytest.raises(WfbenchError, match=r"net.safetensors cannot be written \(File too large\)"):
+        save(path, torch.nn.Linear(100, 100), {})
     assert [found.name for found in tmp_path.iterdir()] == ["net.safetensors"]
     assert path.read_text() == "before"
 
@@ -319,6 +312,20 @@ def test_tables_that_cannot_be_written_are_said_after_the_records_are_kept(tmp_p
     assert "no tables: " in found.stdout
     assert f"`wfbench tables --results {tmp_path}` makes them from the records" in found.stdout
     assert len((tmp_path / "smoke.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_full_disk_ends_the_run_at_its_first_case_and_tears_no_record(tmp_path: Path) -> None:
+    assert suites(*FEW, "--sparsities", "0.5", "--results", str(tmp_path)).returncode == 0
+    path = tmp_path / "smoke.jsonl"
+    before = path.read_bytes()
+    with room_for(len(before) + 10):
+        found = suites(*FEW, "--results", str(tmp_path))
+    assert found.returncode == 1
+    assert found.stdout.count("smoke.jsonl cannot be written (File too large); make room, and start again") >= 1
+    assert "0 cases run, 1 reused" in found.stdout
+    assert path.read_bytes() == before
+    assert suites(*FEW, "--results", str(tmp_path)).returncode == 0
+    assert len(path.read_text().splitlines()) == 3
 
 
 # --- interrupted

@@ -15,6 +15,7 @@ from wfbench.harness.session import STEPS, Session, words
 from wfbench.harness.suite import Suite
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.report import files, frames
+from wfbench.writing import Unwritable
 
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
@@ -151,6 +152,8 @@ def run_case(request: pytest.FixtureRequest) -> Callable[[Case], None]:
         try:
             session.run(request.module.SUITE.name, case)
         except (BrokenRule, WfbenchError) as error:
+            if isinstance(error, Unwritable):  # no later case would keep its record either
+                request.session.shouldfail = str(error)
             pytest.fail(f"{case.label()}: {error}", pytrace=False)
 
     return run

@@ -9,22 +9,26 @@ from tempfile import TemporaryFile
 from wfbench.errors import WfbenchError
 
 
+class Unwritable(WfbenchError):
+    """A file or folder that cannot be written to; nothing that needs it is worth beginning."""
+
+
 def check_file(path: Path) -> None:
-    """Raises a WfbenchError where no file of that name can be written; its folder must be there."""
+    """Raises Unwritable where no file of that name can be written; its folder must be there."""
     if path.is_dir():
-        raise WfbenchError(f"{path} is a folder; name a file")
+        raise Unwritable(f"{path} is a folder; name a file")
     if not path.parent.is_dir():
-        raise WfbenchError(f"there is no folder {path.parent} for {path.name}; make it, or choose another")
+        raise Unwritable(f"there is no folder {path.parent} for {path.name}; make it, or choose another")
     if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-        raise WfbenchError(f"{path} is there and cannot be written; choose another")
+        raise Unwritable(f"{path} is there and cannot be written; choose another")
     _check_writable(path.parent)
 
 
 def check_folder(path: Path) -> None:
-    """Raises a WfbenchError where nothing can be written to a folder, which may have to be made yet."""
+    """Raises Unwritable where nothing can be written to a folder, which may have to be made yet."""
     there = next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
     if not there.is_dir():
-        raise WfbenchError(f"{there} is not a folder; choose another")
+        raise Unwritable(f"{there} is not a folder; choose another")
     _check_writable(there)
 
 
@@ -33,7 +37,7 @@ def _check_writable(folder: Path) -> None:
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise WfbenchError(f"nothing can be written to {folder} ({error.strerror}); choose another") from error
+        raise Unwritable(f"nothing can be written to {folder} ({error.strerror}); choose another") from error
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Where to write what is to be the file: beside it, put in its place at the end, removed if that is not reached.
 
     Raises:
-        WfbenchError: it cannot be written.
+        Unwritable: it cannot be written.
     """
     path = path.resolve()  # what a link leads to is replaced, not the link
     part = path.with_name(f".wfbench-{os.getpid()}.part")
@@ -49,7 +53,7 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         part.replace(path)
     except OSError as error:
-        raise WfbenchError(f"{path} cannot be written ({error.strerror or error})") from error
+        raise Unwritable(f"{path} cannot be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):
             part.unlink()
