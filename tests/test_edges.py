@@ -136,8 +136,8 @@ def test_a_crash_is_shown_once_with_its_place(tmp_path: Path, capsys: pytest.Cap
     assert f"the other {len(CHECKS)} checks" in only["reason"]
 
 
-class OneSample(ScorePruner[None]):
-    """Crashes from one sample, and above half, each time in the same line."""
+class CrashesOnZero(ScorePruner[None]):
+    """Crashes where the first weight is zero, each time in the same line."""
 
     name = "crashes-later"
 
@@ -149,7 +149,7 @@ class OneSample(ScorePruner[None]):
 
 def test_a_crash_that_comes_again_is_skipped_with_the_first_named() -> None:
     """Of the checks, two alone make the first weight zero: the sign of a zero, and dead channels."""
-    found = {outcome.check: outcome for outcome in check(OneSample())}
+    found = {outcome.check: outcome for outcome in check(CrashesOnZero())}
     assert found["runs"].status == "ok"
     first, again = found["zero_sparsity_is_identity"], found["equal_samples"]
     assert (first.status, again.status) == ("failed", "skipped")
@@ -160,7 +160,7 @@ def test_a_crash_that_comes_again_is_skipped_with_the_first_named() -> None:
 
 
 def test_items_of_a_method_that_crashes_are_one_failure() -> None:
-    class Crashes(OneSample):
+    class Crashes(CrashesOnZero):
         def scores(self, net: Network, data: None) -> Params:
             raise ZeroDivisionError("at once")
 
