@@ -292,7 +292,7 @@ def test_the_folder_is_tried_before_the_work(
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("wfbench.export.TemporaryFile", refused)
+    monkeypatch.setattr("wfbench.writing.TemporaryFile", refused)
     monkeypatch.setattr("wfbench.commands.prune.pruned_network", pytest.fail)
     assert main(arguments(tmp_path)) == 2
     assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err

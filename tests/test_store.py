@@ -1,6 +1,10 @@
 """Record files: whole lines, nothing lost, the last record of a case counting."""
 
 import json
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from tests.cases import case_of
 from wfbench import Record, Runner, WfbenchError, run
 from wfbench.harness.store import SameBits, Store, latest, read
+from wfbench.writing import Unwritable
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +78,46 @@ def test_the_last_record_of_a_case_counts(record: Record, tmp_path: Path) -> Non
     asked, proofs = Runner().question(case_of("magnitude")), SameBits(tmp_path)
     assert again.find(asked, "other", proofs) == newer
     assert again.find(asked, record.code, proofs) is None
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, as on a disk that is full."""
+    limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_record_is_appended_whole_or_not_at_all(record: Record, tmp_path: Path) -> None:
+    store = Store(tmp_path / "suite.jsonl")
+    line = record.as_json() + "\n"
+    store.append(record)
+    with (
+        room_for(len(line) + 100),
+        pytest.raises(Unwritable, match=r"suite.jsonl cannot be written \(File too large\)"),
+    ):
+        store.append(record)
+    assert store.path.read_text() == line
+    assert len(store.records) == 1
+    store.append(record)  # with room again
+    assert store.path.read_text() == 2 * line
+
+
+def test_an_interrupted_append_leaves_the_file_as_it_was(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "suite.jsonl")
+    store.append(record)
+    before = store.path.read_bytes()
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        store.append(record)
+    assert store.path.read_bytes() == before

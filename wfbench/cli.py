@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from wfbench.commands import methods, prune, results, tasks, upkeep
 from wfbench.commands.base import Commands
 from wfbench.errors import WfbenchError
+from wfbench.harness.reuse import version_of
+
+INTERRUPTED = 130
+"""The exit status of a program that SIGINT ended, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; 0 when all is well, 1 when a check failed, 2 for an error the user can mend."""
+    """The program; 0 when all is well, 1 when a check failed, 2 for what the user can mend, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -23,6 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a folder or file that cannot be used, wherever it was met
+        if error.filename is None:
+            raise
+        print(f"wfbench: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        ended = "\n" if sys.stderr.isatty() else ""  # the line of the ^C, or of a progress bar
+        print(f"{ended}wfbench: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         "wfbench",
         description="Benchmark of pruning with little data. Suites run through pytest: pytest suites -m smoke",
     )
+    version = version_of("wfbench") or "(not installed)"
+    parser.add_argument("--version", action="version", version=f"wfbench {version}")
     commands = Commands(parser)
     for module in (methods, tasks, prune, results, upkeep):
         module.add(commands)

@@ -5,10 +5,8 @@ import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -21,11 +19,12 @@ from wfbench.channels.pattern import Filter
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case, options
 from wfbench.harness.record import Record
-from wfbench.harness.reuse import checkpoint_digest
+from wfbench.harness.reuse import checkpoint_digest, version_of
 from wfbench.harness.runner import Runner
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
+from wfbench.writing import check_file, whole
 
 FORMAT = 1
 """Of the metadata; a file of a later format is refused."""
@@ -91,16 +90,9 @@ def pruned_network(case: Case, device: str = "cpu") -> Outcome:
         "removed_channels": removed,
         "shape": list(shape),
         "checkpoint": checkpoint_digest(dense),
-        "version": _version(),
+        "version": version_of("wfbench"),
     }
     return Outcome(record, module, about)
-
-
-def _version() -> str:
-    try:
-        return version("wfbench")
-    except PackageNotFoundError:
-        return ""
 
 
 def _smaller(
@@ -114,31 +106,16 @@ def _smaller(
     return module
 
 
-def check_writable(path: Path) -> None:
-    """Raises a WfbenchError where no file can be written."""
-    if path.is_dir():
-        raise WfbenchError(f"{path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise WfbenchError(f"there is no folder {path.parent} for {path.name}; make it, or choose another")
-    try:
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise WfbenchError(f"nothing can be written to {path.parent} ({error.strerror}); choose another") from error
-
-
 def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
     """Write state and metadata to a safetensors file; the same network gives the same bytes.
 
     Raises:
         WfbenchError: the file cannot be written.
     """
-    check_writable(path)
+    check_file(path)
     state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        path.write_bytes(as_bytes(state, {KEY: json.dumps(dict(about), sort_keys=True)}))
-    except OSError as error:
-        raise WfbenchError(f"{path} cannot be written: {error}") from error
+    with whole(path) as part:
+        part.write_bytes(as_bytes(state, {KEY: json.dumps(dict(about), sort_keys=True)}))
 
 
 def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
@@ -218,16 +195,16 @@ def export_onnx(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
         WfbenchError: packages are missing, the network cannot be exported, or the file cannot be written.
     """
     check_onnx()
-    check_writable(path)
+    check_file(path)
     module = deepcopy(module).cpu().eval().requires_grad_(False)
     example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)
     try:
-        with warnings.catch_warnings():
+        with whole(path) as part, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about its own parts
             torch.onnx.export(
                 module,
                 (example,),
-                path,
+                part,
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=["input"],

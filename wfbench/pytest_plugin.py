@@ -16,6 +16,7 @@ from wfbench.harness.suite import Suite
 from wfbench.output import files
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.report import frames
+from wfbench.writing import Unwritable
 
 MARKERS = {
     "smoke": "a few methods on the embedded digits, in minutes",
@@ -34,19 +35,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup(
         "wfbench", "wfbench suites (pytest suites -m MARKER); what a suite declares is filtered, what none does joins"
     )
-    group.addoption("--results", default="results", metavar="DIR", help="folder of records and tables")
-    group.addoption("--tasks", metavar="A,B", help="tasks to run (see `wfbench list`)")
-    group.addoption("--methods", metavar="A,B", help="methods to run (see `wfbench list`)")
-    group.addoption("--budgets", metavar="N,N", help="numbers of calibration samples, at least 1")
-    group.addoption("--sparsities", metavar="S,S", help="fractions of weights to remove, in [0, 1)")
-    group.addoption("--recoveries", metavar="A,B", help=f"what follows the pruning: {', '.join(RECOVERIES)}")
-    group.addoption("--seeds", metavar="N", help="draws 0 to N-1")
-    group.addoption("--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods")
-    group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
-    group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    group.addoption("--executor", default="serial", choices=["serial"], help="where cases run")
-    group.addoption("--case-timeout", type=float, metavar="S", help="a method that takes longer has a failed record")
-    group.addoption("--retry-failed", action="store_true", help="run failed cases again")
+    group.addoption("--results", default="results", metavar="DIR", help="of records and tables (default: results)")
+    group.addoption("--tasks", metavar="A,B", help="tasks of `wfbench list` (default: the suite's)")
+    group.addoption("--methods", metavar="A,B", help="methods of `wfbench list` (default: the suite's)")
+    group.addoption("--budgets", metavar="N,N", help="how many calibration samples, from 1 on (default: the suite's)")
+    group.addoption("--sparsities", metavar="S,S", help="fractions to remove, in [0, 1) (default: the suite's)")
+    recoveries = f"what follows the pruning: {', '.join(RECOVERIES)} (default: the suite's)"
+    group.addoption("--recoveries", metavar="A,B", help=recoveries)
+    group.addoption("--seeds", metavar="N", help="how many draws of samples: 0 to N-1 (default: the suite's)")
+    for name, what in (("--baseline-path", "methods"), ("--task-path", "tasks")):
+        about = f"file or folder of {what} of your own, besides those that ship; may be given several times"
+        group.addoption(name, action="append", default=[], metavar="PATH", help=about)
+    group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    group.addoption("--executor", default="serial", choices=["serial"], help="where cases run (default: serial)")
+    limit = "seconds after which a method has a failed record (default: no limit)"
+    group.addoption("--case-timeout", type=float, metavar="S", help=limit)
+    group.addoption("--retry-failed", action="store_true", help="run cases again whose record is a failed one")
 
 
 KEY = pytest.StashKey[Session]()
@@ -115,6 +119,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
             by_suite.setdefault(suite.name, []).append(case)
         else:  # not in the selection; what stands for a suite without cases would count as skipped
             items.remove(item)
+    if not items and (keyword := config.getoption("-k")) and (known := sum(map(len, ours.cases.values()))):
+        raise pytest.UsageError(f'-k "{keyword}" selects none of {known} cases; --collect-only without it lists them')
     for name, cases in by_suite.items():
         _usage(partial(ours.prepare, name, cases))
 
@@ -147,6 +153,8 @@ def run_case(request: pytest.FixtureRequest) -> Callable[[Case], None]:
         try:
             session.run(request.module.SUITE.name, case)
         except (BrokenRule, WfbenchError) as error:
+            if isinstance(error, Unwritable):  # no later case would keep its record either
+                request.session.shouldfail = str(error)
             pytest.fail(f"{case.label()}: {error}", pytrace=False)
 
     return run
@@ -165,9 +173,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for suite, store in session.stores.items():
-        if not store.records:
+        if session.only_listed or not store.records:
             continue
-        written = files.write(session.results, suite, store.records)
         terminalreporter.section(f"wfbench {suite}")
         terminalreporter.write_line(files.plain(frames.frame_of(store.records)))
         counts = session.counts
@@ -178,4 +185,10 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
             terminalreporter.write_line(f"  failed: {label}: {reason}", yellow=True)
         if len(session.failures) > 10:
             terminalreporter.write_line(f"  … and {len(session.failures) - 10} more, with reasons in {store.path}")
-        terminalreporter.write_line(f"tables: {', '.join(str(path) for path in written)}")
+        try:
+            written = files.write(session.results, suite, store.records)
+        except (WfbenchError, OSError) as error:
+            later = f"`wfbench tables --results {session.results}` makes them from the records"
+            terminalreporter.write_line(f"no tables: {error}; {later}", red=True)
+        else:
+            terminalreporter.write_line(f"tables: {', '.join(str(path) for path in written)}")

@@ -1,4 +1,5 @@
-"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, and their algebra.
+"""What plugins may use besides the words of `wfbench` itself: curvature, layers, channels, masks, their algebra, and
+the tasks of trained checkpoints.
 
 Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
 """
@@ -17,6 +18,7 @@ from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope,
 from wfbench.linalg import cholesky, inverse
 from wfbench.network import Params, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
+from wfbench.tasks.recipes import trained
 from wfbench.walk import call_order, one_by_one, second_moments, walk
 from wfbench.woodfisher.surgeon import BlockSize
 
@@ -61,6 +63,7 @@ __all__ = [
     "remove_lowest",
     "row_diagnostics",
     "second_moments",
+    "trained",
     "unflatten",
     "walk",
 ]

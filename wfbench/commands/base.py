@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,30 @@ class Commands:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    about = "folder of the record files, and of what is made from them (default: results)"
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help=about)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
 
 
 def add_plugin_paths(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods"
-    )
-    parser.add_argument("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
+    for name, what in (("--baseline-path", "methods"), ("--task-path", "tasks")):
+        about = f"file or folder of {what} of your own, besides those that ship; may be given several times"
+        parser.add_argument(name, action="append", default=[], metavar="PATH", help=about)
 
 
 def registry_of(options: argparse.Namespace) -> Registry:
-    """All methods and tasks, those of the plugin paths too."""
-    return discover(options.baseline_path, options.task_path)
+    """All methods and tasks, those of the plugin paths too; what does not load is said on standard error."""
+    registry = discover(options.baseline_path, options.task_path)
+    for origin, reason in registry.failures.items():
+        print(f"left out: {origin}: {reason}", file=sys.stderr)
+    return registry
 
 
 def print_json(value: Any) -> None:

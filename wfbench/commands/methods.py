@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -10,7 +11,9 @@ from tqdm import tqdm
 from wfbench.commands.base import Commands, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.composed.transplant import KEPT
 from wfbench.conformance import checks
+from wfbench.conformance.trial import Outcome
 from wfbench.harness.plugins import pruners_in
+from wfbench.pruner import Pruner
 
 
 def add(commands: Commands) -> None:
@@ -58,27 +61,27 @@ def _list(options: argparse.Namespace) -> int:
         print("  magnitude-as-METHOD, random-as-METHOD  controls with its layer proportions")
         print(f"  METHOD+UPDATE  its mask with the update of another: {updates}")
         print("  TASK[2000]  scored on a fixed subset of 2000 test samples")
-        for origin, reason in registry.failures.items():
-            print(f"\nleft out: {origin}: {reason}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     registry = registry_of(options)
-    outcomes: list[checks.Outcome] = []
+    failures = {} if options.targets else dict(registry.failures)
+    chosen: list[Pruner[Any]] = []
     for target in options.targets or sorted(registry.pruners):
         if target not in registry.pruners and Path(target).exists():
-            pruners, failures = pruners_in(target)
-            outcomes += [checks.Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
+            found, failed = pruners_in(target)
+            chosen += found
+            failures |= failed
         else:
-            pruners = [registry.pruner(target)]
-        for pruner in tqdm(pruners, desc=target, unit="method", leave=False, disable=None):
-            outcomes += checks.check(pruner)
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
+            chosen.append(registry.pruner(target))
+    outcomes = [Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
+    for pruner in tqdm(chosen, unit="method", leave=False, disable=None):
+        outcomes += checks.check(pruner)
+    bad = sum(outcome.status == "failed" for outcome in outcomes)
     if options.json:
         print_json([asdict(outcome) for outcome in outcomes])
     else:
         print(tabulate([asdict(outcome) for outcome in outcomes], headers="keys", maxcolwidths=[None, None, None, 80]))
-        methods = len({outcome.method for outcome in outcomes})
-        print(f"\n{methods} methods, {len(outcomes)} checks, {failed} failed")
-    return 1 if failed else 0
+        print(f"\n{len(chosen)} methods, {len(outcomes)} checks, {bad} failed")
+    return 1 if bad else 0

@@ -2,22 +2,21 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, get_args
 
 from tabulate import tabulate
 
 from wfbench.channels.pattern import Filter
-from wfbench.commands.base import Commands, add_plugin_paths
+from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.errors import WfbenchError
-from wfbench.export import check_onnx, check_writable, export_onnx, pruned_network, save
+from wfbench.export import check_onnx, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
-from wfbench.harness.plugins import discover
 from wfbench.harness.record import Record
 from wfbench.harness.suite import pattern_of
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
+from wfbench.writing import check_file
 
 ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
 
@@ -29,7 +28,7 @@ def add(commands: Commands) -> None:
     """The command of this module."""
     parser = commands.add("prune", prune, ABOUT)
     add_plugin_paths(parser)
-    parser.add_argument("task", metavar="TASK")
+    parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
     parser.add_argument("--method", required=True, metavar="M", help="any name of `wfbench list`")
     parser.add_argument("--sparsity", required=True, type=float, metavar="S", help="the fraction removed, in [0, 1)")
     parser.add_argument(
@@ -38,21 +37,35 @@ def add(commands: Commands) -> None:
         help="what the sparsity counts (default: weights, or macs for methods that take out whole channels)",
     )
     parser.add_argument("--scope", choices=get_args(Scope), help="allocation over layers (default: the method's)")
-    parser.add_argument("--budget", type=int, default=100, metavar="N", help="calibration samples (default 100)")
-    parser.add_argument("--seed", type=int, default=0, metavar="D", help="of the draw of samples (default 0)")
-    parser.add_argument("--replicate", type=int, default=0, metavar="R", help="dense checkpoint (default 0)")
-    parser.add_argument("--recovery", choices=list(RECOVERIES), default="none", help="what follows (default: none)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors; wfbench.load_pruned")
+    parser.add_argument(
+        "--budget", type=int, default=100, metavar="N", help="how many calibration samples (default: 100)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="D", help="which draw of the samples, from 0 on (default: 0)"
+    )
+    parser.add_argument(
+        "--replicate",
+        type=int,
+        default=0,
+        metavar="R",
+        help="which dense checkpoint of the task, from 0 on (default: 0)",
+    )
+    parser.add_argument(
+        "--recovery", choices=list(RECOVERIES), default="none", help="what follows, on the same samples (default: none)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the network as safetensors, for wfbench.load_pruned"
+    )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
-    parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+    add_device(parser)
+    add_json(parser)
 
 
 def prune(options: argparse.Namespace) -> int:
     """Everything that can be refused is refused before the work."""
     files: list[Path] = [options.out] if options.onnx is None else [options.out, options.onnx]
     for path in files:
-        check_writable(path)
+        check_file(path)
     if len({path.resolve() for path in files}) < len(files):
         raise WfbenchError(f"--out and --onnx both name {options.out}; give two files")
     if options.onnx:
@@ -63,7 +76,7 @@ def prune(options: argparse.Namespace) -> int:
     if options.onnx:
         export_onnx(options.onnx, outcome.module, tuple(outcome.about["shape"]))
     if options.json:
-        print(json.dumps({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]}, indent=1))
+        print_json({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]})
         return 0
     print(tabulate(_rows(outcome.record), headers=["", "dense", "pruned"], disable_numparse=True, colalign=RIGHT))
     print(f"\n{case.label()}, checkpoint {case.replicate}; {_handed(outcome.record)}", *files, sep="\n")
@@ -76,9 +89,7 @@ def case_of(options: argparse.Namespace) -> Case:
     Raises:
         WfbenchError: an unknown name, a number out of range, or a method that does not reach what `--of` counts.
     """
-    registry = discover(options.baseline_path, options.task_path)
-    for origin, reason in registry.failures.items():
-        print(f"left out: {origin}: {reason}", file=sys.stderr)
+    registry = registry_of(options)
     task, method = registry.task(options.task), registry.pruner(options.method)
     of: Unit = options.of or ("weights" if Unstructured.name in method.patterns else "macs")
     counting = [p.name for p in (Unstructured, Filter) if p.name in method.patterns and of in p.units]

@@ -10,12 +10,14 @@ from tabulate import tabulate
 from wfbench.commands.base import Commands, add_json, add_results
 from wfbench.errors import WfbenchError
 from wfbench.harness.session import split
+from wfbench.harness.store import record_files
 from wfbench.output import files as pages
 from wfbench.output import paper
 from wfbench.report import html as report
 from wfbench.report.compare import compare
 from wfbench.report.frames import write_parquet
 from wfbench.report.tables import harmless
+from wfbench.writing import check_file, check_folder
 
 CHOOSING = {
     "suite": ("NAME", "of this suite; needed where several have the cases"),
@@ -68,9 +70,13 @@ def _tables(options: argparse.Namespace) -> int:
         found = pages.stale(options.results)
         print("\n".join([*found, "run `wfbench tables`"]) if found else "tables and figures are what the records give")
         return 1 if found else 0
-    written = pages.write_all(options.results)
-    if not written:
+    if not record_files(options.results):
         raise WfbenchError(f"no record files (*.jsonl) in {options.results}; run a suite first, or give --results")
+    for part in ("tables", "figures"):
+        check_folder(options.results / part)
+    if options.parquet:
+        check_file(options.parquet)
+    written = pages.write_all(options.results)
     if options.parquet:
         written.append(write_parquet(options.results, options.parquet))
     for path in written:

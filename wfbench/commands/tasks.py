@@ -8,26 +8,39 @@ import torch
 
 from wfbench.commands.base import Commands
 from wfbench.harness.plugins import discover
-from wfbench.tasks import checkpoints, digits, fashion
+from wfbench.tasks import checkpoints, fashion
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate
-from wfbench.tasks.recipes import RECIPES
+from wfbench.tasks.recipes import RECIPES, task_of
 from wfbench.tasks.training import train
+from wfbench.writing import check_folder, whole
+
+TASK_FILE = '''"""The checkpoints of this folder as tasks, for --task-path; written by `wfbench train`."""
+
+from pathlib import Path
+
+from wfbench.toolbox import trained
+
+TASKS = trained(Path(__file__).parent)
+'''
 
 
 def add(commands: Commands) -> None:
     """The commands of this module."""
     fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
-    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
-    training = commands.add("train", _train, "Train the dense checkpoint of a task by its recorded recipe.")
+    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="a task of `wfbench list` (default: all)")
+    training = commands.add(
+        "train", _train, "Train a dense checkpoint by a task's recorded recipe, as a task TASK-SEED."
+    )
     training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
-    training.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
+    training.add_argument("--seed", type=int, default=0, help="of initial weights and order (default: 0)")
     training.add_argument(
         "--out",
         type=Path,
         default=None,
         metavar="DIR",
-        help="folder of the checkpoint and its registry.json (default: checkpoints/ in the cache folder)",
+        help="folder of the checkpoint, its registry.json and the trained_tasks.py that --task-path reads (default: "
+        "checkpoints/ in the cache folder, see `wfbench doctor`)",
     )
 
 
@@ -42,12 +55,17 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    task = next(task for task in (*digits.TASKS, *fashion.TASKS) if task.name == options.task)
+    task = task_of(options.task)
     build, recipe = RECIPES[task.name]
     out = options.out or cache_folder() / "checkpoints"
+    check_folder(out)
     torch.manual_seed(options.seed)
     module = train(build(), task.train_set, recipe, options.seed)
     validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
     path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
     print(f"{task.name}, seed {options.seed}: validation {validation.accuracy:.4f}, test {test.accuracy:.4f}, {path}")
+    if out.resolve() != checkpoints.FOLDER:
+        with whole(out / "trained_tasks.py") as part:
+            part.write_text(TASK_FILE)
+        print(f"as a task: {task.name}-{options.seed}, with --task-path {out / 'trained_tasks.py'}")
     return 0

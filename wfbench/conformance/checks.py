@@ -9,14 +9,25 @@
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from wfbench.conformance.trial import BUDGET, CheckFailed, Skipped, Trial, altered, bits, science, trial_of
+from wfbench.conformance.trial import (
+    BUDGET,
+    CheckFailed,
+    Crash,
+    Outcome,
+    Skipped,
+    Trial,
+    altered,
+    random_states,
+    same,
+    science,
+    trial_of,
+)
 from wfbench.data import Labeled, draw
 from wfbench.harness.reuse import checkpoint_digest
 from wfbench.harness.runner import Runner
@@ -29,13 +40,6 @@ SPARSITIES = (0.3, 0.5, 0.75)
 HIGH = 0.95
 """Asked of methods for single weights alone: every group of channels keeps one."""
 DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
-
-
-def _same(first: Pruned, second: Pruned, otherwise: str) -> None:
-    one, two = bits(first), bits(second)
-    different = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
-    if different:
-        raise CheckFailed(f"{otherwise} ({', '.join(different[:3])} differ)")
 
 
 def exact_sparsity(trial: Trial) -> None:
@@ -52,7 +56,7 @@ def zero_sparsity_is_identity(trial: Trial) -> None:
         weight.view(-1)[0] = -0.0
         everything = {name: torch.ones_like(w, dtype=torch.bool) for name, w in Network(module).weights.items()}
         dense = Pruned(module.state_dict(), everything)
-        _same(trial.prune(0.0), dense, "sparsity 0 changes the network; return the dense weights")
+        same(trial.prune(0.0), dense, "sparsity 0 changes the network; return the dense weights")
 
 
 def monotone_sparsity(trial: Trial) -> None:
@@ -63,7 +67,7 @@ def monotone_sparsity(trial: Trial) -> None:
     if kept != sorted(kept, reverse=True) or len(set(kept)) < len(kept):
         raise CheckFailed(f"kept weights at sparsities {SPARSITIES}: {kept}; they must fall")
     for sparsity, before in zip(reversed(SPARSITIES), reversed(up), strict=True):
-        _same(before, trial.prune(sparsity, runner), "asking one fit for other targets in between changes the result")
+        same(before, trial.prune(sparsity, runner), "asking one fit for other targets in between changes the result")
 
 
 def dense_network_untouched(trial: Trial) -> None:
@@ -81,7 +85,7 @@ def same_seed_same_bits(trial: Trial) -> None:
     case = trial.case(recovery=BatchNormReestimation())
     for device in DEVICES:
         one, two = Runner(device), Runner(device)
-        _same(trial.prune(runner=one), trial.prune(runner=two), otherwise)
+        same(trial.prune(runner=one), trial.prune(runner=two), otherwise)
         first, second = science(trial.run(case, one)), science(trial.run(case, two))
         if different := [name for name in first if first[name] != second[name]]:
             raise CheckFailed(f"{otherwise} (in the record, {', '.join(different)} differ)")
@@ -100,9 +104,9 @@ def counts_are_the_licence(trial: Trial) -> None:
 
 def global_random_state(trial: Trial) -> None:
     """The method draws from the global generators and never seeds them; the harness puts them back."""
-    before = _states()[:2]  # Python's generator belongs to others too, such as a run-time type checker
+    before = random_states()[:2]  # Python's generator belongs to others too, such as a run-time type checker
     trial.prune()
-    if _states()[:2] != before:
+    if random_states()[:2] != before:
         raise CheckFailed("the global random state is not what it was before the run")
     ends = []
     numpy, python = np.random.get_state(), random.getstate()
@@ -113,18 +117,13 @@ def global_random_state(trial: Trial) -> None:
                 np.random.seed(seed)
                 random.seed(seed)
                 trial.alone(Network(trial.task.dense(0)), trial.samples())
-                ends.append(_states())
+                ends.append(random_states())
     finally:
         np.random.set_state(numpy)
         random.setstate(python)
     for name, one, two in zip(("torch", "numpy", "Python"), *ends, strict=True):
         if one == two:
             raise CheckFailed(f"the method seeds {name}'s global generator; just draw, the harness seeds it")
-
-
-def _states() -> tuple[bytes, bytes, str]:
-    numpy: Any = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes() + bytes([numpy[2] % 256]), str(random.getstate())
 
 
 def labels_unseen(trial: Trial) -> None:
@@ -136,7 +135,7 @@ def labels_unseen(trial: Trial) -> None:
     for others in (labels.roll(1), (labels + 1) % 3):
         with altered(labels):
             labels.copy_(others)
-            _same(before, trial.prune(), "the result depends on labels that the type does not allow")
+            same(before, trial.prune(), "the result depends on labels that the type does not allow")
 
 
 def at_most_n_samples(trial: Trial) -> None:
@@ -147,7 +146,7 @@ def at_most_n_samples(trial: Trial) -> None:
     outside = ~(x.flatten(1)[:, None] == drawn).all(2).any(1)
     with altered(x, y):
         x[outside], y[outside] = 3 - x[outside], 2 - y[outside]
-        _same(before, trial.prune(), f"the result depends on training samples beyond the budget of {BUDGET}")
+        same(before, trial.prune(), f"the result depends on training samples beyond the budget of {BUDGET}")
 
 
 def evaluation_unseen(trial: Trial) -> None:
@@ -157,13 +156,13 @@ def evaluation_unseen(trial: Trial) -> None:
     with altered(x, y):
         x.mul_(-1)
         y.copy_(2 - y)
-        _same(before, trial.prune(), "the result depends on the evaluation data")
+        same(before, trial.prune(), "the result depends on the evaluation data")
 
 
 def no_state_between_cases(trial: Trial) -> None:
     """Other cases in between change no bit, and another dense network gives another mask."""
     first, other = trial.prune(), trial.prune(replicate=1, seed=1, budget=BUDGET // 2)
-    _same(first, trial.prune(), "another case in between changes the result; keep nothing in the class or the module")
+    same(first, trial.prune(), "another case in between changes the result; keep nothing in the class or the module")
     if all(torch.equal(first.mask[name], other.mask[name]) for name in first.mask):
         raise CheckFailed("two dense networks get the same mask; keep nothing in the class or the module")
 
@@ -234,34 +233,35 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a check found: `ok`, `failed` or `skipped`, with the reason."""
-
-    method: str
-    check: str
-    status: str
-    reason: str = ""
-
-
 def check(pruner: Pruner[Any]) -> list[Outcome]:
-    """Every check on one method. A method that refuses all problems of the kit fails the check `runs`."""
+    """Every check on one method. One that crashes at once, or refuses all problems of the kit, fails `runs` alone."""
     try:
         trial = trial_of(pruner)
     except Skipped as refusal:
         return [Outcome(pruner.name, "runs", "failed", f"no check could run the method: {refusal}")]
+    except Crash as crash:
+        return [Outcome(pruner.name, "runs", "failed", f"{crash}; the other {len(CHECKS)} checks need it to run")]
     found = [Outcome(pruner.name, "runs", "ok")]
+    crashes: dict[str, str] = {}
     for one in CHECKS:
-        try:
-            one(trial)
-        except Skipped as reason:
-            found.append(Outcome(pruner.name, one.__name__, "skipped", str(reason)))
-        except Exception as error:  # a stranger's method may raise anything
-            text = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-            found.append(Outcome(pruner.name, one.__name__, "failed", text))
-        else:
-            found.append(Outcome(pruner.name, one.__name__, "ok"))
+        found.append(Outcome(pruner.name, one.__name__, *_verdict(one, trial, crashes)))
     return found
+
+
+def _verdict(one: Callable[[Trial], None], trial: Trial, crashes: dict[str, str]) -> tuple[str, str]:
+    """Status and reason; `crashes` names the first check that met a crash, by its place."""
+    try:
+        one(trial)
+    except Skipped as reason:
+        return "skipped", str(reason)
+    except Crash as crash:
+        first = crashes.setdefault(crash.place, one.__name__)
+        return ("failed", str(crash)) if first == one.__name__ else ("skipped", f"the method crashes as in {first}")
+    except CheckFailed as failure:
+        return "failed", str(failure)
+    except Exception as error:  # a stranger's method may raise anything
+        return "failed", f"{type(error).__name__}: {error}"
+    return "ok", ""
 
 
 def parametrize_with_checks(pruners: Iterable[Pruner[Any]]) -> pytest.MarkDecorator:
@@ -282,7 +282,11 @@ def parametrize_with_checks(pruners: Iterable[Pruner[Any]]) -> pytest.MarkDecora
     def bound(one: Callable[[Trial], None]) -> Callable[[Pruner[Any]], None]:
         def run(pruner: Pruner[Any]) -> None:
             try:
-                one(trial(pruner))
+                on = trial(pruner)
+            except (Crash, Skipped) as problem:
+                pytest.skip(f"the check `runs` fails: {problem}")
+            try:
+                one(on)
             except Skipped as reason:
                 pytest.skip(str(reason))
 

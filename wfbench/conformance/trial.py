@@ -1,11 +1,15 @@
 """What the conformance kit checks on: small problems, and one method run on one of them."""
 
+import inspect
+import random
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +36,33 @@ class CheckFailed(AssertionError):
     """The method does not keep what the check asks for; the message says what, and what to do."""
 
 
+class Crash(CheckFailed):
+    """The method raised what is no refusal; the message says what, and where in the method's own file.
+
+    Args:
+        place: `FILE:LINE, in FUNCTION`, by which a crash that comes again is known.
+    """
+
+    def __init__(self, method: Pruner[Any], error: BaseException) -> None:
+        frames = traceback.extract_tb(error.__traceback__)
+        file = inspect.getsourcefile(type(method))
+        at = ([one for one in frames if one.filename == file] or frames)[-1]
+        self.place = f"{at.filename}:{at.lineno}, in {at.name}"
+        super().__init__(f"the method crashes: {type(error).__name__}: {error} ({self.place})")
+
+
 class Skipped(Exception):
     """The check says nothing about this method; the message says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check found: `ok`, `failed` or `skipped`, with the reason."""
+
+    method: str
+    check: str
+    status: str
+    reason: str = ""
 
 
 @cache
@@ -107,22 +136,30 @@ class Trial:
 
     def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: Any) -> Pruned:
         """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""
+        return self._pruned(self.case(sparsity, **chosen), runner or Runner(self.device))
+
+    def _pruned(self, case: Case, runner: Runner) -> Pruned:
         try:
-            return (runner or Runner(self.device)).prune(self.case(sparsity, **chosen))[0]
+            return runner.prune(case)[0]
         except BrokenRule as broken:
             raise CheckFailed(str(broken)) from broken
         except CaseFailed as failure:
             if isinstance(failure.__cause__, WfbenchError):
                 raise Skipped(f"the method refuses: {failure.__cause__}") from failure
+            if failure.__cause__ is not None:
+                raise Crash(self.pruner, failure.__cause__) from failure
             raise CheckFailed(f"the method fails: {failure}") from failure
 
     def run(self, case: Case, runner: Runner | None = None) -> Record:
         """The record of one case; a failed one fails the check."""
+        runner = runner or Runner(self.device)
         try:
-            record = (runner or Runner(self.device)).run(case)
+            record = runner.run(case)
         except BrokenRule as broken:
             raise CheckFailed(str(broken)) from broken
         if record.status != "ok":
+            with suppress(Skipped):
+                self._pruned(case, runner)  # a record does not say where the method crashed
             raise CheckFailed(f"the method fails: {record.reason}")
         return record
 
@@ -139,7 +176,12 @@ class Trial:
 
     def alone(self, network: Network, data: Labeled) -> Pruned:
         """Without the harness: fit and prune, half of the weights."""
-        return self.pruner.fit(network, handed(self.pruner.licence, data)).prune(self.target(0.5))
+        try:
+            return self.pruner.fit(network, handed(self.pruner.licence, data)).prune(self.target(0.5))
+        except WfbenchError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Crash(self.pruner, error) from error
 
 
 def trial_of(pruner: Pruner[Any]) -> Trial:
@@ -147,6 +189,7 @@ def trial_of(pruner: Pruner[Any]) -> Trial:
 
     Raises:
         Skipped: it refuses all of them.
+        Crash: it crashes on one, and so would on every check.
     """
     reasons = []
     for name, task in problems().items():
@@ -155,6 +198,8 @@ def trial_of(pruner: Pruner[Any]) -> Trial:
             trial.prune()
         except Skipped as refusal:
             reasons.append(f"{name}: {refusal}")
+        except Crash:
+            raise
         except CheckFailed:
             return trial
         else:
@@ -182,3 +227,17 @@ def bits(pruned: Pruned) -> dict[str, bytes]:
     """State and mask, byte for byte."""
     tensors = {**pruned.state, **{f"mask of {name}": mask for name, mask in pruned.mask.items()}}
     return {name: tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def same(first: Pruned, second: Pruned, otherwise: str) -> None:
+    """Fails the check where two pruned networks differ in a bit; `otherwise` says what that means."""
+    one, two = bits(first), bits(second)
+    different = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+    if different:
+        raise CheckFailed(f"{otherwise} ({', '.join(different[:3])} differ)")
+
+
+def random_states() -> tuple[bytes, bytes, str]:
+    """Of the global generators of torch, numpy and Python."""
+    numpy: Any = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), numpy[1].tobytes() + bytes([numpy[2] % 256]), str(random.getstate())

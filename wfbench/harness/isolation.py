@@ -16,11 +16,11 @@ from wfbench.harness.case import Case
 @contextmanager
 def stage(case: Case, name: str) -> Iterator[None]:
     """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
-    failure: Exception | None = None
+    failure: Exception | SystemExit | None = None
     with seeded(case), sealed() as asked:
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = error
     if asked:
         raise BrokenRule(f"{case.method.name} read {asked[0]} in {name}; a method uses only what it is handed")

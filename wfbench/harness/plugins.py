@@ -76,8 +76,8 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
         registry.add_pruners(pruners_of(module), module.__name__)
     for module in (digits, fashion):
         registry.add_tasks(module.TASKS, module.__name__)
-    for path in python_files([str(shipped("baselines")), *baseline_paths]):
-        _guarded(registry, str(path), lambda path=path: registry.add_pruners(pruners_of(load(path)), str(path)))
+    for named in (str(shipped("baselines")), *baseline_paths):
+        _add_pruners_in(named, registry)
     for path in python_files(task_paths):
         _guarded(registry, str(path), lambda path=path: registry.add_tasks(tasks_of(load(path)), str(path)))
     for entry in entry_points(group="wfbench.pruners"):
@@ -90,15 +90,25 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
 def _guarded(registry: Registry, origin: str, add: Any) -> None:
     try:
         add()
-    except Exception as error:  # a stranger's import may raise anything
+    except WfbenchError as error:
+        registry.failures[origin] = str(error)
+    except (Exception, SystemExit) as error:  # a stranger's import may raise anything
         registry.failures[origin] = f"{type(error).__name__}: {error}"
+
+
+def _add_pruners_in(path: str, registry: Registry) -> None:
+    """The methods of a file or folder; that there is none is a failure too."""
+    before = len(registry.pruners), len(registry.failures)
+    for file in python_files([path]):
+        _guarded(registry, str(file), lambda file=file: registry.add_pruners(pruners_of(load(file)), str(file)))
+    if before == (len(registry.pruners), len(registry.failures)):
+        registry.failures[path] = "no method in it; a method is a class that derives from Pruner, or is in PRUNERS"
 
 
 def pruners_in(path: str) -> tuple[list[Pruner[Any]], dict[str, str]]:
     """The methods of a file or folder, whatever names are taken elsewhere, and the files that failed, with reasons."""
     registry = Registry()
-    for file in python_files([path]):
-        _guarded(registry, str(file), lambda file=file: registry.add_pruners(pruners_of(load(file)), str(file)))
+    _add_pruners_in(path, registry)
     return list(registry.pruners.values()), registry.failures
 
 
@@ -146,13 +156,25 @@ def shipped(name: str) -> Path:
 
 
 def pruners_of(module: ModuleType) -> list[Pruner[Any]]:
-    """The module's constant `PRUNERS` (instances or classes), or every concrete `Pruner` defined in it."""
+    """The module's constant `PRUNERS` (instances or classes), or every concrete `Pruner` defined in it.
+
+    Raises:
+        WfbenchError: a class lacks its `name` or what makes it concrete. Bases of others may: those of classes in the
+            module, and those with `_` first.
+    """
     if hasattr(module, "PRUNERS"):
         return _instances(module.PRUNERS)
-    own = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
-    return _instances(
-        cls for cls in own if issubclass(cls, Pruner) and not inspect.isabstract(cls) and hasattr(cls, "name")
-    )
+    classes = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Pruner)]
+    own = [cls for cls in classes if cls.__module__ == module.__name__]
+    found = [cls for cls in own if not inspect.isabstract(cls) and hasattr(cls, "name")]
+    bases = {base for cls in own for base in cls.__mro__[1:]}
+    bases = {base for cls in own for base in cls.__mro__[1:]}
+    for cls in own:
+        if cls not in found and cls not in bases and not cls.__name__.startswith("_"):
+            lacks = sorted(getattr(cls, "__abstractmethods__", ())) or ["name"]
+            missing = " and ".join(f"`{word}`" for word in lacks)
+            raise WfbenchError(f"{cls.__name__} lacks {missing}; a base of other methods is named with _ first")
+    return _instances(found)
 
 
 def _instances(found: Iterable[Any]) -> list[Pruner[Any]]:

@@ -142,7 +142,7 @@ def _libraries(of: frozenset[Definition]) -> frozenset[str]:
 def _versions(packages: frozenset[str]) -> dict[str, str]:
     """By the name of the distribution, without torch."""
     names = {name for package in packages for name in _distributions().get(package, ())} - {"torch"}
-    return {name: found for name in sorted(names) if (found := _version(name))}
+    return {name: found for name in sorted(names) if (found := version_of(name))}
 
 
 @cache
@@ -150,7 +150,7 @@ def _distributions() -> Mapping[str, list[str]]:
     return packages_distributions()
 
 
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -16,6 +16,7 @@ from wfbench.harness.record import Record
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store
 from wfbench.harness.suite import Suite, left_out
+from wfbench.writing import check_file, check_folder
 
 STEPS = ".steps"
 """Folder, within the results, of what cases that are not finished have done."""
@@ -32,6 +33,7 @@ class Session:
     def __init__(self, option: Callable[[str], Any], markers: Mapping[str, str]) -> None:
         self.results = Path(option("--results"))
         self.retry = option("--retry-failed")
+        self.only_listed: bool = option("--collect-only")
         self.limit: float | None = option("--case-timeout")
         if self.limit is not None and not 0 < self.limit < float("inf"):
             raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
@@ -43,7 +45,7 @@ class Session:
             "budgets": split(option, "--budgets", int),
             "sparsities": split(option, "--sparsities", float),
             "recoveries": split(option, "--recoveries", str),
-            "seeds": (split(option, "--seeds", int) or (None,))[0],
+            "seeds": _draws(option("--seeds")),
         }
         self.stores: dict[str, Store] = {}
         self.proofs = SameBits(self.results)
@@ -98,7 +100,12 @@ class Session:
                 )
         for case in {(case.task.name, case.replicate): case for case in cases}.values():
             self.runner.question(case)
-        self.stores[suite] = Store(self.results / f"{suite}.jsonl")
+        path = self.results / f"{suite}.jsonl"
+        if not self.only_listed:
+            check_folder(self.results)
+            if path.exists():
+                check_file(path)
+        self.stores[suite] = Store(path)
         self.runner.timings.learn(self.stores[suite].records)
 
     def run(self, suite: str, case: Case) -> None:
@@ -162,6 +169,15 @@ def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...
     if not found:
         raise WfbenchError(f"{name} is empty; leave it out for all")
     return found
+
+
+def _draws(text: str | None) -> int | None:
+    """The number of draws that `--seeds` asks for."""
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise WfbenchError(f"--seeds {text}: give how many draws, at least 1; 3 runs the draws 0, 1 and 2")
+    return int(text)
 
 
 def words(expression: str) -> set[str]:

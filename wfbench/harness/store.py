@@ -1,5 +1,6 @@
 """Records on disk: one JSON object a line, appended whole, the last one of a case counting."""
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 from wfbench.errors import WfbenchError
 from wfbench.harness.record import IDENTITY, USUAL, Record
 from wfbench.harness.reuse import Question, code_of
+from wfbench.writing import Unwritable
 
 PROOFS = "same-bits.jsonl"
 
@@ -113,7 +115,11 @@ class Store:
         return record
 
     def append(self, record: Record) -> None:
-        """Write one line in one piece, so that a killed run leaves whole lines."""
+        """Write one line, whole or not at all.
+
+        Raises:
+            Unwritable: it cannot be written.
+        """
         line = record.as_json()
         append_line(self.path, line)
         self.records.append(json.loads(line))
@@ -121,11 +127,26 @@ class Store:
 
 
 def append_line(path: Path, line: str) -> None:
-    """On disk when it returns, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """On disk when it returns, whole or not at all, by one process at a time.
+
+    Raises:
+        Unwritable: it cannot be written, as on a full disk; the file is as it was.
+    """
+    left = f"{line}\n".encode()
     try:
-        os.write(file, f"{line}\n".encode())
-        os.fsync(file)
-    finally:
-        os.close(file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file).st_size
+            try:
+                while left:  # a disk that fills up takes a part at first
+                    left = left[os.write(file, left) :]
+                os.fsync(file)
+            except BaseException:
+                os.ftruncate(file, size)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise Unwritable(f"{path} cannot be written ({error.strerror}); make room, and start again") from error

@@ -18,6 +18,7 @@ from wfbench.output import figures
 from wfbench.report import frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import NOTE, Table, harmless, percent
+from wfbench.writing import whole
 
 
 def _markdown(text: object) -> str:
@@ -178,7 +179,8 @@ def _written(results: Path, found: dict[str, bytes]) -> list[Path]:
     for name, content in found.items():
         path = results / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with whole(path) as part:
+            part.write_bytes(content)
     return [results / name for name in found]
 
 

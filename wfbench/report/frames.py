@@ -11,6 +11,7 @@ import pandas as pd
 
 from wfbench.harness.record import NESTED, NUMBERS, UNUSUAL, USUAL
 from wfbench.harness.store import latest, read, record_files
+from wfbench.writing import whole
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 
@@ -32,7 +33,8 @@ def write_parquet(results: Path, path: Path) -> Path:
             frame[name] = [
                 json.dumps(found, sort_keys=True) if isinstance(found, (dict, list)) else None for found in frame[name]
             ]
-    frame.to_parquet(path, index=False)
+    with whole(path) as part:
+        frame.to_parquet(part, index=False)
     return path
 
 

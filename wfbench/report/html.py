@@ -16,6 +16,7 @@ from wfbench.report import literature
 from wfbench.report.frames import load_results, setting, told_apart
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
+from wfbench.writing import check_folder, whole
 
 CODED = (
     *("suite", "task", "method", "entry", "track", "setting", "pattern_kind", "draw_kind", "scope", "budget"),
@@ -43,8 +44,10 @@ def write(results: Path) -> Path:
     if frame.empty:
         raise WfbenchError(f"no records (*.jsonl) in {results}; run a suite first, or give --results")
     path = results / "report" / "index.html"
+    check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(page(frame))
+    with whole(path) as part:
+        part.write_bytes(page(frame))
     return path
 
 

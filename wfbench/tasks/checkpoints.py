@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wfbench.errors import WfbenchError
+from wfbench.writing import whole
 
 FOLDER = Path(__file__).parent / "weights"
 
@@ -67,14 +68,16 @@ def save(task: str, module: nn.Module, folder: Path, seed: int, accuracy: float,
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}-{seed}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
+    with whole(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, part)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = Checkpoint(path.name, digest, seed, accuracy, recipe, torch.__version__)
     entries = registry(folder)
     kept = [other for other in entries.get(task, []) if other.seed != seed]
     entries[task] = sorted([*kept, entry], key=lambda checkpoint: checkpoint.seed)
     text = json.dumps({name: [asdict(c) for c in entries[name]] for name in sorted(entries)}, indent=1)
-    (folder / "registry.json").write_text(text + "\n")
+    with whole(folder / "registry.json") as part:
+        part.write_text(text + "\n")
     return path
 
 

@@ -1,10 +1,15 @@
 """How the shipped dense checkpoints were trained: `wfbench train TASK --seed N` repeats it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from torch import nn
 
+from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
+from wfbench.tasks.task import Task
 from wfbench.tasks.training import Recipe
 
 RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
@@ -13,3 +18,23 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], Recipe]] = {
     "fashion-resnet20": (resnet20, Recipe(epochs=20, lr=0.2, shift=2, flip=True, bfloat16=True)),
     "fashion-mobilenetv1": (mobilenetv1, Recipe(epochs=15, lr=0.2, shift=2, flip=True)),
 }
+
+
+def task_of(name: str) -> Task:
+    """The task that a recipe is for."""
+    return next(task for task in (*digits.TASKS, *fashion.TASKS) if task.name == name)
+
+
+def trained(folder: Path) -> list[Task]:
+    """The checkpoints that `wfbench train` left in a folder as tasks `TASK-SEED`, each with its own accuracy."""
+    return [
+        replace(
+            task_of(name),
+            name=f"{name}-{entry.seed}",
+            module=partial(checkpoints.load, RECIPES[name][0], entry, folder),
+            accuracies=(entry.accuracy,),
+            about=f"{name} trained from seed {entry.seed}",
+        )
+        for name, entries in checkpoints.registry(folder).items()
+        for entry in entries
+    ]
