@@ -8,7 +8,7 @@ import torch
 
 from wfbench.commands.base import Commands
 from wfbench.harness.plugins import discover
-from wfbench.tasks import checkpoints, digits, fashion
+from wfbench.tasks import checkpoints, cifar, digits, fashion
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate
 from wfbench.tasks.recipes import RECIPES
@@ -18,7 +18,7 @@ from wfbench.tasks.training import train
 def add(commands: Commands) -> None:
     """The commands of this module."""
     fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
-    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all")
+    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="default: all but those on request")
     training = commands.add("train", _train, "Train the dense checkpoint of a task by its recorded recipe.")
     training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
     training.add_argument("--seed", type=int, default=0, help="training seed (default 0)")
@@ -32,9 +32,8 @@ def add(commands: Commands) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    registry = discover()
-    for task in [registry.task(name) for name in options.tasks or registry.tasks]:
-        where = fashion.fetch() if task in fashion.TASKS else "scikit-learn"
+    for task in discover().chosen(options.tasks):
+        where = task.fetch() if task.fetch else "memory"
         for replicate in range(task.replicates):
             task.dense(replicate)
         print(f"{task.name}: data in {where}, {task.replicates} verified checkpoint(s) in {checkpoints.FOLDER}")
@@ -42,12 +41,16 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    task = next(task for task in (*digits.TASKS, *fashion.TASKS) if task.name == options.task)
+    tasks = {task.name: task for task in (*digits.TASKS, *fashion.TASKS, *cifar.TASKS)}
+    task = tasks[options.task]
     build, recipe = RECIPES[task.name]
     out = options.out or cache_folder() / "checkpoints"
     torch.manual_seed(options.seed)
-    module = train(build(), task.train_set, recipe, options.seed)
+    module = tasks[recipe.start].dense() if recipe.start else build()
+    resume = out / f"{task.name}-{options.seed}.resume"
+    module = train(module, task.train_set, recipe, options.seed, resume=resume)
     validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
     path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
+    resume.unlink()
     print(f"{task.name}, seed {options.seed}: validation {validation.accuracy:.4f}, test {test.accuracy:.4f}, {path}")
     return 0
