@@ -1,8 +1,10 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seeds", metavar="N", help="draws 0 to N-1")
     group.addoption("--baseline-path", action="append", default=[], metavar="PATH", help="file or folder of methods")
     group.addoption("--task-path", action="append", default=[], metavar="PATH", help="file or folder of tasks")
+    group.addoption("--data-root", metavar="DIR", help="the photographs of the imagenet tasks, one folder a class")
     group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run")
     group.addoption("--case-timeout", type=float, metavar="S", help="a method that takes longer has a failed record")
@@ -66,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in words(config.getoption("-m")) - MARKERS.keys():  # some file may declare it
         config.addinivalue_line("markers", f"{name}: a suite of your own")
     config.addinivalue_line("python_files", "suite_*.py")
+    if root := config.getoption("--data-root"):
+        os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
     config.stash[KEY] = _usage(lambda: Session(config.getoption, MARKERS))
 
 

@@ -100,4 +100,5 @@ def _doctor(options: argparse.Namespace) -> int:
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     scores = evaluate(task.dense(replicate).to(device), task.test_set)
     task.check_registered(replicate, scores)
-    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total})"
+    error = f"{scores.standard_error:.4f}"
+    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"

@@ -16,7 +16,7 @@ import wfbench
 from wfbench.composed.names import build, parse
 from wfbench.errors import WfbenchError, unknown
 from wfbench.pruner import Pruner
-from wfbench.tasks import cifar, digits, fashion
+from wfbench.tasks import cifar, digits, fashion, imagenet
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import channel_variants as woodfisher_filter
 from wfbench.woodfisher import restored as woodfisher_staged
@@ -79,7 +79,7 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
     registry = Registry()
     for module in (woodfisher, woodfisher_filter, woodfisher_staged):
         registry.add_pruners(pruners_of(module), module.__name__)
-    for module in (digits, fashion, cifar):
+    for module in (digits, fashion, cifar, imagenet):
         registry.add_tasks(module.TASKS, module.__name__)
     for path in python_files([str(shipped("baselines")), *baseline_paths]):
         _guarded(registry, str(path), lambda path=path: registry.add_pruners(pruners_of(load(path)), str(path)))
