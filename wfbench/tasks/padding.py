@@ -18,10 +18,12 @@ def with_explicit_padding(module: nn.Module, x: Float[Tensor, "n *input"]) -> nn
         module: changed in place, in eval mode.
         x: a batch of inputs.
     """
-    sizes: dict[str, torch.Size] = {}
     own = {
         name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d) and _pads_itself(layer)
     }
+    if not own:
+        return module
+    sizes: dict[str, torch.Size] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, name=name: sizes.update({name: inputs[0].shape[2:]}))
         for name, layer in own.items()
