@@ -181,11 +181,13 @@ def test_public_weights_fit_and_the_forward_pass_is_that_of_the_formula() -> Non
         torch.testing.assert_close(module(inputs), logits)
 
 
-def test_a_task_whose_weights_are_not_here_says_how_to_make_them() -> None:
+def test_fine_tuning_starts_from_the_public_weights_of_the_same_network() -> None:
     registry = discover()
     for name in ("cifar10-jpeg-resnet20", "cifar10-jpeg-resnet56"):
         assert RECIPES[name][1].start == name.replace("-jpeg", "")
-        registry.task(RECIPES[name][1].start).dense()
+        assert (
+            RECIPES[name][0]().state_dict().keys() == registry.task(RECIPES[name][1].start).dense().state_dict().keys()
+        )
     assert registry.task("cifar10-resnet20").accuracies == ()  # not measured on the pictures they are for
 
 
