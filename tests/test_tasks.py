@@ -124,10 +124,11 @@ def test_digits_are_split_once_and_for_all() -> None:
 def test_shipped_checkpoints_match_their_recipes() -> None:
     registered = checkpoints.registry()
     assert {name: len(found) for name, found in registered.items()} == {
+        "cifar10-resnet20": 1, "cifar10-resnet56": 1, "cifar10-jpeg-resnet20": 3, "cifar10-jpeg-resnet56": 1,
         "digits-cnn": 3, "fashion-mlpnet": 3, "fashion-mobilenetv1": 1, "fashion-resnet20": 1,
     }  # fmt: skip
-    for name, found in registered.items():
-        build, recipe = RECIPES[name]
+    for name, (build, recipe) in RECIPES.items():
+        found = registered[name]
         for entry in found:
             assert Recipe(**entry.recipe) == recipe
             checkpoints.load(build, entry)

@@ -1,8 +1,10 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, what in (("--baseline-path", "methods"), ("--task-path", "tasks")):
         about = f"file or folder of {what} of your own, besides those that ship; may be given several times"
         group.addoption(name, action="append", default=[], metavar="PATH", help=about)
+    photographs = "the photographs of the imagenet tasks, one folder a class (default: WFBENCH_IMAGENET, or the cache)"
+    group.addoption("--data-root", metavar="DIR", help=photographs)
     group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run (default: serial)")
     limit = "seconds after which a method has a failed record (default: no limit)"
@@ -71,6 +75,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in words(config.getoption("-m")) - MARKERS.keys():  # some file may declare it
         config.addinivalue_line("markers", f"{name}: a suite of your own")
     config.addinivalue_line("python_files", "suite_*.py")
+    if root := config.getoption("--data-root"):
+        os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
     config.stash[KEY] = _usage(lambda: Session(config.getoption, MARKERS))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from wfbench.commands.base import Commands
 from wfbench.harness.plugins import discover
-from wfbench.tasks import checkpoints, fashion
+from wfbench.tasks import checkpoints
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate
 from wfbench.tasks.recipes import RECIPES, task_of
@@ -28,7 +28,9 @@ TASKS = trained(Path(__file__).parent)
 def add(commands: Commands) -> None:
     """The commands of this module."""
     fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
-    fetching.add_argument("tasks", nargs="*", metavar="TASK", help="a task of `wfbench list` (default: all)")
+    fetching.add_argument(
+        "tasks", nargs="*", metavar="TASK", help="a task of `wfbench list` (default: all but those on request)"
+    )
     training = commands.add(
         "train", _train, "Train a dense checkpoint by a task's recorded recipe, as a task TASK-SEED."
     )
@@ -45,9 +47,8 @@ def add(commands: Commands) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    registry = discover()
-    for task in [registry.task(name) for name in options.tasks or registry.tasks]:
-        where = fashion.fetch() if task in fashion.TASKS else "scikit-learn"
+    for task in discover().chosen(options.tasks):
+        where = task.fetch() if task.fetch else "memory"
         for replicate in range(task.replicates):
             task.dense(replicate)
         print(f"{task.name}: data in {where}, {task.replicates} verified checkpoint(s) in {checkpoints.FOLDER}")
@@ -60,9 +61,12 @@ def _train(options: argparse.Namespace) -> int:
     out = options.out or cache_folder() / "checkpoints"
     check_folder(out)
     torch.manual_seed(options.seed)
-    module = train(build(), task.train_set, recipe, options.seed)
+    module = task_of(recipe.start).dense() if recipe.start else build()
+    resume = out / f"{task.name}-{options.seed}.resume"
+    module = train(module, task.train_set, recipe, options.seed, resume=resume)
     validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
     path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
+    resume.unlink()
     print(f"{task.name}, seed {options.seed}: validation {validation.accuracy:.4f}, test {test.accuracy:.4f}, {path}")
     if out.resolve() != checkpoints.FOLDER:
         with whole(out / "trained_tasks.py") as part:

@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     )
     requalifying.add_argument("--tasks", metavar="A,B", help="tasks to look at (default: all)")
     doctor = commands.add("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
+    doctor.add_argument("tasks", nargs="*", metavar="TASK", help="default: all but those on request")
     add_device(doctor)
     for parser in (requalifying, doctor):
         add_results(parser)
@@ -79,7 +80,7 @@ def _doctor(options: argparse.Namespace) -> int:
     registry = registry_of(options)
     for origin, reason in registry.failures.items():
         checks.append({"check": f"plugin {origin}", "ok": False, "found": reason})
-    for task in registry.tasks.values():
+    for task in registry.chosen(options.tasks):
         check(f"data of {task.name}", lambda task=task: f"train {len(task.train_set)}, test {len(task.test_set)}")  # type: ignore[misc]
         for replicate in range(task.replicates):
             check(
@@ -99,4 +100,5 @@ def _doctor(options: argparse.Namespace) -> int:
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     scores = evaluate(task.dense(replicate).to(device), task.test_set)
     task.check_registered(replicate, scores)
-    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total})"
+    error = f"{scores.standard_error:.4f}"
+    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"

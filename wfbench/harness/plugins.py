@@ -16,7 +16,7 @@ import wfbench
 from wfbench.composed.names import build, parse
 from wfbench.errors import WfbenchError, unknown
 from wfbench.pruner import Pruner
-from wfbench.tasks import digits, fashion
+from wfbench.tasks import cifar, digits, fashion, imagenet
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import channel_variants as woodfisher_filter
 from wfbench.woodfisher import restored as woodfisher_staged
@@ -68,13 +68,18 @@ class Registry:
             raise unknown("task", name, self.tasks)
         return self.tasks[name]
 
+    def chosen(self, names: Iterable[str]) -> list[Task]:
+        """The tasks of these names; without any, all but those on request."""
+        named = [self.task(name) for name in names]
+        return named or [task for task in self.tasks.values() if not task.on_request]
+
 
 def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ()) -> Registry:
     """All methods and tasks. A plugin that fails is named in `failures`; the others are there all the same."""
     registry = Registry()
     for module in (woodfisher, woodfisher_filter, woodfisher_staged):
         registry.add_pruners(pruners_of(module), module.__name__)
-    for module in (digits, fashion):
+    for module in (digits, fashion, cifar, imagenet):
         registry.add_tasks(module.TASKS, module.__name__)
     for named in (str(shipped("baselines")), *baseline_paths):
         _add_pruners_in(named, registry)

@@ -66,9 +66,10 @@ class Grid:
         return " ".join(f"--{option} {values}" for option, values in lists.items())
 
     def spelt_out(self, registry: Registry) -> "Grid":
-        """With the names of all tasks or methods where it declares them all."""
+        """With the names of all tasks (but those on request) or methods where it declares them all."""
         reaching = [name for name, method in sorted(registry.pruners.items()) if self.pattern in method.patterns]
-        return replace(self, tasks=self.tasks or tuple(registry.tasks), methods=self.methods or tuple(reaching))
+        tasks = self.tasks or tuple(task.name for task in registry.chosen(()))
+        return replace(self, tasks=tasks, methods=self.methods or tuple(reaching))
 
     def kept(self, asked: Mapping[str, tuple[Any, ...]]) -> "Grid":
         """With those of its values alone that are asked for."""

@@ -20,12 +20,16 @@ FOLDER = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One dense checkpoint as registered: file, SHA-256, training seed, test accuracy in [0, 1], recipe."""
+    """One dense checkpoint as registered: file, SHA-256, training seed, test accuracy in [0, 1], recipe.
+
+    The accuracy is None where the weights are another's and were never scored here on the data they are for; the recipe
+    then names their source.
+    """
 
     file: str
     sha256: str
     seed: int
-    accuracy: float
+    accuracy: float | None
     recipe: dict[str, Any]
     torch: str
 
@@ -87,5 +91,6 @@ def shipped(task: str, build: Callable[[], nn.Module]) -> tuple[Callable[[], nn.
 
 
 def accuracies(task: str) -> tuple[float, ...]:
-    """The registered test accuracies of the task's shipped checkpoints."""
-    return tuple(checkpoint.accuracy for checkpoint in registry().get(task, []))
+    """The registered test accuracies of the task's shipped checkpoints; empty where they were never measured."""
+    found = [checkpoint.accuracy for checkpoint in registry().get(task, [])]
+    return tuple(accuracy for accuracy in found if accuracy is not None)

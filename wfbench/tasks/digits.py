@@ -35,5 +35,6 @@ TASKS = (
         test=lambda: digits()["test"],
         accuracies=accuracies("digits-cnn"),
         about="two convolutions with BatchNorm and one linear layer on 8x8 digits (scikit-learn)",
+        fetch=lambda: "scikit-learn",
     ),
 )

@@ -30,6 +30,11 @@ class Scores:
         return self.correct / self.total
 
     @property
+    def standard_error(self) -> float:
+        """Of the accuracy, as that of a sample of all there could be: √(a(1 − a)/n)."""
+        return (self.accuracy * (1 - self.accuracy) / self.total) ** 0.5
+
+    @property
     def chance(self) -> float:
         return self.commonest / self.total
 

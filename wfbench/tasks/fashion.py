@@ -108,6 +108,7 @@ def _task(name: str, about: str, build: Callable[[], nn.Module]) -> Task:
         test=lambda: fashion()["test"],
         accuracies=accuracies(name),
         about=about,
+        fetch=fetch,
     )
 
 

@@ -1,10 +1,11 @@
-"""The small networks of the built-in tasks, for one-channel 8x8 and 28x28 images."""
+"""The small networks of the built-in tasks, for grey 8x8 and 28x28 images and coloured 32x32 ones."""
 
 from collections import OrderedDict
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 def conv_norm(cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -80,4 +81,45 @@ def mobilenetv1() -> nn.Module:
         layers[f"point{index}_relu"] = nn.ReLU()
         cin = cout
     layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(256, 10))
+    return nn.Sequential(layers)
+
+
+class PaddedShortcut(nn.Module):
+    """Every second pixel, and channels of zeros on both sides: the shortcut without weights of He et al. 2016 (A)."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.sides = (cout - cin) // 2
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d u v"]:
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.sides, self.sides))
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without weights, its parts named as in public CIFAR-10 checkpoints."""
+
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(cout)
+        self.shortcut = nn.Identity() if stride == 1 else PaddedShortcut(cin, cout)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d u v"]:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(out + self.shortcut(x))
+
+
+def cifar_resnet(blocks: int) -> nn.Module:
+    """The ResNet for 32x32 pictures of He et al. 2016, section 4.2, with 6 `blocks` + 2 layers (their option A)."""
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(3, 16, 3, 1, 1, bias=False), bn1=nn.BatchNorm2d(16), relu=nn.ReLU()
+    )
+    cin = 16
+    for stage, cout in enumerate((16, 32, 64), start=1):
+        first = CifarBlock(cin, cout, 1 if stage == 1 else 2)
+        layers[f"layer{stage}"] = nn.Sequential(first, *(CifarBlock(cout, cout, 1) for _ in range(blocks - 1)))
+        cin = cout
+    layers |= OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), linear=nn.Linear(64, 10))
     return nn.Sequential(layers)

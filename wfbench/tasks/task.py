@@ -31,6 +31,8 @@ class Task:
         transform: applied to each single input of every split, as in torchvision.
         accuracies: the registered test accuracy of each checkpoint, in [0, 1]; verified by `wfbench doctor`.
         about: one line for `wfbench list`.
+        fetch: puts the data where they are read from, for `wfbench fetch`, and says where that is.
+        on_request: large, or the user's to bring: used where it is named alone, and no part of "all tasks".
     """
 
     name: str
@@ -41,6 +43,8 @@ class Task:
     transform: Callable[[Any], Any] | None = None
     accuracies: tuple[float, ...] = ()
     about: str = ""
+    fetch: Callable[[], object] | None = None
+    on_request: bool = False
 
     @property
     def replicates(self) -> int:
