@@ -9,7 +9,7 @@ DAMPED = {
     "kfac": 1e-5,
     "lobs": 0.01,
     "obc": 0.01,
-    "sparsegpt": 1.0,
+    "sparsegpt": 0.01,
     "woodfisher": 1e-5,
     "woodfisher-joint": 1e-5,
     "woodfisher-unlabeled-joint": 1e-5,
