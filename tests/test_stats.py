@@ -135,6 +135,12 @@ def test_the_interval_of_a_difference_holds_the_truth_as_often_as_it_says() -> N
     assert np.mean([one.low <= 1 <= one.high for one in held]) == pytest.approx(0.953, abs=0.03)  # 12 of 256 beyond
 
 
+def test_rounding_noise_is_not_beyond_zero() -> None:
+    (found,) = stats.differences([np.array([0.1 + 0.2 - 0.3, *[0.1] * 5])])  # the first is 5.6e-17, no difference
+    assert found.p == pytest.approx(4 / 64)
+    assert (found.interval.low, found.significant) == (0.0, False)
+
+
 def test_equal_pairs_and_none() -> None:
     same, none = stats.differences([np.zeros(7), np.array([])])
     assert (same.p, same.interval, same.significant) == (1.0, stats.Interval(0.0, 0.0, 0.0), False)

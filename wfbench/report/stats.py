@@ -123,7 +123,8 @@ def _typical(values: Float[ndarray, " n"], width: int, level: float) -> Interval
     mean = float(values.mean()) if len(values) else float("nan")
     if not beyond:
         return Interval(mean, float("nan"), float("nan"))
-    return Interval(mean, float(means[beyond - 1]), float(means[-beyond]))
+    low, high = (0.0 if abs(end) <= NOISE else float(end) for end in (means[beyond - 1], means[-beyond]))
+    return Interval(mean, low, high)
 
 
 def _sign_p(means: Float[ndarray, " subsets"]) -> float:
