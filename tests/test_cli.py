@@ -62,7 +62,7 @@ def test_tables_regenerates_the_same_bytes(tmp_path: Path, capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["tables", "--results", "/nowhere"], "no record files (*.jsonl) in /nowhere; run a suite first"),
-        (["fetch", "mnist"], 'unknown task "mnist"; there are: digits-cnn'),
+        (["fetch", "mnist"], 'unknown task "mnist"; `wfbench list` shows what there is'),
         (["list", "--task-path", "/nowhere"], "neither a Python file nor a folder"),
     ],
 )

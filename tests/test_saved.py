@@ -271,7 +271,7 @@ def test_what_a_sparsity_counts_follows_the_method() -> None:
         ({"budget": "100000"}, "budget 100000 is more than the 1200 training samples"),
         ({"budget": "0"}, "budget 0 is not a number of samples"),
         ({"replicate": "9"}, "digits-cnn has checkpoints 0 to 2, not 9"),
-        ({"task": "mnist"}, 'unknown task "mnist"; there are: digits-cnn'),
+        ({"task": "mnist"}, 'unknown task "mnist"; `wfbench list` shows what there is'),
         ({"method": "best"}, 'unknown method "best"'),
         ({"device": "abacus"}, 'device "abacus" cannot be used here'),
     ],

@@ -325,7 +325,7 @@ def test_an_unknown_marker_lists_the_markers() -> None:
         (["--budgets", "2000"], "more than the 1200 training samples of digits-cnn; give --budgets of at most 1200"),
         (["--budgets", "many"], "--budgets many: give int values"),
         (["--sparsities", "0.5,1.0"], r"sparsity 1\.0 is outside \[0, 1\)"),
-        (["--tasks", "mnist"], 'unknown task "mnist"; there are: digits-cnn'),
+        (["--tasks", "mnist"], 'unknown task "mnist"; `wfbench list` shows what there is'),
         (["--methods", "fpgm"], "fpgm reaches filter; the suite smoke is of unstructured"),
         (["--methods", "wodfisher"], 'unknown method "wodfisher"; did you mean woodfisher'),
         (["--recoveries", "magic"], 'unknown recovery "magic"; there are: none, batchnorm'),
