@@ -136,7 +136,7 @@ def test_rule_18_fails_on_a_suite_with_a_hole() -> None:
 def test_the_attribution_table_has_masks_down_and_updates_across() -> None:
     records = [
         record(seed, accuracy, method=f"{mask}+{update}")
-        for seed in range(2)
+        for seed in range(3)
         for (mask, update), accuracy in {("a", "x"): 0.5, ("a", "y"): 0.6, ("b", "x"): 0.7, ("b", "y"): 0.8}.items()
     ]
     lines = [line for line in text_of(records, "-attribution").splitlines() if line.startswith("|")]

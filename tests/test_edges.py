@@ -372,7 +372,7 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_behind(command: str, tmp_pa
 def test_what_train_writes_is_a_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wfbench.commands.tasks.train", lambda module, *_: module.eval())
+    monkeypatch.setattr("wfbench.commands.tasks.train", lambda module, *_, resume: (resume.touch(), module.eval())[1])
     monkeypatch.setattr("wfbench.commands.tasks.evaluate", lambda *_: Scores(99, 396, 1.0, 40))
     assert main(["train", "digits-cnn", "--seed", "7", "--out", str(tmp_path)]) == 0
     tasks = tmp_path / "trained_tasks.py"

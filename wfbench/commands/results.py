@@ -20,12 +20,12 @@ from wfbench.report.tables import harmless
 from wfbench.writing import check_file, check_folder
 
 CHOOSING = {
-    "suite": ("NAME", "of this suite; needed where several have the cases"),
-    "tasks": ("A,B", "of these tasks"),
-    "methods": ("A,B", "of these methods, in this order"),
-    "budgets": ("N,N", "of these numbers of calibration samples"),
-    "sparsities": ("S,S", "of these fractions removed"),
-    "recovery": ("NAME", "of what followed the pruning; default: none"),
+    "suite": ("NAME", "of this suite (default: the one that has the cases)"),
+    "tasks": ("A,B", "of these tasks (default: all)"),
+    "methods": ("A,B", "of these methods, in this order (default: all)"),
+    "budgets": ("N,N", "of these numbers of calibration samples (default: all)"),
+    "sparsities": ("S,S", "of these fractions removed (default: all)"),
+    "recovery": ("NAME", "of what followed the pruning (default: none)"),
 }
 """Options that say which cases `tables --tex` shows, with what they take."""
 
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
         "--tex",
         type=Path,
         metavar="FILE",
-        help="write instead one LaTeX table for a paper, and its picture as PDF and SVG beside it; of these cases:",
+        help="write one LaTeX table for a paper, and its picture as PDF and SVG beside it (default: write all tables)",
     )
     for name, (takes, about) in CHOOSING.items():
         tabling.add_argument(f"--{name}", metavar=takes, help=about)
