@@ -1,5 +1,6 @@
 """What README and docs tell people to do works as written: commands run, files do what they say, numbers are true."""
 
+import os
 import re
 import runpy
 import shlex
@@ -178,7 +179,9 @@ def test_a_command_runs(command: str, here: Path) -> None:
         pytest_passes(words)
     else:
         before = [sys.executable] if program == "python" else [sys.executable, "-m", program]
-        found = subprocess.run([*before, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            [*before, *words], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
         assert found.returncode == 0, found.stdout + found.stderr
         if "coverage" in command:  # the figures that the page gives of it
             said = PAGES["docs/tables.md"].split("In this simulation")[1]
