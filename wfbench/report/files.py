@@ -103,9 +103,9 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
         "-overall": (
             overview.across_tasks(frame),
-            "Means over tasks in per cent [95 % hierarchical bootstrap]; minus magnitude: mean of the paired differences "
-            "[interval of the test over all their signs, at the level at which Holm's correction stops, so that it leaves "
-            "out zero where, and only where, Holm p is at most 5 %].",
+            "Means over tasks in per cent [95 % hierarchical bootstrap]; minus magnitude: mean of the paired "
+            "differences [interval of the test over all their signs, at the level at which Holm's correction stops, so "
+            "that it leaves out zero where, and only where, Holm p is at most 5 %].",
         ),
         "-leaders": (
             leaders.by_task(frame),
