@@ -4,6 +4,8 @@ const FILTERS = ["suite", "task", "budget", "sparsity", "recovery", "track", "pa
 const SEARCH = "search";
 const LABELS = { budget: "samples", sparsity: "removed", track: "method sees", pattern_kind: "pattern", draw_kind: "draw kind" };
 const RESAMPLES = 400;
+const DRAWS = 3; /* the least that have an interval */
+const WIDE = 0.25; /* a speed-up whose range is wider than this share of it says nothing */
 const T = [NaN, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
   2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045];
 let C = {}, ROWS = [], OPENINGS = {}, REPORTED = [];
@@ -19,19 +21,23 @@ const told = (name, value) => name === "sparsity" ? percent(value) : text(value)
 
 /* what a shrunk network costs: the only place that reads it; null where a record does not tell */
 const share = (name) => (row) => at(name, row) === null ? null : at(name, row) / at(`dense_${name}`, row);
+const steady = (row) => {
+  const [first] = JSON.parse(at("latencies", row) ?? "[]");
+  return first && first.high - first.low <= WIDE * first.median ? first : null;
+};
 const COSTS = [
   { name: "macs", label: "MACs, %", of: share("macs"), show: (value) => points(value) },
   { name: "params", label: "parameters, %", of: share("params"), show: (value) => points(value) },
-  { name: "latency", label: "latency, ms", of: (row) => at("latency", row), show: (value) => (1000 * value).toPrecision(3) },
-  { name: "speed", label: "speed-up", of: (row) => at("latency", row) === null ? null : at("dense_latency", row) / at("latency", row), show: (value) => value.toFixed(2) },
+  { name: "latency", label: "latency, ms", of: (row) => steady(row)?.latency ?? null, show: (value) => (1000 * value).toPrecision(3) },
+  { name: "speed", label: "speed-up", of: (row) => steady(row)?.median ?? null, show: (value) => value.toFixed(2) },
 ];
 const costly = (rows) => rows.some((row) => at("macs", row) !== null);
 const averaged = (rows, of) => { const found = rows.map(of).filter((value) => value !== null); return found.length ? mean(found) : NaN; };
 
 function student(values) {
   const n = values.length;
-  if (n < 2) return { mean: n ? values[0] : NaN, low: NaN, high: NaN };
-  const centre = mean(values);
+  const centre = n ? mean(values) : NaN;
+  if (n < DRAWS) return { mean: centre, low: NaN, high: NaN };
   const variance = values.reduce((sum, value) => sum + (value - centre) ** 2, 0) / (n - 1);
   const half = (T[n - 1] ?? 1.96 + 2.4 / (n - 1)) * Math.sqrt(variance / n);
   return { mean: centre, low: centre - half, high: centre + half };
@@ -48,6 +54,7 @@ function generator(seed) {
 
 function hierarchical(tasks) {
   if (tasks.length === 1) return student(tasks[0]);
+  if (tasks.some((draws) => draws.length < DRAWS)) return { mean: mean(tasks.map(mean)), low: NaN, high: NaN };
   const random = generator(1), found = new Float64Array(RESAMPLES);
   for (let r = 0; r < RESAMPLES; r++) {
     let total = 0;
