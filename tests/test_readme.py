@@ -389,3 +389,10 @@ def test_what_is_said_beside_the_tables_is_in_the_records() -> None:
     means = 100 * cell.groupby(["method", "recovery"])["accuracy"].mean()
     rival, ours = means["lamp", "batchnorm"], means["woodfisher-staged", "none"]
     assert f"keeps {rival:.1f} % by `lamp` with BatchNorm re-estimation, {ours:.1f} by `woodfisher-staged`" in said
+    assert "With all labels `gradual-woodfisher` is level with `gradual-magnitude`" in said
+    gradual = frame_of(read(ROOT / "results" / "gradual.jsonl"))
+    for _, cell in gradual[gradual["budget"] == 55_000].groupby(["task", "sparsity"]):
+        wide = cell.pivot_table(index="seed", columns="method", values="accuracy")
+        apart = student((wide["gradual-woodfisher"] - wide["gradual-magnitude"]).to_numpy())
+        assert not (apart.low > 0 or apart.high < 0)
+        assert abs(apart.estimate) < 0.003
