@@ -394,5 +394,5 @@ def test_what_is_said_beside_the_tables_is_in_the_records() -> None:
     for _, cell in gradual[gradual["budget"] == 55_000].groupby(["task", "sparsity"]):
         wide = cell.pivot_table(index="seed", columns="method", values="accuracy")
         apart = student((wide["gradual-woodfisher"] - wide["gradual-magnitude"]).to_numpy())
-        assert not (apart.low > 0 or apart.high < 0)
         assert abs(apart.estimate) < 0.003
+        assert len(wide) < 3 or apart.low <= 0 <= apart.high
