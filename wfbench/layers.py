@@ -43,7 +43,7 @@ def in_parts(layer: nn.Module, x: Tensor) -> Iterator[Float[Tensor, "g m d"]]:
     """The layer's patches in float64, so many samples at a time that memory is bounded."""
     numbers = _windows(layer, x[:1]).numel()
     for part in x.split(max(1, PATCH_NUMBERS // max(1, numbers))):
-        yield patches(layer, part).double()
+        yield patches(layer, part.double())
 
 
 def _windows(layer: nn.Module, x: Tensor) -> Float[Tensor, "g ..."]:
