@@ -14,7 +14,7 @@ from wfbench.harness.record import environment
 from wfbench.harness.requalify import requalify
 from wfbench.harness.store import latest, read, record_files
 from wfbench.tasks.cache import cache_folder
-from wfbench.tasks.evaluate import evaluate
+from wfbench.tasks.evaluate import evaluate, standard_error
 from wfbench.tasks.task import Task
 
 
@@ -100,5 +100,5 @@ def _doctor(options: argparse.Namespace) -> int:
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     scores = evaluate(task.dense(replicate).to(device), task.test_set)
     task.check_registered(replicate, scores)
-    error = f"{scores.standard_error:.4f}"
+    error = f"{standard_error(scores):.4f}"
     return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"

@@ -30,11 +30,6 @@ class Scores:
         return self.correct / self.total
 
     @property
-    def standard_error(self) -> float:
-        """Of the accuracy, as that of a sample of all there could be: √(a(1 − a)/n)."""
-        return (self.accuracy * (1 - self.accuracy) / self.total) ** 0.5
-
-    @property
     def chance(self) -> float:
         return self.commonest / self.total
 
@@ -51,3 +46,8 @@ def evaluate(module: nn.Module, data: Dataset, batch: int = EVALUATION_BATCH) ->
             correct += int((logits.argmax(1) == labels).sum())
             loss += float(functional.cross_entropy(logits.double(), labels, reduction="sum"))
     return Scores(correct, len(data), loss / len(data), max(classes.values()))
+
+
+def standard_error(scores: Scores) -> float:
+    """Of the accuracy, as that of a sample of all there could be: √(a(1 − a)/n)."""
+    return (scores.accuracy * (1 - scores.accuracy) / scores.total) ** 0.5
