@@ -29,7 +29,7 @@ def read_by(net: Network, state: dict[str, Tensor], name: str, x: Tensor) -> Ten
 def test_every_layer_reads_what_the_changed_layers_before_it_give_in_one_pass(n: int) -> None:
     """Two states side by side, one changed on the way, one dense."""
     net = Network(trained_looking(residual))
-    x = torch.randn(n, 1, 28, 28, dtype=torch.float64)
+    x = torch.randn(n, 1, 8, 8, dtype=torch.float64)
     state, met = net.state(), []
     for name, (now, before) in walk(net, x, net.weights, state, {}):
         torch.testing.assert_close(torch.cat(now), read_by(net, state, name, x), rtol=1e-12, atol=1e-12)
