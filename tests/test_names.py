@@ -314,7 +314,7 @@ def test_a_name_is_printed_as_it_was_read() -> None:
 RESULTS = record_files(Path(__file__).parent.parent / "results")
 
 
-FORMER = {("unstructured", "snows")}
+FORMER = {("unstructured", "snows"), ("structured", "kfac-filter")}
 """Records of a suite by a method's former code, which results/README.md names."""
 
 
