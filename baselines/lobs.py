@@ -14,10 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import Scope, as_matrices, check_damping, damped, inverse, keep_largest, second_moments
-
-SYSTEM_NUMBERS = 2**21
-"""float64 numbers in the triangular systems that are solved at a time."""
+from wfbench.toolbox import Scope, alike, as_matrices, check_damping, damped, inverse, keep_largest, second_moments
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,7 @@ def in_turn(
     """
     updated = weights.clone()
     order = saliencies.masked_fill(~gone, torch.inf).argsort(dim=1, stable=True)
-    counts = gone.sum(1)
-    rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
-    while len(rows):
-        size = int(counts[rows[0]])
-        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
-        at = order[these, :size]
-        inside = torch.arange(size, device=at.device) < counts[these, None]
+    for these, at, inside in alike(order, gone.sum(1)):
         lower = inverse[at[:, :, None], at[:, None]].tril()
         right = weights[these].gather(1, at)[..., None]
         multiples = torch.linalg.solve_triangular(lower, right, upper=False)[..., 0].where(inside, 0)

@@ -7,7 +7,7 @@ A weight is a matrix of `out` rows (output channels) and `d` columns (one input 
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,19 +85,31 @@ def solve_kept(
     Rows that keep about as many are solved together, each system as small as the most that one of them keeps.
     """
     found = torch.zeros_like(right)
-    counts = kept.sum(1)
     columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
-    rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
-    while len(rows):
-        size = int(counts[rows[0]])
-        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
-        at = columns[these, :size]
-        inside = torch.arange(size, device=at.device) < counts[these, None]
+    for these, at, inside in alike(columns, kept.sum(1)):
         systems = torch.where(inside[:, :, None] & inside[:, None], system[at[:, :, None], at[:, None]], 0)
         lower = cholesky(systems + torch.diag_embed((~inside).to(system.dtype)))
         solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
         found[these[:, None], at] = solved[..., 0]
     return found
+
+
+def alike(
+    columns: Int[Tensor, "rows d"], counts: Int[Tensor, " rows"]
+) -> Iterator[tuple[Int[Tensor, " b"], Int[Tensor, "b k"], Bool[Tensor, "b k"]]]:
+    """Rows that have about as many of their first columns in a system, so many that the systems `[b k k]` fit.
+
+    Args:
+        counts: how many of each row's columns are its own; rows without any are left out.
+
+    Yields:
+        the rows, their first k columns, and which of these are the row's own.
+    """
+    rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+    while len(rows):
+        size = int(counts[rows[0]])
+        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
+        yield these, columns[these, :size], torch.arange(size, device=rows.device) < counts[these, None]
 
 
 def least_squares(net: Network, name: str, mask: Tensor, hessians: Float[Tensor, "g d d"]) -> Tensor:

@@ -14,7 +14,7 @@ from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
-from wfbench.layers import as_matrices, damped, least_squares, only_layer_scope, patches
+from wfbench.layers import alike, as_matrices, damped, least_squares, only_layer_scope, patches
 from wfbench.linalg import cholesky, inverse
 from wfbench.network import Params, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
@@ -34,6 +34,7 @@ __all__ = [
     "ReadPruner",
     "Scope",
     "Unit",
+    "alike",
     "as_matrices",
     "at_least",
     "by_channel",

@@ -173,7 +173,6 @@ def pruners_of(module: ModuleType) -> list[Pruner[Any]]:
     own = [cls for cls in classes if cls.__module__ == module.__name__]
     found = [cls for cls in own if not inspect.isabstract(cls) and hasattr(cls, "name")]
     bases = {base for cls in own for base in cls.__mro__[1:]}
-    bases = {base for cls in own for base in cls.__mro__[1:]}
     for cls in own:
         if cls not in found and cls not in bases and not cls.__name__.startswith("_"):
             lacks = sorted(getattr(cls, "__abstractmethods__", ())) or ["name"]

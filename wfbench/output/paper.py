@@ -16,6 +16,7 @@ from wfbench.report.leaders import CELL, leaders
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import cell, harmless, percent
+from wfbench.writing import whole
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tex")
 BEST, LEVEL = "textbf:--rwrap;", "textit:--rwrap;"
@@ -51,7 +52,8 @@ def write(results: Path, chosen: Mapping[str, Collection[Any] | None], file: Pat
     found = {".tex": text.encode(), ".pdf": figures.pdf(picture), ".svg": figures.svg(picture)}
     file.parent.mkdir(parents=True, exist_ok=True)
     for suffix, content in found.items():
-        file.with_suffix(suffix).write_bytes(content)
+        with whole(file.with_suffix(suffix)) as part:
+            part.write_bytes(content)
     return [file.with_suffix(suffix) for suffix in found]
 
 

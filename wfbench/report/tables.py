@@ -1,4 +1,4 @@
-"""Records to tables: titles, cells of text and notes, which `files` writes as Markdown, LaTeX and CSV."""
+"""Records to tables: titles, cells of text and notes, which `files` writes as Markdown and CSV."""
 
 import unicodedata
 from collections.abc import Callable

@@ -11,6 +11,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from wfbench.data import Dataset
+from wfbench.writing import whole
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    whole = data.take(range(len(data)))
+    everything = data.take(range(len(data)))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.train().to(memory_format=layout)
     steps = len(data) // recipe.batch_size
@@ -82,9 +83,9 @@ def train(
         for epoch in range(done, recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
             for batch in order[: steps * recipe.batch_size].split(recipe.batch_size):
-                x = augment(whole.inputs[batch], recipe).contiguous(memory_format=layout)
+                x = augment(everything.inputs[batch], recipe).contiguous(memory_format=layout)
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                    loss = functional.cross_entropy(module(x), whole.labels[batch])
+                    loss = functional.cross_entropy(module(x), everything.labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -100,8 +101,8 @@ def _keep(path: Path, parts: dict[str, Any], generator: torch.Generator, epochs:
     states = {name: part.state_dict() for name, part in parts.items()}
     states |= {"random": (torch.get_rng_state(), generator.get_state()), "epochs": epochs}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(states, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    with whole(path) as part:
+        torch.save(states, part)
 
 
 def _restore(path: Path, parts: dict[str, Any], generator: torch.Generator) -> int:
