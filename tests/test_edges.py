@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -354,14 +355,17 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_behind(command: str, tmp_pa
     }[command]
     arguments += ["--out", str(tmp_path / "out.safetensors")] if command == "prune" else []
     program = [sys.executable, "-m", "wfbench", *arguments]
-    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 200
-    while not (tmp_path / "waits.begun").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background begins without
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens
+    ) as process:
+        until = time.monotonic() + 200
+        while not (tmp_path / "waits.begun").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "wfbench: interrupted\n")
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"waits.py", "waits.begun"}
 

@@ -55,7 +55,7 @@ INSTEAD = {
 AND = {
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
-    "python -m benchmarks.defaults": "--tasks digits-cnn --methods thinet",
+    "python -m benchmarks.defaults": "--tasks digits-cnn --methods obert",
     "wfbench prune": "--budget 10",
     "pytest my_suites": "--budgets 16",
     "wfbench tables --suite lead": "--suite smoke --methods magnitude --budgets 10",

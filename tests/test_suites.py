@@ -259,7 +259,7 @@ def test_a_task_that_was_not_asked_for_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "far.py").write_text(FAR)
     plugins = ["-p", "far", "-p", "wfbench.pytest_plugin", str(ROOT / "suites"), "-c", "/dev/null"]
     cache = {"WFBENCH_CACHE": str(tmp_path / "empty")}
-    few = ["--methods", "filter-l1,magnitude", "--budgets", "10", "--recoveries", "none", "--seeds", "1"]
+    few = ["--methods", "filter-l1", "--budgets", "10", "--sparsities", "0.3", "--recoveries", "none", "--seeds", "1"]
     run = [*plugins, "-m", "structured", "--results", str(tmp_path / "out"), *few]
     found = elsewhere(tmp_path, *run, "--tasks", "digits-cnn", **cache)
     assert found.returncode == 0, found.stdout + found.stderr
