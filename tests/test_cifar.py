@@ -33,7 +33,7 @@ def batch(first: int, n: int) -> bytes:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """CIFAR-10's archive in small, on a loopback server that torchvision is told of, and an empty cache."""
     files = {f"data_batch_{i}": batch(i, 1200) for i in range(1, 6)} | {"test_batch": batch(9, 30)}
     files["batches.meta"] = pickle.dumps({"label_names": list("abcdefghij")})
@@ -53,7 +53,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("WFBENCH_CACHE", str(tmp_path / "cache"))
     cifar.published.cache_clear()
     cifar.jpeg.cache_clear()
-    return archive
+    yield archive
+    cifar.published.cache_clear()
+    cifar.jpeg.cache_clear()
 
 
 @pytest.fixture
