@@ -15,7 +15,7 @@ Timing: TypeAlias = dict[str, int | float]
 """Of one batch size: `batch`; `median`, `low`, `high` of dense over small; `latency`, `dense_latency` [s], medians."""
 
 BATCHES = (1, 16)
-REPETITIONS = 41
+REPETITIONS = 15
 SECONDS = 0.02
 """Least time of a repetition."""
 CALLS = 2
