@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from tests.cases import DEVICES, NETWORKS, blob_network, blobs, trained_looking
 from tests.oracles import looped_rows
 from wfbench import Labeled, Network, Unlabeled, WfbenchError, fisher_rows
+from wfbench.curvature import rows as rows_module
 from wfbench.curvature.per_sample import TILE
-from wfbench.curvature.rows import gradients
+from wfbench.curvature.rows import _cotangents, gradients, probe_signs, probes_of
 
 
 def labelled(module: nn.Module, shape: tuple[int, ...], n: int) -> Labeled:
@@ -106,6 +107,52 @@ def test_sampled_fisher_converges_to_the_exact_one_at_the_monte_carlo_rate() -> 
     assert -1.25 < slope < -0.75  # squared error falls as 1/draws
 
 
+@pytest.mark.parametrize("kind", ["exact", "logits"])
+def test_probes_are_signed_sums_of_the_rows_of_every_class(kind: str) -> None:
+    module = blob_network().double()
+    x = torch.randn(TILE + 3, 4, dtype=torch.float64)
+    every = fisher_rows(Network(module), Unlabeled(x), kind).reshape(TILE + 3, 3, -1)
+    expected = torch.einsum("nsc,ncp->nsp", probe_signs(TILE + 3, 4, 3, 5), every).flatten(0, 1) / 2
+    rows = fisher_rows(Network(module), Unlabeled(x), kind, probes=4, seed=5)
+    torch.testing.assert_close(rows, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["exact", "logits"])
+def test_over_all_sign_patterns_probes_have_the_mean_of_the_curvature(kind: str) -> None:
+    """And of a network that is sure, they keep the small rows of every class to the last digits."""
+    logits = torch.tensor([[0.3, -2.0, 46.0, 1.0], [0.0, 0.5, 0.25, -3.0]], dtype=torch.float64)
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4).expand(2, -1, -1)
+    every, probed = _cotangents(kind, logits, None, None), _cotangents(kind, logits, None, signs)
+    torch.testing.assert_close(probed, signs @ every, rtol=1e-9, atol=0 if kind == "exact" else 1e-14)
+    torch.testing.assert_close((probed.mT @ probed / 16)[1], (every.mT @ every)[1], rtol=1e-12, atol=1e-15)
+
+
+def test_signs_are_fair_and_of_independent_probes() -> None:
+    signs = probe_signs(500, 4, 25, 0).permute(1, 0, 2).reshape(4, -1)
+    assert signs.unique().tolist() == [-1, 1]
+    off = signs @ signs.T / signs.shape[1] - torch.eye(4)
+    assert off.abs().max() < 4 / signs.shape[1] ** 0.5
+    assert signs.mean(1).abs().max() < 4 / signs.shape[1] ** 0.5
+
+
+def test_probes_nest_in_samples_and_in_their_number() -> None:
+    module = trained_looking(NETWORKS["resnet20"][0]).float()
+    x = torch.randn(TILE + 8, 1, 12, 12, generator=torch.Generator().manual_seed(2))
+    whole = gradients(Network(module), Unlabeled(x), "logits", probes=3)
+    few = gradients(Network(module), Unlabeled(x[:7].clone()), "logits", probes=2)
+    assert few.count == 14
+    assert torch.equal(few.rows.reshape(7, 2, -1), whole.rows.reshape(TILE + 8, 3, -1)[:7, :2])
+
+
+def test_every_logit_has_a_row_where_rows_and_entries_are_few_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = Network(blob_network()), torch.zeros(667, 4)
+    assert probes_of(net, Unlabeled(x[:666])) is None  # 1998 rows
+    assert probes_of(net, Unlabeled(x)) == 1
+    monkeypatch.setattr(rows_module, "MAX_ENTRIES", 30 * sum(w.numel() for w in net.weights.values()))
+    assert [probes_of(net, Unlabeled(x[:n])) for n in (10, 11, 100, 300)] == [None, 23, 2, 1]
+    assert probes_of(net, Unlabeled(x[:10]), "movable") == 25
+
+
 @pytest.mark.parametrize("kind", ["empirical", "sampled", "exact"])
 def test_a_smaller_budget_has_the_same_bits(kind: str) -> None:
     """Rule 2's other half: rows of 7 samples are the first of the rows of 70, computed alone or shared."""
@@ -171,6 +218,9 @@ def test_rows_of_the_logits_do_not_hang_on_how_sure_the_network_is() -> None:
         ({"kind": "sampled", "batch": 2}, "batch=2 belongs to"),
         ({"kind": "empirical", "batch": 3}, "does not divide the 8 samples"),
         ({"kind": "sampled", "draws": 251}, "2008 rows, more than 2000"),
+        ({"kind": "sampled", "probes": 2}, "probes=2 belongs to"),
+        ({"kind": "logits", "probes": 0}, "probes=0 must be at least 1"),
+        ({"kind": "exact", "probes": 251}, "2008 rows, more than 2000"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
@@ -179,9 +229,9 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
         fisher_rows(Network(blob_network()), Labeled(x, y), **options)
 
 
-def test_exact_rows_beyond_the_limit_point_to_draws() -> None:
+def test_exact_rows_beyond_the_limit_point_to_probes() -> None:
     x, _ = blobs(700, 0)
-    with pytest.raises(WfbenchError, match="use draws=s"):
+    with pytest.raises(WfbenchError, match="use fewer samples, probes"):
         fisher_rows(Network(blob_network()), Unlabeled(x), "exact")
 
 

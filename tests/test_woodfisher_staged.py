@@ -10,8 +10,9 @@ from hypothesis import strategies as some
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from tests.cases import trained_looking
-from wfbench import Network, Pruned, Target, Unlabeled, WfbenchError, fisher_rows
+from tests.cases import REGISTRY, trained_looking
+from wfbench import Filter, Network, Pruned, Target, Unlabeled, WfbenchError, fisher_rows
+from wfbench.curvature import rows
 from wfbench.network import flatten
 from wfbench.recoveries.base import BatchNormReestimation
 from wfbench.recoveries.repair import LeastSquaresRepair
@@ -76,6 +77,27 @@ def test_an_update_is_a_dense_ridge_solution_and_comes_closer(n: int, sparsity: 
     assert moved.diagnostics["damping_ratio"] == pytest.approx(moved.diagnostics["damping"]) == pytest.approx(damping)
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_with_probes_an_update_is_the_ridge_solution_of_the_combined_logits(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MAX_ENTRIES", 0)
+    monkeypatch.setattr(rows, "PROBE_ROWS", 10)
+    net, pruned, data = problem(perceptron, 5, 0.5)
+    missing = centred(net, dict(net.state()), data) - centred(net, dict(pruned.state), data)
+    moved = joint_update(net, pruned, data, 0.1, seed)
+    assert moved is not None
+    assert moved.diagnostics["probes"] == 2
+    kept, signs = flatten(pruned.mask), rows.probe_signs(5, 2, missing.shape[1], seed)
+    every = dense_jacobian(net, dict(pruned.state), data)[:, kept].reshape(*missing.shape, -1)
+    j = torch.einsum("nsc,ncp->nsp", signs, every).flatten(0, 1)
+    right = torch.einsum("nsc,nc->ns", signs, missing).flatten()
+    share = 0.1 * j.square().sum() / j.shape[1]
+    expected = torch.linalg.solve(j.T @ j + share * torch.eye(j.shape[1]).double(), j.T @ right)
+    found = flatten({name: moved.state[name] - pruned.state[name] for name in net.weights})
+    torch.testing.assert_close(found[kept], moved.diagnostics["step"] * expected, rtol=1e-6, atol=1e-9)
+
+
 def test_one_linear_layer_gets_its_logits_back_in_one_update() -> None:
     """Fewer samples than kept inputs of any row: the system is solvable, and linear."""
     net = Network(trained_looking(lambda: nn.Linear(30, 3)))
@@ -127,10 +149,25 @@ def test_identical_samples_and_one_sample_are_no_trouble() -> None:
         assert all(torch.isfinite(tensor).all() for tensor in found.state.values())
 
 
+@pytest.mark.parametrize(
+    ("method", "n"),
+    [
+        *(("woodfisher-staged", n) for n in (1, 3, 1000)),
+        ("woodfisher-logits", 3),
+        *(("woodfisher-filter-logits", n) for n in (3, 1000)),
+    ],
+)
+def test_a_thousand_outputs_need_no_option(method: str, n: int) -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1000)))
+    data = Unlabeled(torch.randn(n, 4, generator=torch.Generator().manual_seed(n)))
+    target = Target(0.3, Filter((4,)), of="filters") if "filter" in method else Target(0.5)
+    pruned = REGISTRY.pruner(method).fit(net, data).prune(target)
+    assert pruned.diagnostics.get("probes") == {1: None, 3: 85, 1000: 1}[n]
+    assert all(torch.isfinite(tensor).all() for tensor in pruned.state.values())
+
+
 def test_options_that_make_no_sense_say_so() -> None:
     for options, words in (({"stages": 0}, "stages=0"), ({"steps": -1}, "steps=-1"), ({"damping": 0.0}, "damping=0")):
         with pytest.raises(WfbenchError, match=words):
             WoodFisherStaged(**options)  # type: ignore[arg-type]
-    net, _, _ = problem(perceptron, 1, 0.5)
-    with pytest.raises(WfbenchError, match="2001 logits, more than 2000 rows"):
-        WoodFisherStaged().fit(net, Unlabeled(torch.zeros(667, 5, dtype=torch.float64)))

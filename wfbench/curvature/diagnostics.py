@@ -26,9 +26,13 @@ def mean_diagonal(found: Gradients) -> float:
 
 
 def row_diagnostics(found: Gradients, damping: float) -> dict[str, float]:
-    """The rank of the rows, λ, and λ as a share of the mean diagonal (infinite where all gradients vanish)."""
+    """The rank of the rows, λ, and λ as a share of the mean diagonal (infinite where all gradients vanish).
+
+    And how many probes a sample the rows are of, where it is not every class.
+    """
     mean = mean_diagonal(found)
     return {
+        **({} if found.probes is None else {"probes": float(found.probes)}),
         "effective_rank": effective_rank(torch.linalg.eigvalsh(found.gram)),
         "damping": damping,
         "damping_ratio": damping / mean if mean > 0 else float("inf"),

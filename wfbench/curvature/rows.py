@@ -23,6 +23,9 @@ Kind: TypeAlias = Literal["empirical", "sampled", "exact", "logits"]
 Over: TypeAlias = Literal["prunable", "movable"]
 
 MAX_ROWS = 2000
+MAX_ENTRIES = 2**30
+"""What rows of every logit may hold, 4 GiB in float32; beyond it, and beyond `MAX_ROWS`, probes stand in."""
+PROBE_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,16 @@ class Gradients:
     """Unscaled rows G: the curvature is `GᵀG / count`.
 
     Unscaled, because then the rows and the Gram matrix of a smaller budget are the leading part of a larger one's.
+
+    Args:
+        probes: how many a sample stand in for its classes or logits; None where every one has a row.
     """
 
     rows: Float[Tensor, "k p"]
     count: float
     samples: tuple[bytes, ...]
     seconds: float
+    probes: int | None = None
     _whole: "Gradients | None" = field(default=None, repr=False)
 
     @cached_property
@@ -48,7 +55,7 @@ class Gradients:
         """The gradients of the first `n` samples, sharing storage."""
         share = n / len(self.samples)
         k = round(len(self.rows) * share)
-        return Gradients(self.rows[:k], self.count * share, self.samples[:n], self.seconds * share, self)
+        return Gradients(self.rows[:k], self.count * share, self.samples[:n], self.seconds * share, self.probes, self)
 
 
 def fisher_rows(
@@ -58,6 +65,7 @@ def fisher_rows(
     *,
     draws: int = 1,
     batch: int = 1,
+    probes: int | None = None,
     over: Over = "prunable",
     seed: int = 0,
 ) -> Float[Tensor, "k p"]:
@@ -73,15 +81,31 @@ def fisher_rows(
     * `logits`: the gradient of every logit less their mean, scaled by 1/√n: the Fisher of a unit Gaussian about the
       centred logits, [logit²/weight²]. It does not vanish where the network is sure of its class.
 
+    With `probes` s, of `exact` and `logits` s random ±1 combinations a sample of the rows above, over √s: `RᵀR` is
+    unbiased (Hutchinson 1989), with n·s rows in place of n·classes.
+
     Args:
         draws: label draws a sample, `sampled` alone. Draw d of the i-th sample depends on (seed, d, i) alone.
+        probes: combinations a sample, `exact` and `logits` alone. Probe d of the i-th sample depends on (seed, d, i)
+            and the number of classes alone.
         over: `prunable` coordinates, or `movable` ones (with biases and norm parameters).
 
     Raises:
         WfbenchError: no labels for `empirical`, `batch` that does not divide n, more than 2000 rows, a NaN.
     """
-    found = gradients(net, data, kind, draws=draws, batch=batch, over=over, seed=seed)
+    found = gradients(net, data, kind, draws=draws, batch=batch, probes=probes, over=over, seed=seed)
     return found.rows / math.sqrt(found.count)
+
+
+def probes_of(net: Network, data: Labeled | Unlabeled, over: Over = "prunable") -> int | None:
+    """Probes a sample where a row for every logit of every sample is too much, about 256 rows in all; None elsewhere.
+
+    A row for every one is taken up to 2000 rows and 4 GiB of float32.
+    """
+    outputs = net.logits({}, data.inputs[:1]).shape[1]
+    columns = sum(tensor.numel() for tensor in (net.weights if over == "prunable" else net.movable).values())
+    rows = len(data) * outputs
+    return None if rows <= MAX_ROWS and rows * columns <= MAX_ENTRIES else max(1, PROBE_ROWS // len(data))
 
 
 def gradients(
@@ -91,34 +115,48 @@ def gradients(
     *,
     draws: int = 1,
     batch: int = 1,
+    probes: int | None = None,
     over: Over = "prunable",
     seed: int = 0,
 ) -> Gradients:
     """As `fisher_rows`, unscaled; reused from `net.memo` where the samples begin those of an earlier call."""
-    n = len(data)
-    _check(data, kind, draws, batch)
+    n, asked = len(data), _Asked(kind, draws, batch, probes, over, seed)
+    _check(data, asked)
     samples = _chain(data, labels=kind == "empirical")
-    key = (kind, draws, batch, over, seed)
-    known = net.memo.get(key)
+    known = net.memo.get(asked)
     if isinstance(known, Gradients) and known.samples[:n] == samples:
         found = known.prefix(n)
         net.memo.saved += found.seconds
         return found
-    found = _compute(net, data, kind, draws, batch, over, seed, samples)
-    net.memo.keep(key, found)
+    found = _compute(net, data, asked, samples)
+    net.memo.keep(asked, found)
     return found
 
 
-def _check(data: Labeled | Unlabeled, kind: Kind, draws: int, batch: int) -> None:
-    n = len(data)
+@dataclass(frozen=True)
+class _Asked:
+    """Which rows, of given samples."""
+
+    kind: Kind
+    draws: int
+    batch: int
+    probes: int | None
+    over: Over
+    seed: int
+
+
+def _check(data: Labeled | Unlabeled, asked: _Asked) -> None:
+    n, kind, draws, batch, probes = len(data), asked.kind, asked.draws, asked.batch, asked.probes
     if kind == "empirical" and not isinstance(data, Labeled):
         raise WfbenchError('the empirical Fisher reads labels; use kind="sampled" or "exact" for unlabelled data')
     if kind != "sampled" and draws != 1:
         raise WfbenchError(f'draws={draws} belongs to kind="sampled", not to "{kind}"')
     if kind != "empirical" and batch != 1:
         raise WfbenchError(f'batch={batch} belongs to kind="empirical", not to "{kind}"')
-    if draws < 1 or batch < 1:
-        raise WfbenchError(f"draws={draws} and batch={batch} must be at least 1")
+    if probes is not None and kind not in ("exact", "logits"):
+        raise WfbenchError(f'probes={probes} belongs to kind="exact" and "logits", not to "{kind}"')
+    if draws < 1 or batch < 1 or (probes is not None and probes < 1):
+        raise WfbenchError(f"draws={draws}, batch={batch} and probes={probes} must be at least 1")
     if n % batch:
         raise WfbenchError(f"batch={batch} does not divide the {n} samples; choose a divisor")
 
@@ -126,28 +164,28 @@ def _check(data: Labeled | Unlabeled, kind: Kind, draws: int, batch: int) -> Non
 def _compute(
     net: Network,
     data: Labeled | Unlabeled,
-    kind: Kind,
-    draws: int,
-    batch: int,
-    over: Over,
-    seed: int,
+    asked: _Asked,
     samples: tuple[bytes, ...],
 ) -> Gradients:
     began = time.perf_counter()
-    n, coordinates = len(data), net.weights if over == "prunable" else net.movable
-    m = draws if kind not in ("exact", "logits") else net.logits({}, data.inputs[:1]).shape[1]
+    kind, batch = asked.kind, asked.batch
+    n, coordinates = len(data), net.weights if asked.over == "prunable" else net.movable
+    outputs = net.logits({}, data.inputs[:1]).shape[1]
+    m = asked.draws if kind not in ("exact", "logits") else asked.probes or outputs
     k, p = n * m // batch, sum(tensor.numel() for tensor in coordinates.values())
     if k > MAX_ROWS:
-        others = "use fewer samples" if kind == "logits" else "use fewer samples or draws, or batch=B"
-        advice = "use draws=s" if kind == "exact" else others
+        every = kind in ("exact", "logits")
+        advice = (
+            "use fewer samples, probes, or the sampled Fisher" if every else "use fewer samples or draws, or batch=B"
+        )
         raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
     make = torch.empty if batch == 1 else torch.zeros
     rows = make((k, p), dtype=net.dtype, device=net.device)
-    uniform = _uniforms(n, draws, seed) if kind == "sampled" else None
+    random = _randoms(n, asked, outputs)
     for start in range(0, n, TILE):
         stop = min(start + TILE, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
-        drawn = None if uniform is None else uniform[start:stop]
+        drawn = None if random is None else random[start:stop].to(net.device)
         place = rows[start * m : stop * m] if batch == 1 else rows.new_empty(((stop - start) * m, p))
         per_sample_gradients(
             net,
@@ -160,25 +198,36 @@ def _compute(
             rows.index_add_(0, torch.arange(start, stop, device=net.device) // batch, place, alpha=1 / batch)
     if not torch.isfinite(rows.sum()):
         raise WfbenchError("the per-sample gradients contain NaN or infinite values; check the weights and inputs")
-    return Gradients(rows, n * draws / batch, samples, time.perf_counter() - began)
+    count = n * asked.draws * (asked.probes or 1) / batch
+    return Gradients(rows, count, samples, time.perf_counter() - began, asked.probes)
 
 
 def _cotangents(
-    kind: Kind, logits: Float[Tensor, "t c"], labels: Int[Tensor, " t"] | None, uniform: Float[Tensor, "t s"] | None
+    kind: Kind,
+    logits: Float[Tensor, "t c"],
+    labels: Int[Tensor, " t"] | None,
+    random: Float[Tensor, "t s"] | Float[Tensor, "t s c"] | None,
 ) -> Float[Tensor, "t m c"]:
-    """Gradients by the logits: of log p(y|x), `e_y − p`, y by the estimator; of a centred logit, `e_c − 1/C`."""
+    """Gradients by the logits: of log p(y|x), `e_y − p`, y by the estimator; of a centred logit, `e_c − 1/C`.
+
+    With probes, in `random`, their combinations of those of every class or logit.
+    """
     classes = logits.shape[1]
     if kind == "logits":
+        if random is not None:
+            return random - random.mean(2, keepdim=True)
         return (torch.eye(classes).to(logits) - 1 / classes).expand(len(logits), -1, -1)
     p = logits.softmax(1)
+    if kind == "exact" and random is not None:
+        return _combined(p, random)
     if kind == "empirical":
         assert labels is not None
         if int(labels.max()) >= classes:
             raise WfbenchError(f"label {int(labels.max())} does not fit a network of {classes} classes")
         chosen = labels.to(logits.device)[:, None]
     elif kind == "sampled":
-        assert uniform is not None
-        chosen = (p.cumsum(1)[:, None, :] < uniform.to(p.device)[..., None]).sum(2).clamp(max=classes - 1)
+        assert random is not None
+        chosen = (p.cumsum(1)[:, None, :] < random[..., None]).sum(2).clamp(max=classes - 1)
     else:
         chosen = torch.arange(classes, device=p.device).expand(len(p), -1)
     one_hot = functional.one_hot(chosen, classes)
@@ -188,9 +237,28 @@ def _cotangents(
     return difference * p.sqrt()[..., None] if kind == "exact" else difference
 
 
-def _uniforms(n: int, draws: int, seed: int) -> Float[Tensor, "n s"]:
-    """Uniform numbers for label draws: column d a stream of its own, so budgets and numbers of draws both nest."""
-    columns = [np.random.Generator(np.random.PCG64([seed, d])).random(n) for d in range(draws)]
+def _combined(p: Float[Tensor, "t c"], probes: Float[Tensor, "t s c"]) -> Float[Tensor, "t s c"]:
+    """`Σ_y ξ_y √p_y(e_y − p) = (diag √p − p√pᵀ)ξ`; 1 − p_y, and what the other classes give, as sums of the others."""
+    others = 1 - torch.eye(p.shape[1]).to(p)
+    weighted = probes * p.sqrt()[:, None, :]
+    return weighted * (p @ others)[:, None, :] - p[:, None, :] * (weighted @ others)
+
+
+def _randoms(n: int, asked: _Asked, outputs: int) -> Tensor | None:
+    """What the rows take at random: uniform numbers `[n, draws]` for label draws, or probes `[n, probes, outputs]`."""
+    if asked.probes is not None:
+        return probe_signs(n, asked.probes, outputs, asked.seed)
+    return _streams(n, asked.draws, asked.seed) if asked.kind == "sampled" else None
+
+
+def probe_signs(n: int, probes: int, outputs: int, seed: int) -> Float[Tensor, "n s c"]:
+    """Random ±1, float64."""
+    return torch.where(_streams(n, probes, seed, outputs) < 0.5, -1.0, 1.0).double()
+
+
+def _streams(n: int, count: int, seed: int, *each: int) -> Float[Tensor, "n s *each"]:
+    """Uniform numbers, every draw or probe from a stream of its own: budgets, and the numbers of both, nest."""
+    columns = [np.random.Generator(np.random.PCG64([seed, d])).random((n, *each)) for d in range(count)]
     return torch.from_numpy(np.stack(columns, axis=1))
 
 

@@ -67,6 +67,7 @@ class Record:
     magnitude_overlap: float | None = _measured()
     mean_leverage: float | None = _told()
     effective_rank: float | None = _told(sparse=True)
+    probes: float | None = _told(sparse=True)
     damping: float | None = _told(sparse=True)
     damping_ratio: float | None = _told(sparse=True)
     predicted_change: float | None = _told(sparse=True)

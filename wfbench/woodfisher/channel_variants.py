@@ -19,7 +19,7 @@ from wfbench.channels.pruner import filters_of
 from wfbench.composed.tuned import tuned_or
 from wfbench.curvature.damping import Damping, Relative, absolute, check_damping
 from wfbench.curvature.diagnostics import mean_diagonal, predicted_change, row_diagnostics
-from wfbench.curvature.rows import Gradients, gradients
+from wfbench.curvature.rows import Gradients, gradients, probes_of
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError, at_least
 from wfbench.network import Network, flatten, unflatten
@@ -212,7 +212,8 @@ class WoodFisherFilterUnlabeled(_Options, Pruner[Unlabeled]):
         return tuned_or(self, net, data, self._alone)
 
     def _alone(self, net: Network, data: Unlabeled) -> Fitted:
-        found = gradients(net, data, self.fisher, draws=self.draws, over="movable")
+        probes = probes_of(net, data, "movable") if self.fisher == "logits" else None
+        found = gradients(net, data, self.fisher, draws=self.draws, probes=probes, over="movable")
         return self._fitted(net, found, labeled=False)
 
 

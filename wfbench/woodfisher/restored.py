@@ -22,7 +22,7 @@ from wfbench.composed.staged import restored, shares
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import WIDE_COLUMNS
 from wfbench.curvature.per_sample import TILE
-from wfbench.curvature.rows import MAX_ROWS, Gradients, gradients
+from wfbench.curvature.rows import Gradients, gradients, probe_signs, probes_of
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
@@ -61,11 +61,6 @@ class WoodFisherStaged(Pruner[Unlabeled]):
             raise WfbenchError(f"damping={self.damping} must be above 0: a share of the mean diagonal")
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        rows = len(data) * net.logits({}, data.inputs[:1]).shape[1]
-        if self.steps and rows > MAX_ROWS:
-            raise WfbenchError(
-                f"{len(data)} samples have {rows} logits, more than {MAX_ROWS} rows; use fewer samples, or steps=0"
-            )
         return FittedStaged(net, data, self)
 
 
@@ -83,8 +78,8 @@ class FittedStaged:
             return pruned
         for share in shares(self.options.stages, target.sparsity):
             pruned = restored(self.net, self._smaller(pruned, replace(target, sparsity=share)), self.data)
-        for _ in range(self.options.steps):
-            moved = joint_update(self.net, pruned, self.data, self.options.damping)
+        for step in range(self.options.steps):
+            moved = joint_update(self.net, pruned, self.data, self.options.damping, seed=step)
             if moved is None:
                 break
             pruned = moved
@@ -101,13 +96,15 @@ class FittedStaged:
         return Pruned(kept, mask)
 
 
-def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) -> Pruned | None:
+def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, seed: int = 0) -> Pruned | None:
     """The kept weights after one damped Gauss-Newton step towards the dense network's centred logits.
 
-    Its length is halved until the distance falls; None where it does not fall.
+    Its length is halved until the distance falls; None where it does not fall. Where a row for every logit is too much,
+    J and what is missing are both combined by the same probes.
 
     Args:
         damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
+        seed: of the probes, so that every step sees others.
     """
     module = net.module()
     module.load_state_dict(dict(pruned.state))
@@ -117,14 +114,18 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
     kept = flatten(pruned.mask)
     if distance == 0 or not kept.any():
         return None
-    rows = gradients(current, data, "logits").rows[:, kept]
-    found = Gradients(rows, 1.0, (), 0.0)
+    whole = gradients(current, data, "logits", probes=probes_of(current, data), seed=seed)
+    found = Gradients(whole.rows[:, kept], whole.count / len(data), (), 0.0, whole.probes)
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
         return None
-    dual = torch.cholesky_solve(missing.flatten()[:, None], cholesky(found.gram, absolute))[:, 0]
-    change = torch.zeros(len(kept), dtype=torch.float64, device=rows.device)
-    change[kept] = torch.cat([part.double().T @ dual for part in rows.split(WIDE_COLUMNS, 1)])
+    asked = missing
+    if found.probes is not None:
+        signs = probe_signs(len(data), found.probes, missing.shape[1], seed)
+        asked = torch.einsum("nsc,nc->ns", signs.to(missing), missing)
+    dual = torch.cholesky_solve(asked.flatten()[:, None], cholesky(found.gram, absolute * found.count))[:, 0]
+    change = torch.zeros(len(kept), dtype=torch.float64, device=found.rows.device)
+    change[kept] = torch.cat([part.double().T @ dual for part in found.rows.split(WIDE_COLUMNS, 1)])
     delta = unflatten(change, net.weights)
     diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
     for halving in range(HALVINGS):

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from wfbench.composed.tuned import tuned_or
 from wfbench.curvature.damping import Damping, Relative, absolute, check_damping
 from wfbench.curvature.diagnostics import mean_diagonal
-from wfbench.curvature.rows import Gradients, gradients
+from wfbench.curvature.rows import Gradients, gradients, probes_of
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError, at_least
 from wfbench.network import Network
@@ -112,7 +112,8 @@ class WoodFisherUnlabeled(_Options, Pruner[Unlabeled]):
         return tuned_or(self, net, data, self._alone)
 
     def _alone(self, net: Network, data: Unlabeled) -> Fitted:
-        return self._fitted(net, data, gradients(net, data, self.fisher, draws=self.draws))
+        probes = probes_of(net, data) if self.fisher == "logits" else None
+        return self._fitted(net, data, gradients(net, data, self.fisher, draws=self.draws, probes=probes))
 
 
 @dataclass(frozen=True, kw_only=True)
