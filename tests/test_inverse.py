@@ -128,7 +128,7 @@ def test_a_width_of_p_or_more_is_the_full_matrix() -> None:
         torch.testing.assert_close(WoodburyInverse(rows, 1e-3, block).diagonal(), full, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("k", [1, 10, 64, TILE_ROWS, TILE_ROWS + 5, 3 * TILE_ROWS])
+@pytest.mark.parametrize("k", [1, 10, 16, 17, 64, 100, TILE_ROWS, TILE_ROWS + 5, 3 * TILE_ROWS])
 def test_a_smaller_gram_is_the_leading_part_of_a_larger_one_bit_for_bit(k: int) -> None:
     rows = torch.randn(3 * TILE_ROWS, 2500)
     assert torch.equal(gram(rows)[:k, :k], gram(rows[:k].clone()))

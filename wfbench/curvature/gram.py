@@ -1,5 +1,9 @@
 """Gram matrices in fixed tiles."""
 
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,24 +11,34 @@ from torch import Tensor
 WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
 TILE_ROWS = 128
-"""Rows a tile of the Gram matrix. Fixed, so that a smaller budget's Gram is the leading part of a larger one's."""
+"""Rows a tile of the Gram matrix, but for the first ones, of 16, 16, 32 and 64: few rows are not filled up to many."""
 
 
 def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> Float[Tensor, "k k"]:
-    """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit."""
+    """`RRᵀ` over the kept columns, float64, in fixed tiles: `gram(rows)[:m, :m]` is `gram(rows[:m])` bit for bit.
+
+    The tile of an entry hangs on its place alone, never on the number of rows.
+    """
     k, p = rows.shape
-    tiles = -(-k // TILE_ROWS)
-    out = rows.new_zeros((tiles, tiles, TILE_ROWS, TILE_ROWS), dtype=torch.float64)
-    padded = rows.new_zeros((tiles * TILE_ROWS, min(WIDE_COLUMNS, p)), dtype=torch.float64)
+    edges = _edges(k)
+    out = rows.new_zeros((edges[-1], edges[-1]), dtype=torch.float64)
+    padded = rows.new_zeros((edges[-1], min(WIDE_COLUMNS, p)), dtype=torch.float64)
+    products = [
+        (slice(start, stop), slice(left, min(left + TILE_ROWS, stop)))
+        for start, stop in pairwise(edges)
+        for left in range(0, stop, TILE_ROWS)
+    ]
     which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
     for columns in which.split(WIDE_COLUMNS):
         chunk = padded[:, : len(columns)]
         chunk[:k] = rows[:, columns]
-        parts = chunk.reshape(tiles, TILE_ROWS, -1)
-        for i in range(tiles):
-            for j in range(i + 1):
-                out[i, j] += parts[i] @ parts[j].T
-    for i in range(tiles):
-        for j in range(i):
-            out[j, i] = out[i, j].T
-    return out.transpose(1, 2).reshape(tiles * TILE_ROWS, -1)[:k, :k].clone()
+        for tile, panel in products:
+            out[tile, panel] += chunk[tile] @ chunk[panel].T
+    lower = out[:k, :k].tril()
+    return lower + lower.tril(-1).T
+
+
+def _edges(k: int) -> Sequence[int]:
+    """Where the tiles of k rows or a few more begin and end."""
+    edges = [0, 16, 32, 64, *range(TILE_ROWS, k + TILE_ROWS, TILE_ROWS)]
+    return edges[: bisect_left(edges, k) + 1]
