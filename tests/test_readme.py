@@ -71,6 +71,7 @@ SMALL = {"--budgets": "10", "--recoveries": "none", "--seeds": "1", "--sparsitie
 """Of every suite, where a command does not say otherwise; built-in tasks give way to the smallest."""
 OF_MARKER = {
     "attribution": {"--methods": "magnitude+kept"},
+    "cifar": {},
     "damping": {"--methods": "woodfisher[damping=1e-05]"},
     "gradual": {"--methods": "gradual[steps=1]-magnitude"},
     "lead": {},

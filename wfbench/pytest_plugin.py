@@ -29,6 +29,7 @@ MARKERS = {
     "unlabeled": "without labels: drawn from the network 1, 4, 16 times, or every class weighted",
     "damping": "multiples, shares and cross-validated values of the damping",
     "lead": "10 to 100 samples, the best WoodFishers against every rival, five draws",
+    "cifar": "CIFAR-10 as JPEG with ResNet-20, which the user brings: weights and channels, five draws",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }
 
