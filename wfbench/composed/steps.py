@@ -37,8 +37,11 @@ class Steps:
         """Tensors and figures of a step; None where it was not kept, or is not what was kept, to the bit."""
         if self._folder is None:
             return None
+        path = self._folder / f"{step}.safetensors"
+        if not path.is_file():
+            return None
         try:
-            with safe_open(self._folder / f"{step}.safetensors", "pt") as file:
+            with safe_open(path, "pt") as file:
                 said = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
         except (OSError, SafetensorError):

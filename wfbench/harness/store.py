@@ -103,7 +103,7 @@ class Store:
         """Take over what this and other runs have appended since; the records that are new."""
         found = self._lines.more()
         lines.warn(self.path, found)
-        new = [record for record in found.good if self._latest.get(identity(record)) != record]
+        new = [one for one in found.good if not found.again or self._latest.get(identity(one)) != one]
         self.records += new
         self._latest |= {identity(record): record for record in new}
         self._new |= {identity(record) for record in new}

@@ -31,10 +31,12 @@ class Lines(NamedTuple):
     Args:
         good: the objects, in order.
         bad: place from 1 on, text, and what is wrong with each of the others.
+        again: it is the text from the beginning, of a file of which some was read before.
     """
 
     good: list[dict[str, Any]]
     bad: list[tuple[int, bytes, str]]
+    again: bool = False
 
 
 def parse(text: bytes, kind: str, check: Callable[[dict[str, Any]], object], first: int = 1) -> Lines:
@@ -96,8 +98,11 @@ class Followed:
         try:
             with self._path.open("rb") as file:
                 status = os.fstat(file.fileno())
-                if self._file != (which := (status.st_dev, status.st_ino)) or status.st_size < self._offset:
-                    self._file, self._offset, self._number = which, 0, 1
+                which = status.st_dev, status.st_ino
+                again = self._offset > 0 and (self._file != which or status.st_size < self._offset)
+                if again:
+                    self._offset, self._number = 0, 1
+                self._file = which
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
@@ -106,7 +111,7 @@ class Followed:
         found = parse(text, self._kind, self._check, self._number)
         self._offset += len(text)
         self._number += text.count(b"\n")
-        return found
+        return found._replace(again=again)
 
 
 def warn(path: Path, found: Lines) -> None:

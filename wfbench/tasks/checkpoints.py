@@ -41,7 +41,7 @@ def registry(folder: Path = FOLDER) -> dict[str, list[Checkpoint]]:
     path = folder / "registry.json"
     if not path.exists():
         return {}
-    entries = json.loads(path.read_text())
+    entries = json.loads(content(path, "train the checkpoints again with `wfbench train`"))
     return {task: [Checkpoint(**entry) for entry in found] for task, found in entries.items()}
 
 
