@@ -1,8 +1,8 @@
 """`python -m benchmarks.injector FOLDER`: faults injected into runs of a small suite, and what became of its records.
 
 Every run is the suite as a user starts it, in a process of its own, which is forked from one that has imported torch
-and all else already, since importing takes seconds. What a fault left behind is completed by one more run and held
-against an undisturbed one.
+and all else already, since importing takes seconds; pytest loads no plugins but ours. What a fault left behind is
+completed by one more run and held against an undisturbed one.
 """
 
 import argparse
@@ -20,11 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sklearn.datasets  # noqa: F401, for the runs
 import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.forked import Process, after, finish, start
+from wfbench import pytest_plugin  # noqa: F401, for the runs
 from wfbench.cli import main as program
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import SCIENCE
@@ -278,6 +280,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is random (default: 0)")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     warnings.simplefilter("ignore", Damaged)
     discover()
     each = options.each

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from benchmarks import injector
 from tests.cases import REGISTRY, blob_task, case_of
 from wfbench import RECOVERIES, Case, Network, Runner, ScorePruner, Target
 from wfbench.harness.session import STEPS, Session
@@ -181,3 +183,31 @@ def test_a_clock_that_is_set_back_gives_no_negative_seconds(
     ours.run("mine", cases()[0])
     (record,) = read(tmp_path / "results" / "mine.jsonl")
     assert 0.05 < record["seconds"] < 60
+
+
+def test_the_injector_counts_what_is_lost_wrong_and_double(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [json.loads(Runner().run(case).as_json()) for case in cases()[:4]]
+    monkeypatch.setattr(injector, "suite", lambda _: injector.start(lambda: print("Traceback (most recent") or 0))
+    monkeypatch.setattr(injector, "program", lambda _: 1)
+    faults = object.__new__(injector.Injector)
+    faults.counts, faults.bar = Counter(), SimpleNamespace(write=lambda _: None)
+    faults.truth = {identity(one): one for one in records}
+    path = tmp_path / injector.RECORDS
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*records[:3], {**records[2], "accuracy": 0.5}]))
+    (tmp_path / f"{injector.RECORDS}.aside").write_bytes(b"set aside\n")
+    killed = injector.start(lambda: 7)
+    injector.finish(killed)
+    faults._judge("kind", tmp_path, {b"set aside", b"gone", *injector.lines(tmp_path)}, [killed], (injector.KILLED,))
+    expected = {"lost": 2, "wrong": 2, "duplicate": 1, "tracebacks": 1, "odd exits": 1}
+    assert faults.counts == {("kind", name): count for name, count in expected.items()}
+
+
+def test_a_process_of_the_injector_is_killed_and_its_words_are_kept() -> None:
+    def talks() -> int:
+        print("begun", flush=True)
+        time.sleep(60)
+        return 0
+
+    process = injector.start(talks)
+    injector.finish(process, kill=injector.after(0.05))
+    assert (process.status, process.words) == (injector.KILLED, b"begun\n")

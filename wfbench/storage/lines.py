@@ -217,13 +217,15 @@ def is_still(path: Path, file: int) -> bool:
 
 @contextmanager
 def said_plainly() -> Iterator[None]:
-    """Until it ends, what was left out is a line on standard error, without the place in this code."""
+    """Until it ends, what was left out is one line on standard error, without the place in this code."""
+    said: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, Damaged):
-            print(f"wfbench: {message}", file=sys.stderr)
-        else:
+        if not issubclass(category, Damaged):
             usual(message, category, *rest, **more)
+        elif (text := str(message)) not in said:
+            said.add(text)
+            print(f"wfbench: {text}", file=sys.stderr)
 
     with warnings.catch_warnings():
         usual = warnings.showwarning
