@@ -1,10 +1,14 @@
 """Draws and datasets."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from torch import Tensor
 
 from tests.cases import blob_task, blobs
 from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw
@@ -170,3 +174,43 @@ def test_samplings_that_do_not_exist_are_errors() -> None:
         Sampling(wrong_labels=1.0)
     with pytest.raises((WfbenchError, TypeCheckError), match="kind"):
         Sampling("sorted")
+
+
+class Files:
+    """Map-style, a file a sample."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.load(self.folder / f"{index}.pt"), index
+
+
+def test_a_file_that_changes_is_noticed_at_its_next_reading(tmp_path: Path) -> None:
+    for index in range(4):
+        torch.save(torch.full((2,), float(index)), tmp_path / f"{index}.pt")
+    dataset = Dataset(Files(tmp_path), "mine train")
+    assert dataset.fingerprint == Dataset(Files(tmp_path)).fingerprint
+    torch.save(torch.full((2,), 7.0), tmp_path / "2.pt")
+    assert dataset.take([0, 1, 3]).labels.tolist() == [0, 1, 3]
+    with pytest.raises(WfbenchError, match=r"mine train\[2\] is not what it was when it was first read; keep its file"):
+        dataset.take([2])
+    assert Dataset(Files(tmp_path)).take([2]).inputs.tolist() == [[7, 7]]
+
+
+def test_a_mapped_file_that_changes_does_not_change_the_data(tmp_path: Path) -> None:
+    inputs = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (4, 2))
+    dataset = Dataset((torch.from_numpy(inputs), torch.arange(4)))
+    inputs[:] = 1
+    assert dataset.take(range(4)).inputs.tolist() == [[0, 0]] * 4
+
+
+def test_what_changes_by_chance_is_noticed() -> None:
+    torch.manual_seed(0)
+    dataset = Dataset((torch.zeros(4, 2), torch.arange(4)), "mine", lambda x: x + torch.rand(2))
+    dataset.take([1])
+    with pytest.raises(WfbenchError, match=r"mine\[1\] is not what it was .* free of chance"):
+        dataset.take([0, 1])

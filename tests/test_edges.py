@@ -254,11 +254,14 @@ def test_commands_that_read_work_on_a_read_only_folder_and_those_that_write_say_
     other = results.parent / "other"
     other.mkdir()
     assert main(["tables", "--results", str(results)]) == 0
+    with (results / "mine.jsonl").open("a") as file:
+        file.write('{"task": "digi')
     for path in (*results.rglob("*"), results):
         path.chmod(path.stat().st_mode & ~0o222)
     for command in (["tables", "--check", "--results", str(results)], ["compare", str(results), str(results)]):
         found = limited(command)
-        assert (found.returncode, found.stderr) == (0, ""), found
+        word = f"wfbench: {results / 'mine.jsonl'}: line 2 is cut short; left out\n"
+        assert (found.returncode, found.stderr) == (0, word), found
     for command in ("tables", "report"):
         found = limited([command, "--results", str(results)])
         assert found.returncode == 2

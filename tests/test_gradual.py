@@ -15,6 +15,7 @@ from wfbench.composed.steps import Steps, steps_in
 from wfbench.conformance.checks import check
 from wfbench.harness.plugins import discover
 from wfbench.recoveries.base import NoRecovery
+from wfbench.writing import Unwritable
 
 REGISTRY = discover()
 MAGNITUDE = REGISTRY.pruner("magnitude")
@@ -123,19 +124,38 @@ def test_a_killed_run_goes_on_in_the_middle_with_the_same_bits(tmp_path: Path) -
     assert all(torch.equal(whole.mask[name], mask) for name, mask in again.mask.items())
 
 
-def test_a_step_that_is_not_whole_is_done_again(tmp_path: Path) -> None:
+def test_a_step_that_is_not_what_was_kept_is_done_again(tmp_path: Path) -> None:
     with steps_in(tmp_path):
         steps = Steps("work")
         assert steps.load(1) is None
-        steps.keep(1, {"a": torch.arange(3)}, {"x": 0.5})
+        steps.keep(1, {"a": torch.arange(3), "b": torch.tensor(0.5).bfloat16()}, {"x": 0.5})
+        steps.keep(2, {"a": torch.arange(3), "b": torch.tensor(0.5).bfloat16()}, {"x": 0.5})
         tensors, figures = steps.load(1)
-        assert tensors["a"].tolist() == [0, 1, 2]
-        assert figures == {"x": 0.5}
-        path = tmp_path / "work" / "1.safetensors"
-        path.write_bytes(path.read_bytes()[:-3])
+        assert (tensors["a"].tolist(), tensors["b"].item(), figures) == ([0, 1, 2], 0.5, {"x": 0.5})
+        one, two = (tmp_path / "work" / f"{step}.safetensors" for step in (1, 2))
+        kept = one.read_bytes()
+        for at in range(len(kept)):
+            changed = bytearray(kept)
+            changed[at] ^= 1 << at % 8
+            one.write_bytes(changed)
+            found = steps.load(1)  # a space of the header's padding says nothing
+            assert found is None or (chr(kept[at]) == " " and found[0]["a"].tolist() == [0, 1, 2]), at
+        for other in (two.read_bytes(), kept[:-3], b""):
+            one.write_bytes(other)
+            assert steps.load(1) is None
+        Steps("another").keep(1, {"a": torch.arange(3)}, {})
+        one.write_bytes((tmp_path / "another" / "1.safetensors").read_bytes())
         assert steps.load(1) is None
     Steps("work").keep(1, {"a": torch.arange(3)}, {})
     assert Steps("work").load(1) is None
+
+
+def test_a_disk_that_is_full_of_steps_is_no_failure_of_the_method(tmp_path: Path) -> None:
+    """No record says that the method failed."""
+    case = Case(blob_task(), 60, 0, 0, Target(0.5), Gradual(MAGNITUDE, steps=2), NoRecovery())
+    (tmp_path / "steps").write_text("in the way")
+    with steps_in(tmp_path / "steps"), pytest.raises(Unwritable, match=r"cannot be made \(Not a directory\)"):
+        run(case)
 
 
 def test_a_method_that_takes_weights_back_is_an_error() -> None:

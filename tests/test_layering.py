@@ -6,7 +6,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *("definitions", "words", "tasks", "curvature", "channels", "recoveries", "composed", "woodfisher", "harness"),
+    *(
+        "definitions",
+        "words",
+        "storage",
+        "tasks",
+        "curvature",
+        "channels",
+        "recoveries",
+        "composed",
+        "woodfisher",
+        "harness",
+    ),
     *("conformance", "report", "output", "commands", "doors"),
 )
 WORDS = ("errors", "writing", "data", "licence", "linalg", "network", "pruned", "sparsity", "layers", "walk", "pruner")

@@ -1,6 +1,7 @@
 """Record files: whole lines, nothing lost, the last record of a case counting."""
 
 import json
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pytest
 
 from tests.cases import case_of
 from wfbench import Record, Runner, WfbenchError, run
-from wfbench.harness.store import SameBits, Store, latest, read
+from wfbench.harness.store import SameBits, Store, latest, read, set_aside
+from wfbench.storage import lines
 from wfbench.writing import Unwritable
 
 
@@ -27,7 +29,7 @@ def test_records_come_back_as_they_were_written(record: Record, tmp_path: Path) 
     store.append(record)
     again = Store(store.path)
     assert again.find(asked, record.code, proofs) == json.loads(record.as_json())
-    assert store.path.read_text() == record.as_json() + "\n"
+    assert again.path.read_text() == lines.sealed(record.as_json()) + "\n"
 
 
 def test_the_contracts_fields_are_there(record: Record) -> None:
@@ -49,22 +51,95 @@ def test_the_contracts_fields_are_there(record: Record) -> None:
     assert set(fields) <= json.loads(record.as_json()).keys()
 
 
-def test_a_line_cut_short_is_named_and_nothing_is_lost(record: Record, tmp_path: Path) -> None:
-    path = tmp_path / "suite.jsonl"
-    line = record.as_json()
-    for tail in (line[:100], line):  # half a record, and a whole one whose newline is missing
-        path.write_text(f"{line}\n{tail}")
-        with pytest.raises(WfbenchError, match=r"suite.jsonl: line 2 is cut short.*sed -i '2d'"):
-            Store(path)
-        assert path.read_text() == f"{line}\n{tail}"
+def whole_and(path: Path, record: Record, damaged: bytes) -> bytes:
+    """Two records, the bytes between them, as they are written to the file."""
+    line = f"{lines.sealed(record.as_json())}\n".encode()
+    path.write_bytes(line + damaged + line)
+    return line
 
 
-def test_a_line_that_is_no_record_is_named(record: Record, tmp_path: Path) -> None:
+DAMAGED = {
+    "": "is not a record",
+    "[]": "is not a record",
+    '{"task": "a"}': "is not a record",
+    "text": "is not a record",
+    "\0" * 40: "is not a record",
+    "[" * 100_000: "is not a record",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_line_is_named_left_out_and_set_aside(text: str, record: Record, tmp_path: Path) -> None:
     path = tmp_path / "suite.jsonl"
-    for wrong in ("", "[]", '{"task": "a"}', "text"):
-        path.write_text(f"{wrong}\n{record.as_json()}\n")
-        with pytest.raises(WfbenchError, match="line 1 is not a record"):
-            read(path)
+    line = whole_and(path, record, f"{text}\n".encode())
+    before = path.read_bytes()
+    with pytest.warns(lines.Damaged, match=rf"suite.jsonl: line 2 {DAMAGED[text]}; left out"):
+        assert len(read(path)) == 2
+    assert path.read_bytes() == before
+    assert set_aside(path) == f"{path}: line 2 {DAMAGED[text]}; kept in suite.jsonl.aside"
+    assert path.read_bytes() == 2 * line
+    assert (tmp_path / "suite.jsonl.aside").read_bytes() == f"{text}\n".encode()
+    assert set_aside(path) == ""
+    assert read(path) == 2 * [json.loads(record.as_json())]
+
+
+def test_no_flipped_bit_of_a_record_changes_what_is_read(record: Record, tmp_path: Path) -> None:
+    """But for the name of the digest itself, whose record is then read as one from before there were digests."""
+    line = lines.sealed(record.as_json()).encode()
+    known, name = json.loads(record.as_json()), range(line.index(b', "digest"'), line.rindex(b'"', 0, -18))
+    kinds = set()
+    for at in range(len(line)):
+        for bit in (0, 1, 5):
+            other = bytearray(line)
+            other[at] ^= 1 << bit
+            found = lines.parse(bytes(other) + b"\n", "record", lambda one: [one[field] for field in known])
+            kinds |= {why for _, _, why in found.bad}
+            assert found.bad or (at in name and {**found.good[0], **known} == found.good[0]), (at, other[at])
+    assert kinds == {"is not a record", "was changed, by its digest"}
+
+
+def test_a_torn_last_line_is_set_aside_and_never_glued_to(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    line = whole_and(path, record, b"")[:-1]
+    path.write_bytes(line + b"\n" + line[:100])
+    with pytest.warns(lines.Damaged, match="suite.jsonl: line 2 is cut short; left out"):
+        assert len(read(path)) == 1
+    store = Store(path)
+    with pytest.warns(lines.Damaged, match="suite.jsonl: line 2 is not a record; left out"):
+        store.append(record)  # as another run does, which has begun before
+    assert path.read_bytes() == line + b"\n" + line[:100] + b"\n" + line + b"\n"
+    path.write_bytes(line + b"\n" + line[:100])
+    assert set_aside(path) == f"{path}: line 2 is cut short; kept in suite.jsonl.aside"
+    assert path.read_bytes() == line + b"\n"
+    path.write_bytes(line)  # a whole record that lacks its end is one
+    assert len(read(path)) == 1
+    assert set_aside(path) == ""
+    assert path.read_bytes() == line + b"\n"
+
+
+def test_what_another_run_appends_or_replaces_is_seen(record: Record, tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "suite.jsonl"), Store(tmp_path / "suite.jsonl")
+    known = json.loads(record.as_json())
+    one.append(record)
+    assert (one.refresh(), one.is_new(known)) == ([], True)
+    assert (other.refresh(), other.is_new(known)) == ([known], True)
+    with one.path.open("ab") as file:
+        file.write(b"text\n")
+    with pytest.warns(lines.Damaged, match="line 2 is not a record"):
+        other.refresh()
+    assert set_aside(one.path)
+    assert one.refresh() == []
+    other.append(record)
+    assert (one.refresh(), len(read(one.path))) == ([], 2)
+    assert not Store(one.path).is_new(known)
+
+
+def test_a_record_file_that_is_none_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "suite.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("suite.jsonl", "folder.jsonl"):
+        with pytest.raises(WfbenchError, match=f"{name} is not a regular file; move it away"):
+            read(tmp_path / name)
 
 
 def test_the_last_record_of_a_case_counts(record: Record, tmp_path: Path) -> None:
@@ -94,7 +169,7 @@ def room_for(size: int) -> Iterator[None]:
 
 def test_a_record_is_appended_whole_or_not_at_all(record: Record, tmp_path: Path) -> None:
     store = Store(tmp_path / "suite.jsonl")
-    line = record.as_json() + "\n"
+    line = lines.sealed(record.as_json()) + "\n"
     store.append(record)
     with (
         room_for(len(line) + 100),

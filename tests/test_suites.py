@@ -385,7 +385,7 @@ def test_a_task_that_cannot_start_says_what_to_do(task: str, message: str, tmp_p
     refused(suites("-m", "smoke", "--results", str(tmp_path), "--task-path", path, "--tasks", task), message)
 
 
-def test_run_reuse_extend_and_refuse_a_cut_file(files: list[str], tmp_path: Path) -> None:
+def test_run_reuse_extend_and_set_a_cut_line_aside(files: list[str], tmp_path: Path) -> None:
     """One story: a run, the same again, more draws, then a damaged record file."""
     results = tmp_path / "out"
     arguments = ["-m", "smoke", "--results", str(results), "--tasks", "blobs", *files, *QUICK]
@@ -409,8 +409,16 @@ def test_run_reuse_extend_and_refuse_a_cut_file(files: list[str], tmp_path: Path
     assert longer.startswith(records)
 
     (results / "smoke.jsonl").write_bytes(longer[:-40])
-    refused(suites(*arguments), r"smoke.jsonl: line 24 is cut short; the records before it are whole; remove it")
-    assert (results / "smoke.jsonl").read_bytes() == longer[:-40]
+    mended = suites(*arguments[:-1], "3")
+    assert mended.returncode == 0
+    assert "smoke.jsonl: line 24 is cut short; kept in smoke.jsonl.aside" in mended.stdout
+    assert "1 cases run, 23 reused" in mended.stdout
+    whole, aside = (results / "smoke.jsonl").read_bytes(), (results / "smoke.jsonl.aside").read_bytes()
+    last = longer.rindex(b"\n", 0, -1) + 1
+    assert whole[:last] == longer[:last]
+    assert aside == longer[last:-40] + b"\n"
+    assert whole.count(b"\n") == 24
+    assert {path.name for path in results.iterdir()} == {"smoke.jsonl", "smoke.jsonl.aside", "tables", "figures"}
 
 
 def test_a_failing_method_is_a_record_and_a_cheating_one_an_error(files: list[str], tmp_path: Path) -> None:

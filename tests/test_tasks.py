@@ -3,8 +3,9 @@
 import gzip
 import hashlib
 import http.server
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.cases import blob_network, blobs
 from wfbench import Task, WfbenchError
 from wfbench.harness.plugins import discover
 from wfbench.tasks import checkpoints, digits, fashion
-from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
+from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.recipes import RECIPES
 from wfbench.tasks.training import Recipe, augment, train
 
@@ -90,6 +91,34 @@ def test_a_filled_cache_folder_is_enough(small: dict[str, bytes], monkeypatch: p
         (folder / name).write_bytes(content)
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     assert fashion.fetch() == folder
+
+
+def test_files_that_nobody_verified_are_not_read(small: dict[str, bytes], server: str) -> None:
+    """Where an old torchvision left its own files, the new one reads them first."""
+    processed = fashion.cache_folder() / "FashionMNIST" / "processed"
+    processed.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.full((9, 28, 28), 3, dtype=torch.uint8), torch.zeros(9)), processed / name)
+    folder = fashion.fetch()
+    assert {name: (folder / name).read_bytes() for name in small} == small
+    images, labels = fashion._pair(folder, "t10k")
+    pixels = torch.arange(96, dtype=torch.float32).reshape(6, 1, 4, 4)
+    torch.testing.assert_close(images, (pixels / 255 - 0.2860) / 0.3530)
+    assert labels.numpy().astype("u1").tobytes() == small["t10k-labels-idx1-ubyte"][8:]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(
+    make: Callable[[Path], None], small: dict[str, bytes]
+) -> None:
+    path = fashion.raw_folder() / next(iter(small))
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(WfbenchError, match=rf"{path.name} is not a regular file; move it away, and run `wfbench fetch"):
+        fashion.verify(path.parent)
+    entry = checkpoints.Checkpoint(path.name, "", 0, 0.9, {}, "")
+    with pytest.raises(WfbenchError, match=rf"{path.name} is not a regular file; move it away, and reinstall"):
+        checkpoints.load(digits_cnn, entry, path.parent)
 
 
 def test_missing_data_say_what_to_run(small: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from wfbench.commands import methods, prune, results, tasks, upkeep
 from wfbench.commands.base import Commands
 from wfbench.errors import WfbenchError
 from wfbench.harness.reuse import version_of
+from wfbench.storage.lines import said_plainly
 
 INTERRUPTED = 130
 """The exit status of a program that SIGINT ended, as shells have it."""
@@ -18,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; 0 when all is well, 1 when a check failed, 2 for what the user can mend, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
+        with said_plainly():
+            status: int = options.run(options)
         sys.stdout.flush()  # here, where a reader that left is no error, and not at the interpreter's end
         return status
     except WfbenchError as error:

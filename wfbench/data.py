@@ -92,9 +92,13 @@ class Dataset:
         self.name = name
         self._source = source
         self._transform = transform
+        self._read: dict[int, bytes] = {}
         if self._tensors is not None and len(self._tensors[0]) != len(self._tensors[1]):
             inputs, labels = self._tensors
             raise WfbenchError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
+        if self._tensors is not None:  # a mapped file may change while it is used, a copy does not
+            inputs, labels = (t if t.untyped_storage().resizable() else t.clone() for t in self._tensors)
+            self._source = (inputs, labels)
 
     @property
     def _tensors(self) -> tuple[Tensor, Tensor] | None:
@@ -134,7 +138,19 @@ class Dataset:
         x = x if self._transform is None else self._transform(x)
         if not isinstance(x, Tensor):
             raise WfbenchError(f"{self.name}[{index}] is a {type(x).__name__}, not a tensor; give a `transform`")
+        self._check_same(index, x, int(y))
         return x, int(y)
+
+    def _check_same(self, index: int, x: Tensor, y: int) -> None:
+        """Raises WfbenchError where a sample is not what it was when it was first read, as for the fingerprint."""
+        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {y}".encode())
+        digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        found = digest.digest()[:8]
+        if self._read.setdefault(index, found) != found:
+            raise WfbenchError(
+                f"{self.name}[{index}] is not what it was when it was first read; keep its file as it is during a run, "
+                "and its `transform` free of chance"
+            )
 
     def batches(self, size: int) -> Iterator[Labeled]:
         """All samples in order, `size` at a time; the last batch may be smaller."""

@@ -179,23 +179,36 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
-    for suite, store in session.stores.items():
-        if session.only_listed or not store.records:
-            continue
-        terminalreporter.section(f"wfbench {suite}")
-        terminalreporter.write_line(files.plain(frames.frame_of(store.records)))
-        counts = session.counts
-        terminalreporter.write_line(
-            f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
-        )
-        for label, reason in list(session.failures.items())[:10]:
-            terminalreporter.write_line(f"  failed: {label}: {reason}", yellow=True)
-        if len(session.failures) > 10:
-            terminalreporter.write_line(f"  … and {len(session.failures) - 10} more, with reasons in {store.path}")
-        try:
-            written = files.write(session.results, suite, store.records)
-        except (WfbenchError, OSError) as error:
-            later = f"`wfbench tables --results {session.results}` makes them from the records"
-            terminalreporter.write_line(f"no tables: {error}; {later}", red=True)
-        else:
-            terminalreporter.write_line(f"tables: {', '.join(str(path) for path in written)}")
+    for word in session.words:
+        terminalreporter.write_line(word, yellow=True)
+    if session.claims is not None:
+        with session.claims.leaving([*session.stores]) as alone:
+            for suite, store in session.stores.items():
+                store.refresh()
+                _summary(terminalreporter, session, suite, is_last=suite in alone)
+
+
+def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None:
+    """Results of a suite on the terminal, and its tables as files, unless another run is still at it."""
+    store, counts = session.stores[suite], session.counts
+    if not store.records:
+        return
+    terminal.section(f"wfbench {suite}")
+    terminal.write_line(files.plain(frames.frame_of(store.records)))
+    terminal.write_line(
+        f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
+    )
+    for label, reason in list(session.failures.items())[:10]:
+        terminal.write_line(f"  failed: {label}: {reason}", yellow=True)
+    if len(session.failures) > 10:
+        terminal.write_line(f"  … and {len(session.failures) - 10} more, with reasons in {store.path}")
+    if not is_last:
+        terminal.write_line("no tables yet: another run is at this suite, and the last one writes them")
+        return
+    try:
+        written = files.write(session.results, suite, store.records)
+    except (WfbenchError, OSError) as error:
+        later = f"`wfbench tables --results {session.results}` makes them from the records"
+        terminal.write_line(f"no tables: {error}; {later}", red=True)
+    else:
+        terminal.write_line(f"tables: {', '.join(str(path) for path in written)}")

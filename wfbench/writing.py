@@ -34,8 +34,8 @@ def check_folder(path: Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     try:
-        with TemporaryFile(dir=folder):
-            pass
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"x")  # a full disk still takes names
     except OSError as error:
         raise Unwritable(f"nothing can be written to {folder} ({error.strerror}); choose another") from error
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from wfbench.commands.base import Commands, add_device, add_json, add_plugin_pat
 from wfbench.harness.record import environment
 from wfbench.harness.requalify import requalify
 from wfbench.harness.store import latest, read, record_files
+from wfbench.storage.lines import Damaged
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate, standard_error
 from wfbench.tasks.task import Task
@@ -88,13 +90,20 @@ def _doctor(options: argparse.Namespace) -> int:
                 lambda task=task, r=replicate: _dense_accuracy(task, r, options.device),  # type: ignore[misc]
             )
     for path in record_files(options.results):
-        check(f"records in {path}", lambda path=path: f"{len(latest(read(path)))} cases")  # type: ignore[misc]
+        check(f"records in {path}", lambda path=path: f"{len(latest(_whole(path)))} cases")  # type: ignore[misc]
     if options.json:
         print_json(checks)
     else:
         for entry in checks:
             print(f"{'ok  ' if entry['ok'] else 'FAIL'} {entry['check']}: {entry['found']}")
     return 0 if all(entry["ok"] for entry in checks) else 1
+
+
+def _whole(path: Path) -> list[dict[str, Any]]:
+    """The records of a file without a damaged line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Damaged)
+        return read(path)
 
 
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:

@@ -11,6 +11,7 @@ import torch
 from wfbench.data import sealed
 from wfbench.errors import BrokenRule, CaseFailed
 from wfbench.harness.case import Case
+from wfbench.writing import Unwritable
 
 
 @contextmanager
@@ -20,6 +21,8 @@ def stage(case: Case, name: str) -> Iterator[None]:
     with seeded(case), sealed() as asked:
         try:
             yield
+        except Unwritable:  # the disk's failure, not the method's
+            raise
         except (Exception, SystemExit) as error:
             failure = error
     if asked:

@@ -1,25 +1,31 @@
 """What the items of one run of suites share: the options, the selection, the stores, and how a case is run."""
 
+import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wfbench.composed.steps import steps_in
-from wfbench.errors import WfbenchError
+from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
+from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
-from wfbench.harness.store import SameBits, Store
+from wfbench.harness.store import SameBits, Store, set_aside
 from wfbench.harness.suite import Suite, left_out
-from wfbench.writing import check_file, check_folder
+from wfbench.storage.claims import Claims
+from wfbench.writing import Unwritable, check_file, check_folder
 
 STEPS = ".steps"
 """Folder, within the results, of what cases that are not finished have done."""
+WAIT = 0.1
+"""Seconds between two looks at a case that another run is at, where there is nothing else to do."""
 
 
 class Session:
@@ -60,6 +66,10 @@ class Session:
         self.left_out = ""
         self.named: set[str] = set()
         self.bar: Any = None
+        self.words: list[str] = []
+        self.claims: Claims | None = None
+        self._others: dict[str, list[Case]] = {}
+        self._ran: set[tuple[Any, ...]] = set()
 
     def cases_of(self, suite: Suite, markers: set[str]) -> list[Case]:
         if suite.name not in self.cases:
@@ -105,27 +115,69 @@ class Session:
             check_folder(self.results)
             if path.exists():
                 check_file(path)
+            self.words += [word for word in [set_aside(path)] if word]
+            self.results.mkdir(parents=True, exist_ok=True)
+            self.claims = self.claims or Claims(self.results)
+            self.claims.enter(suite)
         self.stores[suite] = Store(path)
         self.runner.timings.learn(self.stores[suite].records)
+        middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
+        self._others[suite] = cases[middle:] + cases[:middle]
 
     def run(self, suite: str, case: Case) -> None:
+        """Run the case, or take its record; while another run is at it, run those that nobody is at."""
+        while (record := self._settled(suite, case)) is None:
+            if not self._other(suite):
+                time.sleep(WAIT)
+        self.counts["run" if _which(suite, case) in self._ran else "reused"] += 1
+        if record["status"] == "failed":
+            self.counts["failed"] += 1
+            self.failures[case.label()] = str(record["reason"])
+
+    def _settled(self, suite: str, case: Case) -> Mapping[str, Any] | None:
+        """The record of the case, stored or made; None where another run is at it."""
         store = self.stores[suite]
         asked, code = self.runner.question(case), self.runner.code(case)
-        known = store.find(asked, code, self.proofs)
-        if known is not None and not (self.retry and known["status"] == "failed"):
-            self.counts["reused"] += 1
-            status, reason = known["status"], known["reason"]
-        else:
-            steps = self.results / STEPS / f"{asked.digest[:16]}-{code}"
-            with steps_in(steps):
+        if known := self._known(store, asked, code):
+            return known
+        key = f"{asked.digest[:16]}-{code}"
+        assert self.claims is not None, "cases are run after `prepare`"
+        with self.claims.case(key) as is_mine:
+            if not is_mine:
+                return None
+            self.runner.timings.learn(store.refresh())  # another run may have been at it until now
+            if known := self._known(store, asked, code):
+                return known
+            with steps_in(self.results / STEPS / key):
                 record = self._run(suite, case)
             store.append(record)
-            shutil.rmtree(steps, ignore_errors=True)
-            self.counts["run"] += 1
-            status, reason = record.status, record.reason
-        if status == "failed":
-            self.counts["failed"] += 1
-            self.failures[case.label()] = str(reason)
+            shutil.rmtree(self.results / STEPS / key, ignore_errors=True)
+        self._ran.add(_which(suite, case))
+        return {"status": record.status, "reason": record.reason}
+
+    def _known(self, store: Store, asked: Question, code: str | None) -> Mapping[str, Any] | None:
+        known = store.find(asked, code, self.proofs)
+        if known is None or (self.retry and known["status"] == "failed" and not store.is_new(known)):
+            return None
+        return known
+
+    def _other(self, suite: str) -> bool:
+        """Run one of the suite's cases that has no record and nobody is at; False where there is none."""
+        others = self._others[suite]
+        for case in others[:]:
+            before = len(self._ran)
+            try:
+                found = self._settled(suite, case)
+            except Unwritable:
+                raise
+            except (BrokenRule, WfbenchError):  # it says so in its turn
+                others.remove(case)
+                return True
+            if found is not None:
+                others.remove(case)
+            if len(self._ran) > before:
+                return True
+        return False
 
     def _run(self, suite: str, case: Case) -> Record:
         """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
@@ -136,6 +188,10 @@ class Session:
                 return self.runner.run(case, suite)
         except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
             return self.runner.run(case, suite)
+
+
+def _which(suite: str, case: Case) -> tuple[Any, ...]:
+    return suite, *case.identity().values()
 
 
 class CaseTimeout(Exception):

@@ -1,16 +1,13 @@
 """Records on disk: one JSON object a line, appended whole, the last one of a case counting."""
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wfbench.errors import WfbenchError
 from wfbench.harness.record import IDENTITY, USUAL, Record
 from wfbench.harness.reuse import Question, code_of
-from wfbench.writing import Unwritable
+from wfbench.storage import lines
 
 PROOFS = "same-bits.jsonl"
 
@@ -21,35 +18,12 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Every record of a file, in order; none where there is no file.
-
-    Raises:
-        WfbenchError: naming the file and the line that is no record.
-    """
-    return _lines(path, "record", lambda line: [{**USUAL, **line}[name] for name in (*IDENTITY, "status")])
+    """Every record of a file, in order; none where there is no file. What cannot be read is left out with a warning."""
+    return lines.read(path, "record", _is_record)
 
 
-def _lines(path: Path, kind: str, check: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
-    """The JSON objects of a file; `check` raises KeyError for what is none of that kind."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    lines = text.splitlines()
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            one = json.loads(line)
-            check(one)
-        except (ValueError, KeyError, TypeError):
-            one = None
-        if one is None or (number == len(lines) and not text.endswith(b"\n")):
-            rest = f"the {kind}s before it are whole; " if number == len(lines) else ""
-            what = "is cut short" if number == len(lines) else f"is not a {kind}"
-            raise WfbenchError(
-                f"{path}: line {number} {what}; {rest}remove it (`sed -i '{number}d' {path}`) and start again"
-            )
-        found.append(one)
-    return found
+def _is_record(line: dict[str, Any]) -> None:
+    _ = [{**USUAL, **line}[name] for name in (*IDENTITY, "status")]
 
 
 def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -69,7 +43,7 @@ class SameBits:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / PROOFS
-        self.proofs = _lines(self.path, "proof", lambda line: [line[name] for name in (*self.OF, "old", "new")])
+        self.proofs = lines.read(self.path, "proof", lambda line: [line[name] for name in (*self.OF, "old", "new")])
         self._found: dict[tuple[Any, ...], dict[str, set[str]]] | None = None
 
     def same(self, of: Mapping[str, Any], one: str | None, other: str | None) -> bool:
@@ -85,7 +59,7 @@ class SameBits:
         return other in known
 
     def append(self, proof: Mapping[str, Any]) -> None:
-        append_line(self.path, json.dumps(proof))
+        lines.append(self.path, f"{lines.sealed(json.dumps(proof))}\n".encode())
         self.proofs.append(dict(proof))
         self._found = None
 
@@ -100,12 +74,19 @@ class SameBits:
 
 
 class Store:
-    """The records of one suite. A record is on disk when `append` returns."""
+    """The records of one suite, to which several runs append. A record is on disk when `append` returns.
+
+    What cannot be read is left out with a warning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = read(path)
-        self._latest = {identity(record): record for record in self.records}
+        self.records: list[dict[str, Any]] = []
+        self._latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._new: set[tuple[Any, ...]] = set()
+        self._lines = lines.Followed(path, "record", _is_record)
+        self.refresh()
+        self._new.clear()
 
     def find(self, asked: Question, code: str | None, proofs: SameBits) -> dict[str, Any] | None:
         """The last record of the case, if it answers what is asked by this code, or by one shown to give the same."""
@@ -114,39 +95,34 @@ class Store:
             return None
         return record
 
+    def is_new(self, record: Mapping[str, Any]) -> bool:
+        """Whether the case has a record that was not there when this object was made."""
+        return identity(record) in self._new
+
+    def refresh(self) -> list[dict[str, Any]]:
+        """Take over what this and other runs have appended since; the records that are new."""
+        found = self._lines.more()
+        lines.warn(self.path, found)
+        new = [one for one in found.good if not found.again or self._latest.get(identity(one)) != one]
+        self.records += new
+        self._latest |= {identity(record): record for record in new}
+        self._new |= {identity(record) for record in new}
+        return new
+
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all.
 
         Raises:
             Unwritable: it cannot be written.
         """
-        line = record.as_json()
-        append_line(self.path, line)
-        self.records.append(json.loads(line))
-        self._latest[identity(self.records[-1])] = self.records[-1]
+        lines.append(self.path, f"{lines.sealed(record.as_json())}\n".encode())
+        self.refresh()
 
 
-def append_line(path: Path, line: str) -> None:
-    """On disk when it returns, whole or not at all, by one process at a time.
+def set_aside(path: Path) -> str:
+    """Move what cannot be read of a record file to `NAME.aside`; which lines those were, or empty.
 
     Raises:
-        Unwritable: it cannot be written, as on a full disk; the file is as it was.
+        Unwritable: it cannot be written.
     """
-    left = f"{line}\n".encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = os.fstat(file).st_size
-            try:
-                while left:  # a disk that fills up takes a part at first
-                    left = left[os.write(file, left) :]
-                os.fsync(file)
-            except BaseException:
-                os.ftruncate(file, size)
-                raise
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise Unwritable(f"{path} cannot be written ({error.strerror}); make room, and start again") from error
+    return lines.set_aside(path, "record", _is_record)

@@ -18,6 +18,7 @@ from wfbench.output import figures
 from wfbench.report import frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import NOTE, Table, harmless, percent
+from wfbench.storage.lines import said_plainly
 from wfbench.writing import whole
 
 
@@ -168,7 +169,7 @@ def index(found: Mapping[str, bytes]) -> bytes:
 def write(results: Path, suite: str, records: Iterable[dict[str, Any]]) -> list[Path]:
     """Write every generated file of a suite under `results`, and the index of all that is there; the paths written."""
     written = _written(results, render(suite, records))
-    there = {f"tables/{path.name}": path.read_bytes() for path in (results / "tables").iterdir()}
+    there = {f"tables/{path.name}": path.read_bytes() for path in (results / "tables").glob("[!.]*")}
     return written + _written(results, {INDEX: index(there)})
 
 
@@ -202,7 +203,8 @@ def _render_all(results: Path) -> dict[str, bytes]:
 
 
 def _render_file(file: Path) -> dict[str, bytes]:
-    return render(file.stem, read(file))
+    with said_plainly():
+        return render(file.stem, read(file))
 
 
 def stale(results: Path) -> list[str]:
@@ -214,7 +216,9 @@ def stale(results: Path) -> list[str]:
     if not record_files(results):
         raise WfbenchError(f"no record files (*.jsonl) in {results}; run a suite first, or give --results")
     expected = _render_all(results)
-    there = {str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("*")}
+    there = {
+        str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("[!.]*")
+    }
     found = [f"{name} is missing" for name in sorted(expected.keys() - there)]
     found += [f"{name} comes from no record file" for name in sorted(there - expected.keys())]
     for name in sorted(expected.keys() & there):

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
 from torch import nn
 
 from wfbench.errors import WfbenchError
+from wfbench.tasks.cache import content
 from wfbench.writing import whole
 
 FOLDER = Path(__file__).parent / "weights"
@@ -39,7 +41,7 @@ def registry(folder: Path = FOLDER) -> dict[str, list[Checkpoint]]:
     path = folder / "registry.json"
     if not path.exists():
         return {}
-    entries = json.loads(path.read_text())
+    entries = json.loads(content(path, "train the checkpoints again with `wfbench train`"))
     return {task: [Checkpoint(**entry) for entry in found] for task, found in entries.items()}
 
 
@@ -50,9 +52,8 @@ def load(build: Callable[[], nn.Module], checkpoint: Checkpoint, folder: Path = 
         WfbenchError: if the file is missing, damaged or changed, or does not fit the network.
     """
     path = folder / checkpoint.file
-    if not path.exists():
-        raise WfbenchError(f"checkpoint {path} is missing; reinstall wfbench, or train it with `wfbench train`")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    read = content(path, "reinstall wfbench, or train it with `wfbench train`")
+    found = hashlib.sha256(read).hexdigest()
     if found != checkpoint.sha256:
         raise WfbenchError(
             f"checkpoint {path} is damaged or was changed: its SHA-256 is {found[:12]}…, registered is "
@@ -60,7 +61,7 @@ def load(build: Callable[[], nn.Module], checkpoint: Checkpoint, folder: Path = 
         )
     module = build()
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict(load_tensors(read))
     except (SafetensorError, RuntimeError) as error:
         raise WfbenchError(f"checkpoint {path} does not fit its network: {error}") from error
     return module.eval()

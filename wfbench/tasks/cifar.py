@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from wfbench.errors import WfbenchError
-from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import cifar_resnet
 from wfbench.tasks.task import Task
@@ -63,9 +63,7 @@ def _published() -> dict[Path, str]:
 
 def _verified_published() -> Path:
     for path, md5 in _published().items():
-        if not path.exists():
-            raise WfbenchError(f"{path} is missing; run `wfbench fetch cifar10-resnet20` once")
-        if hashlib.md5(path.read_bytes()).hexdigest() != md5:
+        if hashlib.md5(content(path, "run `wfbench fetch cifar10-resnet20` once")).hexdigest() != md5:
             raise WfbenchError(f"{path} is damaged (wrong MD5); delete it and run `wfbench fetch cifar10-resnet20`")
     return path.parent
 
@@ -79,12 +77,10 @@ def fetch_jpeg() -> Path:
     folder = cache_folder() / "cifar10-jpeg"
     for name, expected in JPEG.items():
         path = folder / name
-        if not path.exists():
-            raise WfbenchError(
-                f"{path} is missing; nothing is downloaded for this task: copy or link a folder that holds "
-                f"{' and '.join(JPEG)} to {folder}"
-            )
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        remedy = (
+            f"copy or link a folder that holds {' and '.join(JPEG)} to {folder}: nothing is downloaded for this task"
+        )
+        if hashlib.sha256(content(path, remedy)).hexdigest() != expected:
             raise WfbenchError(
                 f"{path} is not the file that the checkpoints know (wrong SHA-256); put the right one there"
             )

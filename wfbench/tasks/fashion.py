@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wfbench.errors import WfbenchError
-from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.task import Task
@@ -38,7 +37,7 @@ def fetch() -> Path:
     folder = raw_folder()
     if not all((folder / name).exists() for name in CONTENTS) and not _copy_from_debian(folder):
         try:
-            _torchvisions(download=True)
+            _download()
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
             raise WfbenchError(
@@ -49,11 +48,13 @@ def fetch() -> Path:
     return folder
 
 
-def _torchvisions(**options: bool) -> Any:
-    """torchvision's data set in the cache folder; imported here, or every command would wait seconds for it."""
+def _download() -> None:
+    """Imported here, or every command would wait seconds for torchvision."""
     from torchvision.datasets import FashionMNIST
 
-    return FashionMNIST(str(cache_folder()), **options)
+    made = FashionMNIST.__new__(FashionMNIST)  # its __init__ reads what an old version may have left beside the files
+    made.root = str(cache_folder())
+    made.download()
 
 
 def _copy_from_debian(folder: Path) -> bool:
@@ -72,9 +73,7 @@ def verify(folder: Path) -> None:
     """Check the four files against the SHA-256 of their contents."""
     for name, expected in CONTENTS.items():
         path = folder / name
-        if not path.exists():
-            raise WfbenchError(f"{path} is missing; run `wfbench fetch fashion-mlpnet`")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        if hashlib.sha256(content(path, "run `wfbench fetch fashion-mlpnet`")).hexdigest() != expected:
             raise WfbenchError(f"{path} is damaged (wrong SHA-256); delete it and run `wfbench fetch fashion-mlpnet`")
 
 
@@ -85,14 +84,20 @@ def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     if not folder.exists() and not _copy_from_debian(folder):
         raise WfbenchError(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
     verify(folder)
-    parts = {name: _torchvisions(train=name == "train") for name in ("train", "test")}
-    pairs = {name: (_normalise(part.data), part.targets.long()) for name, part in parts.items()}
-    x, y = pairs["train"]
+    x, y = _pair(folder, "train")
     return {
         "train": (x[:-VALIDATION], y[:-VALIDATION]),
         "validation": (x[-VALIDATION:], y[-VALIDATION:]),
-        "test": pairs["test"],
+        "test": _pair(folder, "t10k"),
     }
+
+
+def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Inputs and labels from the verified files; torchvision's data set would take what lies beside them first."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images, labels = (str(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    return _normalise(read_image_file(images)), read_label_file(labels).long()
 
 
 def _normalise(images: Tensor) -> Tensor:

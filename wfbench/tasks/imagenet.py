@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from wfbench.data import draw_indices
 from wfbench.errors import WfbenchError
-from wfbench.tasks.cache import cache_folder
+from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.padding import with_explicit_padding
 from wfbench.tasks.task import Task
 
@@ -79,9 +79,8 @@ class Published:
             WfbenchError: it is missing, or its SHA-256 is another.
         """
         file = self.file()
-        if not file.exists():
-            raise WfbenchError(f"{file} is missing; run `wfbench fetch` with the task's name once")
-        if not hashlib.sha256(file.read_bytes()).hexdigest().startswith(self.sha256):
+        found = hashlib.sha256(content(file, "run `wfbench fetch` with the task's name once")).hexdigest()
+        if not found.startswith(self.sha256):
             raise WfbenchError(f"{file} is damaged (wrong SHA-256); delete it and run `wfbench fetch` again")
         return file
 

@@ -78,7 +78,7 @@ def train(
     total = recipe.epochs * steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=total, pct_start=0.2)
     parts = {"module": module, "optimizer": optimizer, "schedule": schedule}
-    done = _restore(resume, parts, generator) if resume and resume.exists() else 0
+    done = _restore(resume, parts, generator) if resume and resume.is_file() else 0
     with tqdm(total=total, initial=done * steps, unit="step", disable=not progress) as bar:
         for epoch in range(done, recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
