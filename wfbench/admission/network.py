@@ -22,6 +22,7 @@ def own_copy(module: nn.Module) -> nn.Module:
         WfbenchError: it cannot be copied, or computes a weight from others by an old-style `weight_norm`.
     """
     kind = type(module).__name__
+    _check_lists(module)
     for name, layer in module.named_modules():
         for hook in layer._forward_pre_hooks.values():
             if isinstance(hook, WeightNorm):
@@ -36,6 +37,22 @@ def own_copy(module: nn.Module) -> nn.Module:
             f"{kind} cannot be copied ({why(error)}); give `module` as a network that copy.deepcopy takes, without "
             "locks, files and computed tensors among its attributes"
         ) from error
+
+
+def _check_lists(module: nn.Module) -> None:
+    """Raises WfbenchError for layers in a plain list or dict, whose weights the network does not know as its own."""
+    known = set(module.modules())
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+            for layer in inside if key[0] != "_" else ():
+                if isinstance(layer, nn.Module) and layer not in known and any(True for _ in layer.parameters()):
+                    where = f"{name}.{key}" if name else key
+                    raise WfbenchError(
+                        f"{where} of {type(module).__name__} is a plain {type(value).__name__} with a "
+                        f"{type(layer).__name__} in it, whose weights the network does not know; make it a "
+                        "torch.nn.ModuleList or ModuleDict"
+                    )
 
 
 def check_network(module: nn.Module, data: Dataset) -> int:
