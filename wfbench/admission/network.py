@@ -59,8 +59,10 @@ def check_network(module: nn.Module, data: Dataset) -> int:
     """The number of classes of a network in eval mode, which is run twice on a few samples.
 
     Raises:
-        WfbenchError: its output is no logits of classes, or another one when it is run again.
+        WfbenchError: there are no samples, its output is no logits of classes, or another one when it is run again.
     """
+    if not len(data):
+        raise WfbenchError(f"{data.name} is empty; give at least one sample")
     x = data.take(range(min(PART, len(data)))).inputs.to(next(module.parameters()).device)
     with torch.inference_mode():
         first, second = module(x), module(x)

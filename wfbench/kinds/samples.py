@@ -82,7 +82,11 @@ def as_label(y: Any, name: str) -> int:
     """
     if isinstance(y, (Tensor, np.ndarray, np.generic)):
         label = torch.as_tensor(y)
-        check_labels(label.reshape(1) if label.numel() == 1 else label[None], name)
+        if label.numel() != 1:
+            raise WfbenchError(
+                f"{name} has a label of shape {list(label.shape)}; give its class index, of one-hot ones label.argmax()"
+            )
+        check_labels(label.reshape(1), name)
         return int(label)
     if not isinstance(y, int):
         raise WfbenchError(f"{name} has the label {y!r} of type {type(y).__name__}; give its class index, an int")
