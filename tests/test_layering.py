@@ -6,21 +6,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *(
-        "definitions",
-        "words",
-        "storage",
-        "tasks",
-        "curvature",
-        "channels",
-        "recoveries",
-        "composed",
-        "woodfisher",
-        "harness",
-    ),
-    *("conformance", "report", "output", "commands", "doors"),
+    *("definitions", "ground", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
+    *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "commands", "doors"),
 )
-WORDS = ("errors", "writing", "data", "licence", "linalg", "network", "pruned", "sparsity", "layers", "walk", "pruner")
+GROUND = ("errors", "writing", "linalg")
+WORDS = ("data", "licence", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
 FILES = 12
 
@@ -33,7 +23,7 @@ def library() -> dict[str, Path]:
 def room(module: str) -> str:
     if (found := module.partition(".")[0]) in ROOMS:
         return found
-    return "words" if module in WORDS else "doors"
+    return "ground" if module in GROUND else "words" if module in WORDS else "doors"
 
 
 def imported(path: Path, package: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench.errors import WfbenchError
+from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, hashes_of, stacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +91,9 @@ class Dataset:
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.name = name
-        self._source = source
+        self._source = as_source(source, name)
         self._transform = transform
-        self._read: dict[int, bytes] = {}
+        self._seen: dict[int, bytes] = {}
         if self._tensors is not None and len(self._tensors[0]) != len(self._tensors[1]):
             inputs, labels = self._tensors
             raise WfbenchError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
@@ -123,30 +124,40 @@ class Dataset:
             inputs, labels = self._tensors[0][where], self._tensors[1][where]
         else:
             pairs = [self._one(index) for index in indices]
-            inputs = torch.stack([x for x, _ in pairs])
+            inputs = stacked([x for x, _ in pairs], [f"{self.name}[{index}]" for index in indices])
             labels = torch.tensor([y for _, y in pairs])
         if not inputs.is_floating_point():
             raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors")
+        check_labels(labels, self.name)
         return Labeled(inputs, labels.to(torch.int64))
 
     def _one(self, index: int) -> tuple[Tensor, int]:
+        try:
+            return self._read(index)
+        except Exception as error:
+            if not isinstance(error, WfbenchError):
+                error.add_note(f"{self.name}[{index}]")
+            raise
+
+    def _read(self, index: int) -> tuple[Tensor, int]:
         pair = self._source[index] if self._tensors is None else (self._tensors[0][index], self._tensors[1][index])
         try:
-            x, y = pair
+            x, y = as_pair(pair, f"{self.name}[{index}]")
         except (TypeError, ValueError):
             raise WfbenchError(f"{self.name}[{index}] is not an (input, label) pair") from None
-        x = x if self._transform is None else self._transform(x)
+        x = as_input(x if self._transform is None else self._transform(x))
         if not isinstance(x, Tensor):
             raise WfbenchError(f"{self.name}[{index}] is a {type(x).__name__}, not a tensor; give a `transform`")
-        self._check_same(index, x, int(y))
-        return x, int(y)
+        label = as_label(y, f"{self.name}[{index}]")
+        self._check_same(index, x, label)
+        return x, label
 
     def _check_same(self, index: int, x: Tensor, y: int) -> None:
         """Raises WfbenchError where a sample is not what it was when it was first read, as for the fingerprint."""
         digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {y}".encode())
         digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         found = digest.digest()[:8]
-        if self._read.setdefault(index, found) != found:
+        if self._seen.setdefault(index, found) != found:
             raise WfbenchError(
                 f"{self.name}[{index}] is not what it was when it was first read; keep its file as it is during a run, "
                 "and its `transform` free of chance"
@@ -164,15 +175,32 @@ class Dataset:
             return self._tensors[1].to(torch.int64)
         return torch.cat([batch.labels for batch in self.batches(1000)])
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of every transformed input and label: what `the same data` means for a stored record."""
-        digest = hashlib.sha256()
+        return self.read_through.sha256
+
+    @cached_property
+    def read_through(self) -> "ReadThrough":
+        """What one reading of all samples tells."""
+        digest, hashes, labels = hashlib.sha256(), [], []
         for batch in self.batches(1000):
             digest.update(f"{batch.inputs.dtype}{tuple(batch.inputs.shape)}".encode())
             digest.update(batch.inputs.contiguous().numpy().data)
             digest.update(batch.labels.contiguous().numpy().data)
-        return digest.hexdigest()
+            hashes.append(hashes_of(batch.inputs))
+            labels.append(batch.labels)
+        none = torch.zeros(0, dtype=torch.int64)
+        return ReadThrough(digest.hexdigest(), torch.cat([none, *hashes]), torch.cat([none, *labels]))
+
+
+@dataclass(frozen=True)
+class ReadThrough:
+    """What one reading of all samples tells: SHA-256 of the whole, a hash of each input, and the labels."""
+
+    sha256: str
+    hashes: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"]
 
 
 @dataclass(frozen=True)

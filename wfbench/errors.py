@@ -1,5 +1,6 @@
 """What can go wrong, by whose doing: the user's, the method's, or against the rules."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import inf
@@ -27,6 +28,13 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> WfbenchError:
         return WfbenchError(f'unknown {kind} "{name}"; did you mean {either(alike)}?')
     rest = f"there are: {', '.join(names)}" if len(names) <= FEW else "`wfbench list` shows what there is"
     return WfbenchError(f'unknown {kind} "{name}"; {rest}')
+
+
+def why(error: BaseException) -> str:
+    """What an error says, in one text: its kind unless it is ours, its message, and where it arose."""
+    said = str(error) if isinstance(error, WfbenchError) else f"{type(error).__name__}: {error}"
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return re.sub(r" at 0x[0-9a-f]+", "", said + notes)  # an address is another one in every run
 
 
 def either(words: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ from wfbench.harness.case import Case, options
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import checkpoint_digest, version_of
 from wfbench.harness.runner import Runner
+from wfbench.kinds.network import as_brought
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -100,10 +101,10 @@ def _smaller(
 ) -> nn.Module:
     """The network of a state as large as `net`'s, without the removed channels."""
     if removed:
-        return shrunk(net, state, Filter(shape).example(net), removed)
+        return as_brought(shrunk(net, state, Filter(shape).example(net), removed))
     module = net.module()
     module.load_state_dict(dict(state))
-    return module
+    return as_brought(module)
 
 
 def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
+from wfbench.kinds.network import adapted, unwrapped
 
 T = TypeVar("T")
 Params: TypeAlias = dict[str, Tensor]
@@ -90,7 +91,7 @@ class Network:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = deepcopy(module).eval().requires_grad_(False)
+        self._module = adapted(deepcopy(unwrapped(module)).eval().requires_grad_(False))
         self.memo = Memo()
         self.layers: dict[str, nn.Module] = {
             name: layer for name, layer in self._module.named_modules() if isinstance(layer, PRUNABLE + NORMS)

@@ -1,6 +1,6 @@
 """What channels cost, and which go first: prices in filters, parameters or multiply-accumulates."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -21,9 +21,15 @@ class Costs:
     """Filters, parameters and multiply-accumulates of the network with some channels gone.
 
     Exact, from the shapes of the layers: a channel takes as many entries from a tensor as every other of its group.
+
+    Args:
+        whole: why channels of further layers stay, for the error where a target cannot be met.
     """
 
-    def __init__(self, net: Network, groups: list[Coupled], x: Float[Tensor, "1 *input"]) -> None:
+    def __init__(
+        self, net: Network, groups: list[Coupled], x: Float[Tensor, "1 *input"], whole: Sequence[str] = ()
+    ) -> None:
+        self.whole = list(whole)
         module = net.module()
         self.groups = {group.name: group.size for group in groups}
         self._shapes = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
@@ -100,7 +106,7 @@ class Removal:
         if not found and not self.met:
             raise WfbenchError(
                 f"sparsity {self.target.sparsity} of {self.target.of} cannot be met: with one channel of every group "
-                f"left it is {self.share:.3f}"
+                f"left it is {self.share:.3f}{''.join(f'; {why}' for why in self.costs.whole[:1])}"
             )
         if self.target.scope == "layer" and found:
             least = min(len(self.gone[name]) / sizes[name] for name in found)

@@ -11,13 +11,11 @@ from wfbench.channels.costs import Costs, _allowed
 from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
 from wfbench.channels.footprint import footprint
 from wfbench.channels.latency import architecture
+from wfbench.channels.limits import AGREEMENT, differ, limit, removable
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.sparsity import Pattern, Target, Unit
-
-AGREEMENT = 1e-4
-"""Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,21 @@ class Filter(Pattern):
         Raises:
             WfbenchError: the network cannot be traced, or has no such group.
         """
-        found = net.memo.take(("groups", self.shape), lambda: coupled_channels(net, self.example(net)))
+        found, _ = self._removable(net)
         if not found:
             raise WfbenchError(
                 "no channel can be taken out: none is read by a later layer without a norm over channels between"
             )
         return found
 
+    def _removable(self, net: Network) -> tuple[list[Coupled], list[str]]:
+        """The groups, and why other layers' channels stay."""
+        return net.memo.take(("groups", self.shape), lambda: removable(net, coupled_channels(net, self.example(net))))
+
     def costs(self, net: Network) -> "Costs":
         """What the channels of every group cost; worked out once a network."""
-        return net.memo.take(("costs", self.shape), lambda: Costs(net, self.groups(net), self.example(net)))
+        _, whole = self._removable(net)
+        return net.memo.take(("costs", self.shape), lambda: Costs(net, self.groups(net), self.example(net), whole))
 
     def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
         """The share of what `target.of` counts; what is masked is what the removed channels take with them."""
@@ -91,8 +94,8 @@ class Filter(Pattern):
         For one sample; what has an architecture can be timed.
 
         Raises:
-            BrokenRule: the shrunk network's logits are not the masked one's.
-            WfbenchError: the shrunk network does not run.
+            BrokenRule: the shrunk network's logits are not the masked one's, and nothing in the network is to blame.
+            WfbenchError: the network does not run without some channels, or computes something else.
         """
         example = self.example(net)
         probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
@@ -101,13 +104,12 @@ class Filter(Pattern):
             small = shrunk(net, pruned.state, example, removed)
             with torch.no_grad():
                 wanted, found = net.logits(pruned.state, probe), small(probe)
-        except (RuntimeError, IndexError) as error:
-            raise WfbenchError(
-                f"the network does not run without its removed channels ({error}); write its forward pass without "
-                "fixed sizes, such as flatten(1) in place of view(-1, 64), and call each layer once"
-            ) from error
-        difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
-        if not difference <= AGREEMENT:
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            reason = limit(net, self.groups(net), removed, probe)
+            raise WfbenchError(reason or f"the network does not run without its removed channels: {error}") from error
+        if not (difference := differ(wanted, found)) <= AGREEMENT:
+            if (reason := limit(net, self.groups(net), removed, probe)) is not None:
+                raise WfbenchError(reason)
             raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
         whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
         dense = {f"dense_{name}": value for name, value in whole.items()}

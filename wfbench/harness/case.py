@@ -3,13 +3,29 @@
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
+from torch import Tensor
+
 from wfbench.data import RANDOM, Sampling
-from wfbench.errors import WfbenchError
+from wfbench.errors import CaseFailed, WfbenchError
 from wfbench.licence import TRACKS, Track, strongest
+from wfbench.network import Network
+from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
-from wfbench.sparsity import Target
+from wfbench.sparsity import Pattern, Target, Unit
 from wfbench.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread(Pattern):
+    """Stands for a pattern on a task that cannot be read, so that its cases are there to fail, with the reason."""
+
+    name: str  # type: ignore[misc]
+    units: tuple[Unit, ...]  # type: ignore[misc]
+    reason: str
+
+    def achieved(self, target: Target, net: Network, pruned: Pruned, x: Tensor) -> float:
+        raise CaseFailed(self.reason)
 
 
 @dataclass(frozen=True)

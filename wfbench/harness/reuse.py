@@ -20,7 +20,7 @@ from wfbench.definitions import Definition, Definitions, UnreadableError
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
-from wfbench.harness.record import numerics
+from wfbench.harness.record import DATA, numerics
 from wfbench.licence import handed
 from wfbench.network import Network
 from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
@@ -72,6 +72,22 @@ class Question:
 
 def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> Question:
     """What the case asks of a dense network of this digest, on this device."""
+    train, test = case.task.train_set.fingerprint, case.task.test_set.fingerprint
+    data = {"checkpoint": checkpoint[:12], "train": train[:12], "test": test[:12]}
+    return _asked(case, module, device, data, {})
+
+
+def unanswerable(case: Case, reason: str, device: torch.device) -> Question:
+    """What a case asks whose task cannot be prepared: it has no data, and the failure is its one answer.
+
+    So the failed record is used again as long as the task breaks in the same way, and no longer.
+    """
+    return _asked(case, None, device, {}, {"status": "failed", "reason": reason})
+
+
+def _asked(
+    case: Case, module: nn.Module | None, device: torch.device, data: dict[str, str], answer: dict[str, str]
+) -> Question:
     said = {
         **case.identity(),
         "options": options(case.method),
@@ -83,10 +99,9 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
             "libraries": _versions(_reached(case, module)),
             "device": device.type,
             "evaluation_batch": EVALUATION_BATCH,
-            "checkpoint": checkpoint[:12],
-            "train": case.task.train_set.fingerprint[:12],
-            "test": case.task.test_set.fingerprint[:12],
+            **{name: data.get(name) for name in DATA},
         },
+        **answer,
     }
     return Question(json.loads(json.dumps(said)), json.loads(json.dumps(defaults(case.method))))
 
@@ -100,7 +115,7 @@ def _completed(said: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def code(case: Case, module: nn.Module) -> str | None:
+def code(case: Case, module: nn.Module | None) -> str | None:
     """A digest of all definitions that shape the case's result; None where one has no source to read."""
     try:
         return _digest(roots(case, module))
@@ -108,7 +123,7 @@ def code(case: Case, module: nn.Module) -> str | None:
         return None
 
 
-def roots(case: Case, module: nn.Module) -> frozenset[Definition]:
+def roots(case: Case, module: nn.Module | None) -> frozenset[Definition]:
     """Where the reading of definitions starts: method, recovery, pattern, network, and what the runner calls."""
     return frozenset({*map(_place, SHAPING), *_components(case), *_layers(module)})
 
@@ -126,10 +141,10 @@ def _digest(of: frozenset[Definition]) -> str:
     return _DEFINITIONS.digest(of)[:16]
 
 
-def _reached(case: Case, module: nn.Module) -> frozenset[str]:
+def _reached(case: Case, module: nn.Module | None) -> frozenset[str]:
     """Installed packages behind method, recovery, pattern and network."""
     try:
-        return _libraries(frozenset({*_components(case), *map(_place, {type(part) for part in module.modules()})}))
+        return _libraries(frozenset({*_components(case), *_kinds(module)}))
     except UnreadableError:
         return frozenset()
 
@@ -170,10 +185,14 @@ def _classes(component: object) -> Iterator[Definition]:
             yield from _classes(part)
 
 
-def _layers(module: nn.Module) -> set[Definition]:
+def _layers(module: nn.Module | None) -> set[Definition]:
     """The network's own classes; what is installed is in the checkpoint's digest and the versions."""
-    places = {_place(type(part)) for part in module.modules()}
-    return {at for at in places if isinstance(_DEFINITIONS.resolve(*at), tuple)}
+    return {at for at in _kinds(module) if isinstance(_DEFINITIONS.resolve(*at), tuple)}
+
+
+def _kinds(module: nn.Module | None) -> set[Definition]:
+    """The classes of the network's parts; none where there is no network."""
+    return {_place(type(part)) for part in module.modules()} if module is not None else set()
 
 
 def _place(thing: Any) -> Definition:
@@ -185,5 +204,5 @@ def checkpoint_digest(module: nn.Module) -> str:
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -4,17 +4,18 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wfbench.admission.network import check_network, own_copy
+from wfbench.admission.splits import check_splits
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Labeled, Unlabeled, draw
-from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
-from wfbench.harness.case import Case
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
+from wfbench.harness.case import Case, Unread
 from wfbench.harness.isolation import stage
 from wfbench.harness.measures import (
     Timings,
@@ -25,7 +26,8 @@ from wfbench.harness.measures import (
     realised_change,
 )
 from wfbench.harness.record import Record, environment, fields_of
-from wfbench.harness.reuse import Question, checkpoint_digest, code, question
+from wfbench.harness.reuse import Question, checkpoint_digest, code, question, unanswerable
+from wfbench.kinds.network import adapted
 from wfbench.licence import handed
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -33,14 +35,20 @@ from wfbench.pruner import Fitted
 from wfbench.sparsity import Target
 from wfbench.tasks.evaluate import Scores, evaluate
 
+LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a network may raise outside of a method, when it is scored or shrunk."""
+
 
 class Dense:
     """A task's dense network on the device, with what never changes about it."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        self.module = deepcopy(case.task.dense(case.replicate)).to(device).eval()
+        self.module = adapted(own_copy(case.task.dense(case.replicate))).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
+        check_splits(case.task.train_set, case.task.test_set, check_network(self.module, case.task.test_set))
+        if checkpoint_digest(self.module) != self.digest:
+            raise WfbenchError(f"{type(self.module).__name__} changes its own tensors when it is run in eval mode")
         self.scores: Scores | None = None
 
 
@@ -58,7 +66,7 @@ class Runner:
             reason = str(error).splitlines()[0]
             raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
         self.timings = Timings()
-        self._dense: dict[tuple[str, int], Dense] = {}
+        self._dense: dict[tuple[str, int], Dense | CaseFailed] = {}
         self._shared_for: tuple[Any, ...] = ()
         self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
         self._pruned: tuple[Target, Pruned, float] | None = None
@@ -66,38 +74,38 @@ class Runner:
 
     def question(self, case: Case) -> Question:
         """What the case asks, by which a stored record answers it."""
-        dense = self._dense_of(case)
+        dense = self._prepared(case)
+        if isinstance(dense, CaseFailed):
+            return unanswerable(case, str(dense), self.device)
         return question(case, dense.module, dense.digest, self.device)
 
     def code(self, case: Case) -> str | None:
         """The digest of the code that shapes the case's result; None where it cannot be read."""
-        return code(case, self._dense_of(case).module)
+        dense = self._prepared(case)
+        return code(case, None if isinstance(dense, CaseFailed) else dense.module)
 
     def run(self, case: Case, suite: str = "") -> Record:
-        """The record of the case; failures of the method are records too.
+        """The record of the case; failures of the task, of the method and of what the network allows are records too.
 
         Raises:
             BrokenRule: the method changed the dense network, read a split, or its mask or sparsity is not what it says.
         """
-        dense = self._dense_of(case)
-        data = _draw(case)
-        found: dict[str, Any] = {"trials": 0}
-        reason = None
+        found: dict[str, Any] = {"trials": 0, "status": "ok", "reason": None}
+        handed_over = 0
         try:
+            dense, data = self._dense_of(case), _draw(case)
+            handed_over = len(data)
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
-            reason = str(failure)
+            found |= {"status": "failed", "reason": str(failure)}
         licences = (case.method.licence, case.recovery.licence)
         asked = self.question(case).said
         return Record(
             suite=suite,
-            **asked | {"environment": environment(self.device) | asked["environment"]},
-            n_inputs=len(data) if Labeled in licences or Unlabeled in licences else 0,
-            n_labels=len(data) if Labeled in licences else 0,
-            status="ok" if reason is None else "failed",
-            reason=reason,
+            **asked | {"environment": environment(self.device) | asked["environment"]} | found,
+            n_inputs=handed_over if Labeled in licences or Unlabeled in licences else 0,
+            n_labels=handed_over if Labeled in licences else 0,
             code=self.code(case),
-            **found,
         )
 
     def prune(self, case: Case) -> tuple[Pruned, float]:
@@ -113,7 +121,8 @@ class Runner:
             fitted, fitting = self._fit(case, dense, data)
             pruned, pruning = self._prune(case, fitted)
             check_finite(pruned.state, "pruned")
-            achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
+            with _limits("sparsity"):
+                achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
     def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
@@ -125,17 +134,23 @@ class Runner:
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
         if dense.scores is None:
-            dense.scores = self._evaluate(case, dense.module, dense.digest)
+            with _limits("dense network"):
+                dense.scores = self._evaluate(case, dense.module, dense.digest)
             try:
                 case.task.check_registered(case.replicate, dense.scores)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
-        steps = [
-            {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
-            for sparsity, state in pruned.path
-        ]
-        scores = self._score(case, dense, recovered.state)
+        with _limits("sparsity"):
+            achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
+        with _limits("scores"):
+            steps = [
+                {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
+                for sparsity, state in pruned.path
+            ]
+            scores = self._score(case, dense, recovered.state)
+            realised = realised_change(dense.network, pruned, seen)
+        with _limits("costs"):
+            costs = self._costs(case, dense, recovered, x)
         if not math.isfinite(scores.loss):
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
         return {
@@ -147,11 +162,11 @@ class Runner:
             "chance": dense.scores.chance,
             "magnitude_overlap": magnitude_overlap(dense.network, recovered),
             **{name: finite(pruned.diagnostics.get(name)) for name in fields_of("diagnostic")},
-            "realised_change": realised_change(dense.network, pruned, seen),
+            "realised_change": realised,
             "trials": max(1, len(pruned.trials)),
             "steps": steps or None,
             "tried": [dict(trial) for trial in pruned.trials] or None,
-            **self._costs(case, dense, recovered, x),
+            **costs,
             "seconds": seconds,
         }
 
@@ -194,10 +209,32 @@ class Runner:
             self._pruned = (case.target, pruned, time.perf_counter() - began)
         return self._pruned[1], self._pruned[2]
 
+    def failure(self, case: Case) -> CaseFailed | None:
+        """Why the case's task cannot be prepared, or None."""
+        dense = self._prepared(case)
+        return dense if isinstance(dense, CaseFailed) else None
+
     def _dense_of(self, case: Case) -> Dense:
+        dense = self._prepared(case)
+        if isinstance(dense, CaseFailed):
+            raise CaseFailed(str(dense)) from dense.__cause__
+        return dense
+
+    def _prepared(self, case: Case) -> Dense | CaseFailed:
+        """The dense network and the splits, read once; or why they cannot be had, found out once."""
+        pattern = case.target.pattern
+        if isinstance(pattern, Unread) and not isinstance(self._made(case), CaseFailed):
+            return CaseFailed(f"pattern {pattern.name}: {pattern.reason}")
+        return self._made(case)
+
+    def _made(self, case: Case) -> Dense | CaseFailed:
         which = (case.task.name, case.replicate)
         if which not in self._dense:
-            self._dense[which] = Dense(case, self.device)
+            try:
+                self._dense[which] = Dense(case, self.device)
+            except (Exception, SystemExit) as error:  # a stranger's task may raise anything
+                self._dense[which] = failed = CaseFailed(f"task: {why(error)}")
+                failed.__cause__ = error
         return self._dense[which]
 
     def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
@@ -232,4 +269,14 @@ def run(case: Case, device: str = "cpu") -> Record:
 
 
 def _draw(case: Case) -> Labeled:
-    return draw(case.task.train_set, case.budget, case.seed, case.sampling)
+    with _limits("draw"):
+        return draw(case.task.train_set, case.budget, case.seed, case.sampling)
+
+
+@contextmanager
+def _limits(what: str) -> Iterator[None]:
+    """What the network or the data do not allow is the reason of a failed record, as what a method raises is."""
+    try:
+        yield
+    except LIMITS as error:
+        raise CaseFailed(f"{what}: {why(error)}") from error

@@ -101,15 +101,20 @@ class Session:
 
     def prepare(self, suite: str, cases: list[Case]) -> None:
         """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
+        first = {(case.task.name, case.replicate): case for case in cases}
+        failures = {which: self.runner.failure(case) for which, case in first.items()}
+        causes = [failure and failure.__cause__ for failure in failures.values()]
+        if causes and all(isinstance(cause, WfbenchError) for cause in causes):  # nothing can run before that is mended
+            raise WfbenchError(str(causes[0]))
         for case in cases:
+            if failures[case.task.name, case.replicate]:
+                continue
             size = len(case.task.train_set)
             if case.budget > size:
                 raise WfbenchError(
                     f"budget {case.budget} is more than the {size} training samples of {case.task.name}; "
                     f"give --budgets of at most {size}"
                 )
-        for case in {(case.task.name, case.replicate): case for case in cases}.values():
-            self.runner.question(case)
         path = self.results / f"{suite}.jsonl"
         if not self.only_listed:
             check_folder(self.results)

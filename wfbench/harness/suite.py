@@ -18,8 +18,8 @@ from typing import Any
 
 from wfbench.channels.pattern import Filter
 from wfbench.data import RANDOM, Sampling
-from wfbench.errors import WfbenchError, unknown
-from wfbench.harness.case import Case
+from wfbench.errors import WfbenchError, unknown, why
+from wfbench.harness.case import Case, Unread
 from wfbench.harness.plugins import Registry
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
@@ -105,7 +105,7 @@ class Grid:
         Target(sparsity)  # outside [0, 1) nothing is met
         if not self.tasks:
             return False
-        pattern = pattern_of(self.pattern, registry.task(self.tasks[0]), self.of)
+        pattern = _on(registry.task(self.tasks[0]), self.pattern, self.of)
         try:
             Target(sparsity, pattern, of=self.of)
         except WfbenchError:
@@ -121,7 +121,7 @@ class Grid:
         return [
             made
             for task in map(registry.task, self.tasks)
-            for pattern in (pattern_of(self.pattern, task, self.of),)
+            for pattern in (_on(task, self.pattern, self.of),)
             for seed in range(self.seeds)
             for sampling in self.samplings
             for budget in sorted(self.budgets, reverse=True)
@@ -188,6 +188,14 @@ class Suite:
 def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
     """The pattern of that name on a task."""
     return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
+
+
+def _on(task: Task, name: str, of: Unit) -> Pattern:
+    """The pattern of that name on a task; one that stands for it where the task breaks."""
+    try:
+        return pattern_of(name, task, of)
+    except (Exception, SystemExit) as error:  # a stranger's task may raise anything
+        return Unread(name=name, units=PATTERNS[name].units, reason=why(error))
 
 
 def _undeclared(asked: dict[str, tuple[Any, ...]], grids: list[Grid]) -> list[dict[str, tuple[Any, ...]]]:

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from wfbench.data import Dataset, MapStyle, draw_indices
 from wfbench.errors import WfbenchError
+from wfbench.kinds.network import unwrapped
 from wfbench.tasks.evaluate import Scores
 
 Split: TypeAlias = tuple[Tensor, Tensor] | MapStyle | Callable[[], tuple[Tensor, Tensor] | MapStyle]
@@ -62,7 +63,7 @@ class Task:
         made = made if isinstance(made, nn.Module) else made()
         if not isinstance(made, nn.Module):
             raise WfbenchError(f"{self.name}: `module` gave a {type(made).__name__}, not a torch.nn.Module")
-        return made
+        return unwrapped(made)
 
     def scored_on(self, n: int) -> "Task":
         """This task scored on a fixed subset of `n` test samples, `NAME[n]`; its registered accuracies are not its own.

@@ -1,0 +1,60 @@
+"""What the splits of a task must be before its cases run: the same when read again, labels of classes, disjoint."""
+
+import torch
+
+from wfbench.data import Dataset
+from wfbench.errors import WfbenchError
+
+
+def check_splits(train: Dataset, test: Dataset, classes: int) -> None:
+    """Reads no sample but a few that it compares: labels and hashes are those of the reading for the fingerprint.
+
+    Raises:
+        WfbenchError: with the name of a split that is empty, changes, has labels out of range, or shares samples.
+    """
+    for split in (train, test):
+        if not len(split):
+            raise WfbenchError(f"{split.name} is empty; give at least one sample")
+        _check_again(split)
+        labels = split.read_through.labels
+        low, high = int(labels.min()), int(labels.max())
+        if not 0 <= low <= high < classes:
+            raise WfbenchError(
+                f"{split.name}: labels from {low} to {high}, and the network gives logits of {classes} classes; give "
+                f"class indices 0 to {classes - 1}"
+            )
+    _check_disjoint(train, test)
+
+
+def _check_again(split: Dataset) -> None:
+    for index in sorted({0, len(split) // 2, len(split) - 1}):
+        first, second = split.take([index]), split.take([index])
+        if not (_same(first.inputs, second.inputs) and _same(first.labels, second.labels)):
+            raise WfbenchError(
+                f"{split.name}[{index}] is another sample when it is read again; leave random transforms out, samples "
+                "must stay as they are"
+            )
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _check_disjoint(train: Dataset, test: Dataset) -> None:
+    """Inputs of equal hashes are read and compared, so that no chance is left."""
+    where = {value: index for index, value in enumerate(train.read_through.hashes.tolist())}
+    alike = torch.isin(test.read_through.hashes, train.read_through.hashes).nonzero()[:, 0].tolist()
+    shared = [
+        (index, found)
+        for index in alike
+        if torch.equal(
+            test.take([index]).inputs,
+            train.take([found := where[int(test.read_through.hashes[index])]]).inputs,
+        )
+    ]
+    if shared:
+        index, found = shared[0]
+        raise WfbenchError(
+            f"{test.name} and {train.name} overlap: {len(shared)} of {len(test)} inputs of the one are in the other, "
+            f"the first is {test.name}[{index}], which is {train.name}[{found}]; take them out of one of the two"
+        )

@@ -1,0 +1,102 @@
+"""What a network does not allow to be taken out, by the names of its layers: found in the graph, or by trying."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from wfbench.channels.coupled import Coupled, Slices, masked, shrunk
+from wfbench.errors import WfbenchError
+from wfbench.network import Network
+
+AGREEMENT = 1e-4
+"""Largest difference between logits of the masked and the shrunk network, as a share of the largest logit."""
+
+
+REMEDY = (
+    "give what comes after it layers of its own in place of parts of its output (chunk, split, GLU, PixelShuffle, "
+    "einsum, padded shortcuts), or leave structured pruning out"
+)
+
+
+def removable(net: Network, groups: Sequence[Coupled]) -> tuple[list[Coupled], list[str]]:
+    """The groups whose channels have a place in all tensors where the graph says so, and why the others stay whole.
+
+    Raises:
+        WfbenchError: all would stay whole.
+    """
+    state = net.state()
+    problems = [_misplaced(net, group, state) for group in groups]
+    found = [group for group, problem in zip(groups, problems, strict=True) if problem is None]
+    whole = [problem for problem in problems if problem is not None]
+    if whole and not found:
+        raise WfbenchError(f"no channel can be taken out: {whole[0]}; {REMEDY}")
+    return found, whole
+
+
+def _misplaced(net: Network, group: Coupled, state: Mapping[str, Tensor]) -> str | None:
+    """Why the channels of a group cannot be told apart in what the graph says they are in; None where they can."""
+    for part in (*group.charged, *group.deleted):
+        layer = part.name.rpartition(".")[0]
+        if part.name not in state:
+            kind = type(net.module().get_submodule(layer)).__name__
+            return f"the channels of {group.name} are read by {layer}, and a {kind} cannot lose inputs"
+        if problem := _outside(part, group.size, state[part.name].shape[part.axis]):
+            return f"the channels of {group.name} are cut up or padded after it: {layer} has {problem}"
+    return None
+
+
+def _outside(part: Slices, size: int, there: int) -> str | None:
+    kind = "inputs" if part.axis else "outputs"
+    if len(part.index) != size:
+        return f"{there} {kind} for {len(part.index)} of the {size} channels"
+    if int(part.index.max()) >= there:
+        return f"{there} {kind} where they would reach to {int(part.index.max()) + 1}"
+    return None
+
+
+def differ(wanted: Tensor, found: Tensor) -> float:
+    """The largest difference between two networks' logits, as a share of the largest logit."""
+    return float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
+
+
+def limit(net: Network, groups: Sequence[Coupled], gone: Mapping[str, Sequence[int]], x: Tensor) -> str | None:
+    """What stands against taking a channel out of the dense network, of the first such group; None where nothing does.
+
+    Args:
+        gone: the removed channels by the group's name; one of each is tried alone.
+        x: a few samples.
+    """
+    for group in groups:
+        if not gone.get(group.name):
+            continue
+        one = {group.name: [gone[group.name][0]]}
+        state = masked(net.state(), groups, one)
+        readers = " and ".join(name.rpartition(".")[0] for name in group.consumers)
+        try:
+            with torch.no_grad():
+                wanted, found = net.logits(state, x), shrunk(net, state, x[:1], one)(x)
+                difference = differ(wanted, found)
+        except Exception as error:  # the network may fail in any way
+            return (
+                f"the network does not run without its removed channels, as one of {group.name} ({error}); write its "
+                f"forward pass without fixed sizes, such as flatten(1) in place of view(-1, 64)"
+                f"{_of_its_size(net, group)}, and call each layer once"
+            )
+        if not difference <= AGREEMENT:
+            return (
+                f"without a channel of {group.name} the smaller network computes something else (by {difference:.1e} "
+                f"of the largest logit): on the way to {readers} its channels are reordered or mixed, as by permute, a "
+                "channel shuffle or a norm across channels; leave that out, or structured pruning"
+            )
+    return None
+
+
+def _of_its_size(net: Network, group: Coupled) -> str:
+    """A buffer outside of layers with an entry a channel, which stays as it is, as part of an error."""
+    own = {part.name for part in (*group.charged, *group.deleted)}
+    for name, buffer in net.module().named_buffers():
+        layer = net.module().get_submodule(name.rpartition(".")[0])
+        if name not in own and group.size in buffer.shape and not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            return f" (the buffer {name} has {group.size} entries too: make it a parameter, which is cut)"
+    return ""
