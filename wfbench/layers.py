@@ -63,6 +63,15 @@ def _windows(layer: nn.Module, x: Tensor) -> Float[Tensor, "g ..."]:
     return x.permute(1, 0, *places, 2, *window)
 
 
+def explicit_padding(layer: nn.modules.conv._ConvNd, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The layer's input and how many zeros a convolution puts around it: other paddings are put around it here."""
+    if layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return x, layer.padding
+    sides = layer._reversed_padding_repeated_twice
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return functional.pad(x, sides, mode=mode), (0,) * len(layer.kernel_size)
+
+
 def damped(moment: Float[Tensor, "g d d"], share: float) -> Float[Tensor, "g d d"]:
     """`H + αI` with α the given share of the group's mean diagonal; the identity for a group without any input."""
     mean = moment.diagonal(dim1=1, dim2=2).mean(1)

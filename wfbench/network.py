@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from wfbench.attention import projecting
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 
@@ -192,11 +193,16 @@ class Network:
 
         def attach(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
             weight = tensor_name(name, "weight")
-            return layer.register_forward_hook(lambda module, inputs, output: hook(weight, module, inputs, output))
+
+            def call(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Any:
+                return hook(weight, module, inputs or tuple(named.values()), output)
+
+            return layer.register_forward_hook(call, with_kwargs=True)
 
         handles = [attach(name, layer) for name, layer in self.layers.items()]
         try:
-            yield self._module
+            with projecting(self._module):
+                yield self._module
         finally:
             for handle in handles:
                 handle.remove()
