@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from wfbench import Target, WfbenchError
-from wfbench.layers import as_matrices, damped, only_layer_scope, patches
+from wfbench.layers import as_matrices, only_layer_scope, patches
+from wfbench.linalg import damped
 
 LAYERS = {
     "linear": (nn.Linear(5, 3, bias=False), (4, 5)),

@@ -16,7 +16,9 @@ def projecting(module: nn.Module) -> Iterator[None]:
     torch hands that projection's weight to a function, where no hook sees it. Here the attention runs with the identity
     in its place, which leaves the values as they are, and the projection follows.
     """
-    attentions = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention) and "forward" not in vars(one)]
+    attentions = [
+        one for one in module.modules() if isinstance(one, nn.MultiheadAttention) and "forward" not in vars(one)
+    ]
     for one in attentions:
         one.forward = partial(_attend, one)  # type: ignore[method-assign]
     try:

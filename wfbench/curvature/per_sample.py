@@ -1,4 +1,4 @@
-"""Per-sample gradients of a network's outputs: by the layers' hooks where these agree with autograd, else one by one."""
+"""Per-sample gradients of a network's outputs: by its layers where they agree with autograd, else sample by sample."""
 
 from collections.abc import Callable, Mapping
 
