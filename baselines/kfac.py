@@ -26,7 +26,7 @@ from wfbench.toolbox import (
     inverse,
     keep_largest,
     patches,
-    projecting,
+    plain_calls,
 )
 
 with warnings.catch_warnings():
@@ -45,18 +45,24 @@ class Factors(KFACLinearOperator):  # type: ignore[misc]
     def _hook_accumulate_input_covariance(
         self, module: nn.Module, inputs: tuple[Tensor, ...], module_name: str
     ) -> None:
-        plain = not isinstance(module, nn.Conv2d) or (module.padding_mode == "zeros" and module.padding != "same")
-        if type(module) in (nn.Linear, nn.Conv2d) and plain:
+        if self._has(module, inputs[0]):
             super()._hook_accumulate_input_covariance(module, inputs, module_name)
             return
         rows = patches(module, inputs[0].detach()).mean(0)
-        share = len(inputs[0]) / self._N_data
-        self._set_or_add_(self._input_covariances, module_name, rows.mT @ rows * (share / len(rows)))
+        self._set_or_add_(self._input_covariances, module_name, rows.mT @ rows / len(rows))
 
     def _accumulate_gradient_covariance(self, grad_output: Tensor, module: nn.Module, module_name: str) -> None:
-        if isinstance(module, nn.modules.conv._ConvNd) and not isinstance(module, nn.Conv2d):
-            grad_output, module = grad_output.movedim(1, -1), nn.Identity()  # channels last, as a linear layer's
-        super()._accumulate_gradient_covariance(grad_output, module, module_name)
+        if self._has(module, grad_output):
+            super()._accumulate_gradient_covariance(grad_output, module, module_name)
+            return
+        last = grad_output.movedim(1, -1) if isinstance(module, nn.modules.conv._ConvNd) else grad_output
+        rows = last.flatten(0, -2) * self._N_data  # the loss is a mean
+        self._set_or_add_(self._gradient_covariances, module_name, rows.mT @ rows / self._N_data)
+
+    def _has(self, module: nn.Module, tensor: Tensor) -> bool:
+        """Whether curvlinops knows the layer: linear or 2-D with zeros around it, and the batch in front."""
+        plain = not isinstance(module, nn.Conv2d) or (module.padding_mode == "zeros" and module.padding != "same")
+        return type(module) in (nn.Linear, nn.Conv2d) and plain and len(tensor) == self._N_data
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class _KFAC:
         check_patches(net, x)
         module, x = net.module().double().requires_grad_(True), x.to(net.device)
         x = x.double() if x.is_floating_point() else x
-        with projecting(module):
+        with plain_calls(module):
             operator = Factors(
                 module,
                 nn.CrossEntropyLoss(),

@@ -10,7 +10,7 @@ ROOMS = (
     *("conformance", "report", "output", "commands", "doors"),
 )
 WORDS = (
-    *("errors", "writing", "data", "licence", "linalg", "attention", "network", "pruned", "sparsity", "layers", "walk"),
+    *("errors", "writing", "data", "licence", "linalg", "calls", "network", "pruned", "sparsity", "layers", "walk"),
     "pruner",
 )
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from wfbench.attention import projecting
+from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
 from wfbench.linalg import solve_kept
 from wfbench.network import Network
@@ -211,16 +211,18 @@ def _check(net: Network, x: Float[Tensor, "1 *input"]) -> None:
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if weight in net.weights and (why := _unlike(layer, inputs[0], output)):
             raise WfbenchError(
-                f"what layer {_layer(weight)} multiplies is not known, so no method can work on it: {why}"
+                f"what layer {_layer(weight)} multiplies is not known ({why}), so no layer-wise method can prune or "
+                "repair it; take a method that reads gradients"
             )
 
     with torch.no_grad(), net.hooked(keep) as module:
         module(x.to(net.device))
     if elsewhere := _used_elsewhere(net, x.to(net.device)):
+        names, more = ", ".join(map(_layer, elsewhere[:3])), len(elsewhere[3:])
         raise WfbenchError(
-            f"the weight of layer {', '.join(map(_layer, elsewhere))} is used outside of the layer's own call, through "
-            "a function or under another name, where what it multiplies is not seen; call the layer as a module, or "
-            "take a method that reads gradients"
+            f"the weight of layer {names}{f' and {more} more' if more else ''} is used outside of the layer's own "
+            "call, through a function or under another name, where no layer-wise method sees what it multiplies; call "
+            "the layer as a module, or take a method that reads gradients"
         )
 
 
@@ -264,7 +266,7 @@ def _used_elsewhere(net: Network, x: Float[Tensor, "1 *input"]) -> list[str]:
         layer = module.get_submodule(_layer(name))
         layer.register_forward_pre_hook(cut)
         layer.register_forward_hook(partial(join, weight=weight))
-    with torch.enable_grad(), projecting(module):
+    with torch.enable_grad(), plain_calls(module):
         logits = module(x)
     if not logits.requires_grad:
         return []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from wfbench.attention import projecting
+from wfbench.calls import plain_calls
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 
@@ -193,15 +193,11 @@ class Network:
 
         def attach(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
             weight = tensor_name(name, "weight")
-
-            def call(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Any:
-                return hook(weight, module, inputs or tuple(named.values()), output)
-
-            return layer.register_forward_hook(call, with_kwargs=True)
+            return layer.register_forward_hook(lambda module, inputs, output: hook(weight, module, inputs, output))
 
         handles = [attach(name, layer) for name, layer in self.layers.items()]
         try:
-            with projecting(self._module):
+            with plain_calls(self._module):
                 yield self._module
         finally:
             for handle in handles:

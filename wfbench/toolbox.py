@@ -4,7 +4,7 @@ the tasks of trained checkpoints.
 Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
 """
 
-from wfbench.attention import projecting
+from wfbench.calls import plain_calls
 from wfbench.channels.costs import remove_lowest
 from wfbench.channels.coupled import Coupled, dependency_graph, pruning_group
 from wfbench.channels.pattern import pruned_of
@@ -60,9 +60,9 @@ __all__ = [
     "only_layer_scope",
     "over_charged",
     "patches",
+    "plain_calls",
     "predicted_change",
     "producers",
-    "projecting",
     "pruned_of",
     "pruning_group",
     "remove_lowest",

@@ -9,7 +9,7 @@ from greenlet import getcurrent, greenlet
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wfbench.attention import projecting
+from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
 from wfbench.network import Network, Params, bias_of
@@ -62,10 +62,10 @@ class _Pass:
         module.load_state_dict(dict(state), strict=False)
         self._tensors = dict(module.named_parameters(remove_duplicate=False))
         for name in names:
-            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name), with_kwargs=True)
+            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name))
 
         def run(x: Tensor) -> Tensor:
-            with projecting(module):
+            with plain_calls(module):
                 return module(x)
 
         self._run = greenlet(run)
@@ -109,11 +109,11 @@ def _mode(x: Tensor) -> tuple[bool, bool]:
     return torch.is_autocast_enabled(x.device.type), torch.is_inference_mode_enabled()
 
 
-def _stop(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+def _stop(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         walking = getcurrent().parent
         assert walking is not None
-        walking.switch((name, (inputs or tuple(named.values()))[0]))
+        walking.switch((name, inputs[0]))
 
     return hook
 

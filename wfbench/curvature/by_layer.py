@@ -55,6 +55,8 @@ def by_layer(
         if not output.requires_grad:
             anchors.append(output.requires_grad_())
             output = replaced = output.clone()
+        if not output.requires_grad:  # under no_grad
+            return replaced
 
         def backward(gradient: Tensor) -> None:
             if inputs[0]._version != version:
@@ -74,7 +76,7 @@ def by_layer(
         logits = module(x)
         pulled = cotangents(logits)
         for current in range(m):
-            if anchors:
+            if anchors and logits.requires_grad:
                 keep = current < m - 1
                 torch.autograd.grad([logits], anchors, [pulled[current]], retain_graph=keep, allow_unused=True)
             for name, columns in places.items():  # layers that the logits do not depend on

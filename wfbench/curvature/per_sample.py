@@ -14,8 +14,8 @@ from wfbench.network import Network
 TILE = 32
 """Samples a pass, the last one filled up with zeros: a sample's row is the same bits in every budget."""
 
-CHECKED = 2
-"""Samples on which the hooks' rows are held against autograd: the fewest that show rows given to the wrong sample."""
+CHECKED = 3
+"""Samples on which the hooks' rows are held against autograd: batch statistics would make ±1 of two."""
 
 TOLERANCE = {torch.float64: (1e-6, 1e-12)}
 """Of the check: shares of a tensor's largest entry and of the network's largest one; a wrong row is off by its own
@@ -106,7 +106,7 @@ def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str,
     """Names of the tensors whose rows the layers' hooks do not see as autograd does, in float64 where that runs.
 
     Raises:
-        WfbenchError: there are such, and what a sample gives depends on those beside it, or on chance.
+        WfbenchError: what a sample gives depends on those beside it, or on chance.
     """
     try:
         fine = Network(net.module().double())
@@ -115,8 +115,7 @@ def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str,
     except RuntimeError:  # it asks for its own dtype somewhere inside
         fine, samples = net, x
     found = _disagreeing(fine, samples, coordinates)
-    if found:
-        _independent(fine, samples, sorted(found))
+    _independent(fine, samples)
     return frozenset(found)
 
 
@@ -142,22 +141,24 @@ def _random(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     return torch.randn(logits.shape, generator=generator, dtype=torch.float64).to(logits.detach())
 
 
-def _independent(net: Network, x: Float[Tensor, "n *input"], names: list[str]) -> None:
+def _independent(net: Network, x: Float[Tensor, "n *input"]) -> None:
     """Raise WfbenchError unless each sample's logits alone are those that it has beside the others."""
+    why = "it mixes the samples of a batch"
     with torch.no_grad():
         together, again = net.logits({}, x.clone()), net.logits({}, x.clone())
-        alone = torch.cat([net.logits({}, one.clone()).reshape(1, -1) for one in x.split(1)])
-    off = TOLERANCE.get(net.dtype, COARSE)[0] * float(together.abs().max())
-    if float((together - again).abs().max()) > off:
-        why = "the network's logits differ from call to call; leave out what draws at random in evaluation"
-    elif float((together - alone).abs().max()) > off:
-        norms = [
-            name
-            for name, layer in net.module().named_modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-        ]
-        what = f"layer {norms[0]} keeps no running statistics" if norms else "it mixes the samples of a batch"
-        why = f"a sample's logits depend on those beside it: {what}, so samples are not independent"
-    else:
-        return
-    raise WfbenchError(f"no per-sample gradient of layer {names[0].rpartition('.')[0]}: {why}")
+        off = TOLERANCE.get(net.dtype, COARSE)[0] * float(together.abs().max())
+        if float((together - again).abs().max()) > off:
+            raise WfbenchError(
+                "the network's logits differ from call to call, so it has no per-sample gradients; leave out what it "
+                "draws at random in evaluation"
+            )
+        try:
+            alone = torch.cat([net.logits({}, one.clone()).reshape(1, -1) for one in x.split(1)])
+            if not float((together - alone).abs().max()) > off:  # or there are NaN, which the rows will tell
+                return
+        except (RuntimeError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+    for name, layer in net.module().named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            why = f"layer {name} keeps no running statistics"
+    raise WfbenchError(f"the network has no per-sample gradients, for its logits depend on other samples: {why}")
