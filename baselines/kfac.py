@@ -13,14 +13,56 @@ from math import sqrt
 from typing import ClassVar
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import check_damping, effective_rank, inverse, keep_largest
+from wfbench.toolbox import (
+    as_matrices,
+    check_damping,
+    check_patches,
+    effective_rank,
+    from_matrices,
+    inverse,
+    keep_largest,
+    patches,
+    plain_calls,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of a dependency, at import
     from curvlinops import KFACLinearOperator
+
+
+class Factors(KFACLinearOperator):  # type: ignore[misc]
+    """Those of convolutions of any kind too; where curvlinops has the same, it computes them.
+
+    As there, the patches of a grouped convolution are the mean over its groups.
+    """
+
+    _SUPPORTED_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+
+    def _hook_accumulate_input_covariance(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], module_name: str
+    ) -> None:
+        if self._has(module, inputs[0]):
+            super()._hook_accumulate_input_covariance(module, inputs, module_name)
+            return
+        rows = patches(module, inputs[0].detach()).mean(0)
+        self._set_or_add_(self._input_covariances, module_name, rows.mT @ rows / len(rows))
+
+    def _accumulate_gradient_covariance(self, grad_output: Tensor, module: nn.Module, module_name: str) -> None:
+        if self._has(module, grad_output):
+            super()._accumulate_gradient_covariance(grad_output, module, module_name)
+            return
+        last = grad_output.movedim(1, -1) if isinstance(module, nn.modules.conv._ConvNd) else grad_output
+        rows = last.flatten(0, -2) * self._N_data  # the loss is a mean
+        self._set_or_add_(self._gradient_covariances, module_name, rows.mT @ rows / self._N_data)
+
+    def _has(self, module: nn.Module, tensor: Tensor) -> bool:
+        """Whether curvlinops knows the layer: linear or 2-D with zeros around it, and the batch in front."""
+        plain = not isinstance(module, nn.Conv2d) or (module.padding_mode == "zeros" and module.padding != "same")
+        return type(module) in (nn.Linear, nn.Conv2d) and plain and len(tensor) == self._N_data
 
 
 @dataclass(frozen=True)
@@ -55,19 +97,28 @@ class FittedKFAC:
 
     def prune(self, target: Target) -> Pruned:
         pulls, scores = {}, {}
-        for name, weight in self.net.weights.items():
-            matrix = weight.double().reshape(len(weight), -1)
+        for name in self.net.weights:
+            matrix = self.matrix(name, self.net.weights[name].double())
             diagonal = self.outputs[name].diagonal()[:, None] * self.inputs[name].diagonal()
             pulls[name] = matrix / diagonal
-            scores[name] = (matrix * pulls[name] / 2).reshape(weight.shape)
+            scores[name] = self.tensor(name, matrix * pulls[name] / 2)
         mask, weights, predicted = keep_largest(scores, target), {}, 0.0
         for name, weight in self.net.weights.items():
-            removed = ~mask[name].reshape(pulls[name].shape)
+            removed = ~self.matrix(name, mask[name])
             update = self.outputs[name] @ (pulls[name] * removed) @ self.inputs[name]
-            weights[name] = torch.where(mask[name], weight.double() - update.reshape(weight.shape), 0)
-            delta, (b, a) = (weights[name] - weight.double()).reshape(update.shape), self.factors[name]
+            weights[name] = torch.where(mask[name], weight.double() - self.tensor(name, update), 0)
+            delta, (b, a) = self.matrix(name, weights[name] - weight.double()), self.factors[name]
             predicted += float((b @ delta @ a * delta).sum()) / 2  # the quadratic part alone
         return Pruned.of(self.net, weights, mask, {**self.diagnostics, "predicted_change": predicted})
+
+    def matrix(self, name: str, tensor: Tensor) -> Shaped[Tensor, "out d"]:
+        """A tensor of the weight's shape, a row an output channel."""
+        return as_matrices(self.net.layer_of(name), tensor).flatten(0, 1)
+
+    def tensor(self, name: str, matrix: Float[Tensor, "out d"]) -> Tensor:
+        """The inverse of `matrix`."""
+        layer = self.net.layer_of(name)
+        return from_matrices(layer, matrix.unflatten(0, (getattr(layer, "groups", 1), -1)))
 
 
 @dataclass(frozen=True)
@@ -80,26 +131,40 @@ class _KFAC:
         check_damping(self.damping)
 
     def fitted(self, net: Network, x: Tensor, y: Tensor, fisher_type: str) -> Fitted:
-        module = net.module().double().requires_grad_(True)
-        params = [module.get_parameter(name) for name in net.weights]
-        operator = KFACLinearOperator(
-            module,
-            nn.CrossEntropyLoss(),
-            params,
-            [(x.to(net.device).double(), y.to(net.device))],
-            check_deterministic=False,
-            fisher_type=fisher_type,
-            seed=int(torch.randint(2**31, ())),
-        )
-        operator.compute_kronecker_factors()
+        check_patches(net, x)
+        module, x = net.module().double().requires_grad_(True), x.to(net.device)
+        x = x.double() if x.is_floating_point() else x
+        with plain_calls(module):
+            operator = Factors(
+                module,
+                nn.CrossEntropyLoss(),
+                read_by(module, net, x[:1]),
+                [(x, y.to(net.device))],
+                check_deterministic=False,
+                fisher_type=fisher_type,
+                seed=int(torch.randint(2**31, ())),
+            )
+            operator.compute_kronecker_factors()
         factors = operator.state_dict()
         outputs, inputs, both = {}, {}, {}
-        for name in net.weights:
-            layer = name.rpartition(".")[0]
-            a, b = factors["input_covariances"][layer], factors["gradient_covariances"][layer]
+        for name, weight in net.weights.items():
+            layer, (groups, rows, d) = name.rpartition(".")[0], as_matrices(net.layer_of(name), weight).shape
+            sizes = {"input_covariances": d, "gradient_covariances": groups * rows}
+            a, b = (factors[kind].get(layer, zeros(net, size)) for kind, size in sizes.items())
             outputs[name], inputs[name] = damped_inverses(a, b, self.damping)
             both[name] = (b, a)
         return FittedKFAC(net, outputs, inputs, both, self.damping)
+
+
+def read_by(module: nn.Module, net: Network, x: Tensor) -> list[nn.Parameter]:
+    """The module's prunable weights that its logits depend on; the factors of the others are zero."""
+    weights = [module.get_parameter(name) for name in net.weights]
+    found = torch.autograd.grad(module(x).sum(), weights, allow_unused=True)
+    return [weight for weight, gradient in zip(weights, found, strict=True) if gradient is not None]
+
+
+def zeros(net: Network, size: int) -> Float[Tensor, "size size"]:
+    return torch.zeros((size, size), dtype=torch.float64, device=net.device)
 
 
 def damped_inverses(a: Tensor, b: Tensor, damping: float) -> tuple[Tensor, Tensor]:

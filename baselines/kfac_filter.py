@@ -44,7 +44,7 @@ class KFACFilter(ChannelPruner[Unlabeled]):
         assert isinstance(fitted, FittedKFAC)
         losses = {}
         for name, weight in net.weights.items():
-            filters = weight.double().flatten(1)
+            filters = fitted.matrix(name, weight.double())
             shifted = torch.linalg.solve(fitted.inputs[name], filters.mT).mT  # A_π w_o: inputs are A_π⁻¹
             losses[name] = (filters * shifted).sum(1) / fitted.outputs[name].diagonal() / 2
         return {

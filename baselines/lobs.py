@@ -14,7 +14,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import Scope, alike, as_matrices, check_damping, damped, inverse, keep_largest, second_moments
+from wfbench.toolbox import (
+    Scope,
+    alike,
+    as_matrices,
+    check_damping,
+    damped,
+    from_matrices,
+    inverse,
+    keep_largest,
+    second_moments,
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,13 @@ class FittedLOBS:
         for name, weight in self.net.weights.items():
             matrices = as_matrices(self.net.layer_of(name), weight).double()
             saliencies[name] = matrices.square() / self.inverses[name].diagonal(dim1=1, dim2=2)[:, None] / 2
-            scores[name] = (saliencies[name] / self.divisors[name]).reshape(weight.shape)
+            scores[name] = from_matrices(self.net.layer_of(name), saliencies[name] / self.divisors[name])
         mask, weights = keep_largest(scores, target), {}
         for name, weight in self.net.weights.items():
-            matrices = as_matrices(self.net.layer_of(name), weight).double()
-            gone = ~mask[name].reshape(matrices.shape)
+            layer = self.net.layer_of(name)
+            matrices, gone = as_matrices(layer, weight).double(), ~as_matrices(layer, mask[name])
             groups = zip(matrices, self.inverses[name], saliencies[name], gone, strict=True)
-            weights[name] = torch.stack([in_turn(*group) for group in groups]).reshape(weight.shape)
+            weights[name] = from_matrices(layer, torch.stack([in_turn(*group) for group in groups]))
         return Pruned.of(self.net, weights, mask)
 
 

@@ -23,6 +23,7 @@ from wfbench.toolbox import (
     as_matrices,
     check_damping,
     damped,
+    from_matrices,
     inverse,
     keep_largest,
     least_squares,
@@ -77,13 +78,16 @@ class OBC(Pruner[Unlabeled]):
         hessians = {name: damped(h, self.damping) for name, h in second_moments(net, data.inputs).items()}
         ranks = {}
         for name, weight in net.weights.items():
-            matrices = as_matrices(net.layer_of(name), weight).double()
+            layer = net.layer_of(name)
+            matrices = as_matrices(layer, weight).double()
             traces = [trace(w, h) for w, h in zip(matrices, hessians[name], strict=True)]
             order = torch.cat([found[0] for found in traces])
             # a weight goes after those that its row loses before it: rows are merged by the running maximum
             losses = torch.cat([found[1] for found in traces]).cummax(1).values
             place = losses.flatten().argsort(stable=True).argsort().reshape(order.shape)
-            ranks[name] = torch.empty_like(place).scatter_(1, order, place).reshape(weight.shape).double()
+            ranks[name] = from_matrices(
+                layer, torch.empty_like(place).scatter_(1, order, place).reshape(matrices.shape)
+            ).double()
         return FittedOBC(net, hessians, ranks)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import Scope, keep_all_but, one_by_one, only_layer_scope
+from wfbench.toolbox import Scope, as_matrices, from_matrices, keep_all_but, one_by_one, only_layer_scope
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class FittedWanda:
         def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
             norms = moment.diagonal(dim1=1, dim2=2).sqrt()
             scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
-            in_shape = scores.reshape(self.net.weights[name].shape)
+            in_shape = from_matrices(self.net.layer_of(name), scores.reshape(matrices.shape))
             if (dictated := target.pattern.dictated(in_shape, target)) is not None:
-                return matrices, dictated.reshape(matrices.shape)
+                return matrices, as_matrices(self.net.layer_of(name), dictated)
             each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
             masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
             return matrices, torch.stack(masks).reshape(matrices.shape)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
-from wfbench.layers import as_matrices, damped, patches
-from wfbench.linalg import cholesky
+from wfbench.layers import as_matrices, patches
+from wfbench.linalg import cholesky, damped
 from wfbench.network import Network, Params, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.repair import LeastSquaresRepair

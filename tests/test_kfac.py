@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.cases import blob_network, blobs, trained_looking
+from tests.cases import Twice, blob_network, blobs, trained_looking
 from tests.oracles import looped_rows
+from tests.zoo import ZOO
 from wfbench import Labeled, Network, Target, Unlabeled, fisher_rows
 from wfbench.harness.plugins import discover
 
@@ -122,6 +123,36 @@ def test_sampled_factors_tend_to_the_exact_ones(monkeypatch: pytest.MonkeyPatch)
         draws = torch.stack([raw_factors("kfac-sampled", net, data, monkeypatch)["3.weight"][1] for _ in range(200)])
     deviation = draws.std(0) / 200**0.5
     assert bool(((draws.mean(0) - exact).abs() <= 4.5 * deviation + 1e-12).all())
+
+
+@pytest.mark.parametrize("name", ["kfac", "kfac-exact"])
+def test_layers_that_the_logits_do_not_read_have_zero_factors_and_change_no_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    module = trained_looking(Twice)
+    module.idle = nn.Conv3d(2, 4, 2, groups=2).double()
+    net, data = Network(module), Labeled(torch.randn(5, 4).double(), torch.arange(5) % 3)
+    found = raw_factors(name, net, data, monkeypatch)
+    for weight, sizes in {"unread.weight": (4, 2), "idle.weight": (8, 4)}.items():
+        a, b = found[weight]
+        assert (len(a), len(b)) == sizes
+        assert not b.any()
+    assert found["first.weight"][1].any()
+    assert found["out.weight"][1].any()
+
+
+@pytest.mark.parametrize("name", ["kfac", "kfac-exact"])
+def test_factors_do_not_hang_on_where_the_batch_stands(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's encoder with the batch behind the words, against the same one with the batch in front."""
+    found = []
+    for animal in (ZOO["encoder"], ZOO["encoder, batch behind"]):
+        net, data = Network(animal.network()), Labeled(animal.inputs(4), torch.arange(4) % 3)
+        found.append(raw_factors(name, net, data, monkeypatch))
+    front, behind = found
+    for weight in front:
+        torch.testing.assert_close(behind[weight], front[weight])
+    assert front["encoder.layers.0.self_attn.out_proj.weight"][1].any()
 
 
 def test_a_layer_without_gradient_is_damped_all_the_same() -> None:

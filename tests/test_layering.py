@@ -10,7 +10,7 @@ ROOMS = (
     *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "commands", "doors"),
 )
 GROUND = ("errors", "writing", "linalg")
-WORDS = ("data", "licence", "network", "pruned", "sparsity", "layers", "walk", "pruner")
+WORDS = ("data", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
 FILES = 12
 

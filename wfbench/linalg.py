@@ -1,10 +1,15 @@
-"""Cholesky factors of damped curvature, float64, with one message where there is none."""
+"""Damped curvature and systems in it, float64, with one message where there is no Cholesky factor."""
+
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wfbench.errors import WfbenchError
+
+SYSTEM_NUMBERS = 2**21
+"""float64 numbers in the systems that are solved at a time."""
 
 
 def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
@@ -28,3 +33,46 @@ def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float
 def inverse(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
     """`(M + λI)⁻¹`; raises as `cholesky`."""
     return torch.cholesky_inverse(cholesky(matrix, damping))
+
+
+def damped(moment: Float[Tensor, "g d d"], share: float) -> Float[Tensor, "g d d"]:
+    """`H + αI` with α the given share of the group's mean diagonal; the identity for a group without any input."""
+    mean = moment.diagonal(dim1=1, dim2=2).mean(1)
+    alpha = torch.where(mean > 0, share * mean, 1.0)
+    eye = torch.eye(moment.shape[-1], dtype=moment.dtype, device=moment.device)
+    return moment + alpha[:, None, None] * eye
+
+
+def solve_kept(
+    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
+) -> Float[Tensor, "rows d"]:
+    """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite.
+
+    Rows that keep about as many are solved together, each system as small as the most that one of them keeps.
+    """
+    found = torch.zeros_like(right)
+    columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
+    for these, at, inside in alike(columns, kept.sum(1)):
+        systems = torch.where(inside[:, :, None] & inside[:, None], system[at[:, :, None], at[:, None]], 0)
+        lower = cholesky(systems + torch.diag_embed((~inside).to(system.dtype)))
+        solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
+        found[these[:, None], at] = solved[..., 0]
+    return found
+
+
+def alike(
+    columns: Int[Tensor, "rows d"], counts: Int[Tensor, " rows"]
+) -> Iterator[tuple[Int[Tensor, " b"], Int[Tensor, "b k"], Bool[Tensor, "b k"]]]:
+    """Rows that have about as many of their first columns in a system, so many that the systems `[b k k]` fit.
+
+    Args:
+        counts: how many of each row's columns are its own; rows without any are left out.
+
+    Yields:
+        the rows, their first k columns, and which of these are the row's own.
+    """
+    rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
+    while len(rows):
+        size = int(counts[rows[0]])
+        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
+        yield these, columns[these, :size], torch.arange(size, device=rows.device) < counts[these, None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from wfbench.calls import plain_calls
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import adapted, unwrapped
@@ -197,7 +198,8 @@ class Network:
 
         handles = [attach(name, layer) for name, layer in self.layers.items()]
         try:
-            yield self._module
+            with plain_calls(self._module):
+                yield self._module
         finally:
             for handle in handles:
                 handle.remove()

@@ -4,6 +4,7 @@ the tasks of trained checkpoints.
 Everything here keeps its name and meaning from version to version; what stands elsewhere may move.
 """
 
+from wfbench.calls import plain_calls
 from wfbench.channels.costs import remove_lowest
 from wfbench.channels.coupled import Coupled, dependency_graph, pruning_group
 from wfbench.channels.pattern import pruned_of
@@ -14,8 +15,8 @@ from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_
 from wfbench.curvature.gram import gram
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
-from wfbench.layers import alike, as_matrices, damped, least_squares, only_layer_scope, patches
-from wfbench.linalg import cholesky, inverse
+from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, only_layer_scope, patches
+from wfbench.linalg import alike, cholesky, damped, inverse
 from wfbench.network import Params, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
@@ -40,12 +41,14 @@ __all__ = [
     "by_channel",
     "call_order",
     "check_damping",
+    "check_patches",
     "cholesky",
     "damped",
     "dependency_graph",
     "effective_rank",
     "filters_of",
     "flatten",
+    "from_matrices",
     "gate_rows",
     "gradients",
     "gram",
@@ -57,6 +60,7 @@ __all__ = [
     "only_layer_scope",
     "over_charged",
     "patches",
+    "plain_calls",
     "predicted_change",
     "producers",
     "pruned_of",

@@ -9,8 +9,9 @@ from greenlet import getcurrent, greenlet
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
-from wfbench.layers import as_matrices, in_parts
+from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
 from wfbench.network import Network, Params, bias_of
 
 SAMPLES = 32
@@ -62,7 +63,12 @@ class _Pass:
         self._tensors = dict(module.named_parameters(remove_duplicate=False))
         for name in names:
             module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name))
-        self._run = greenlet(module)
+
+        def run(x: Tensor) -> Tensor:
+            with plain_calls(module):
+                return module(x)
+
+        self._run = greenlet(run)
         self._past: set[str] = set()
 
     def until(self, name: str) -> Tensor:
@@ -147,7 +153,11 @@ def second_moments(net: Network, x: Float[Tensor, "n *input"]) -> dict[str, Floa
     """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
 
     The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
+
+    Raises:
+        WfbenchError: what a layer multiplies is not known.
     """
+    check_patches(net, x)
     found = {name: _no_moment(net, name) for name in net.weights}
     counts = dict.fromkeys(net.weights, 0)
 
@@ -184,6 +194,9 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
 
     Returns:
         weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
+
+    Raises:
+        WfbenchError: what a layer multiplies is not known.
     """
     weights: Params = dict(net.weights)
     masks: Params = {}
@@ -191,9 +204,10 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
     def prune(name: str, seen: Tensor) -> None:
         layer, dense = net.layer_of(name), net.weights[name]
         new, mask = change(name, as_matrices(layer, dense).double(), seen)
-        masks[name] = mask.reshape(dense.shape)
-        weights[name] = torch.where(masks[name], new.reshape(dense.shape), 0).to(dense.dtype)
+        masks[name] = from_matrices(layer, mask)
+        weights[name] = torch.where(masks[name], from_matrices(layer, new), 0).to(dense.dtype)
 
+    check_patches(net, x)
     for name, (inputs,) in walk(net, x, net.weights, weights):
         prune(name, moment(net.layer_of(name), inputs))
     for name in [name for name in net.weights if name not in masks]:

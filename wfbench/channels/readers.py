@@ -16,8 +16,7 @@ from wfbench.channels.pruner import Gone, filters_of, reading
 from wfbench.curvature.damping import check_damping
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled, Unlabeled
-from wfbench.layers import damped
-from wfbench.linalg import cholesky
+from wfbench.linalg import cholesky, damped
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner

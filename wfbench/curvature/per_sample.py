@@ -1,23 +1,26 @@
-"""Per-sample gradients of a network's outputs, without a Python loop over samples.
+"""Per-sample gradients of a network's outputs: by its layers where they agree with autograd, else sample by sample."""
 
-One forward pass records every layer's input; one backward pass per cotangent gives every layer's output gradient; a
-grouped convolution (one group a sample) turns the two into per-sample weight gradients. Weights themselves ask for no
-gradient, so the pass costs about what a plain batched one does.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from wfbench.curvature.by_layer import by_layer
 from wfbench.errors import WfbenchError
-from wfbench.network import Network, bias_of
+from wfbench.network import Network
 
 TILE = 32
 """Samples a pass, the last one filled up with zeros: a sample's row is the same bits in every budget."""
+
+CHECKED = 3
+"""Samples on which the hooks' rows are held against autograd: batch statistics would make ±1 of two."""
+
+TOLERANCE = {torch.float64: (1e-6, 1e-12)}
+"""Of the check: shares of a tensor's largest entry and of the network's largest one; a wrong row is off by its own
+size, rounding by 1e-13 or so of the terms that are summed. `COARSE` where the network runs in no float64."""
+COARSE = (1e-2, 1e-5)
 
 
 def per_sample_gradients(
@@ -32,104 +35,127 @@ def per_sample_gradients(
     Args:
         cotangents: from float64 logits `[t, c]` to the m vectors a sample that are pulled back.
         coordinates: the parameters to differentiate by, in column order.
+
+    Raises:
+        WfbenchError: samples are not independent; a layer's input is changed in place; no autograd.
     """
     t, m, _ = out.shape
     filled = torch.cat([x, x.new_zeros((TILE - t, *x.shape[1:]))]).to(net.device)
-    sizes = {name: tensor.numel() for name, tensor in coordinates.items()}
-    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]), strict=False))
-    anchors: list[Tensor] = []
-    current, written = 0, set[tuple[int, str]]()
+    apart = net.memo.take(("apart", *coordinates), lambda: _apart(net, filled[:CHECKED], coordinates))
+    columns = _columns(coordinates)
+    drawn: list[Tensor] = []
 
-    def slot(name: str) -> Tensor:
-        return out[:, current, starts[name] : starts[name] + sizes[name]]
+    def padded(logits: Tensor) -> Tensor:
+        drawn.append(cotangents(logits[:t].detach().double()).transpose(0, 1).to(logits.dtype))
+        found = torch.zeros((m, *logits.shape), dtype=logits.dtype, device=logits.device)
+        found[:, :t] = drawn[0]
+        return found
 
-    def store(name: str, gradient: Tensor) -> None:
-        part = gradient[:t].reshape(t, -1)
-        slot(name).add_(part) if (current, name) in written else slot(name).copy_(part)
-        written.add((current, name))
-
-    def record(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        names = {"weight": weight, "bias": bias_of(weight)}
-        wanted = {key: full for key, full in names.items() if full in sizes}
-        if not wanted:
-            return None
-        layer_input, version = inputs[0].detach(), inputs[0]._version
-        replaced = None
-        if not output.requires_grad:
-            anchors.append(output.requires_grad_())
-            output = replaced = output.clone()
-
-        def backward(gradient: Tensor) -> None:
-            if inputs[0]._version != version:
-                raise WfbenchError(
-                    f"the input of layer {_layer(weight)} is changed in place; make that operation out-of-place"
-                )
-            for key, full in wanted.items():
-                store(full, _layer_gradient(layer, key, _layer(weight), layer_input, gradient))
-
-        output.register_hook(backward)
-        return replaced
-
-    with torch.enable_grad(), net.hooked(record) as module:
-        logits = module(filled)
-        if not anchors:
-            raise WfbenchError("no prunable layer is called as a module in the forward pass")
-        padded = torch.zeros((m, *logits.shape), dtype=logits.dtype, device=logits.device)
-        padded[:, :t] = cotangents(logits[:t].detach().double()).transpose(0, 1).to(logits.dtype)
-        for current in range(m):
-            torch.autograd.grad([logits], anchors, [padded[current]], retain_graph=current < m - 1, allow_unused=True)
-            for name in sizes:  # layers that the logits do not depend on
-                if (current, name) not in written:
-                    slot(name).zero_()
+    seen = {name: where for name, where in columns.items() if name not in apart}
+    if unseen := by_layer(net, filled, padded, seen, out):
+        raise WfbenchError(f"the rows of {', '.join(sorted(unseen))} are seen for some samples and not for others")
+    if apart:
+        _one_at_a_time(net, filled[:t], drawn[0], {name: columns[name] for name in sorted(apart)}, out)
 
 
-def _layer(weight: str) -> str:
-    return weight.rpartition(".")[0]
+def _columns(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:
+    ends = np.cumsum([tensor.numel() for tensor in coordinates.values()])
+    return {
+        name: slice(int(end) - tensor.numel(), int(end))
+        for (name, tensor), end in zip(coordinates.items(), ends, strict=True)
+    }
 
 
-def _layer_gradient(layer: nn.Module, key: str, name: str, a: Tensor, g: Tensor) -> Tensor:
-    """Per-sample gradient `[t, ...]` of one layer's weight or bias from its input `a` and output gradient `g`."""
-    t = len(a)
-    if isinstance(layer, nn.Linear):
-        a, g = a.reshape(t, -1, a.shape[-1]), g.reshape(t, -1, g.shape[-1])
-        return g.mT @ a if key == "weight" else g.sum(1)
-    if isinstance(layer, nn.modules.conv._ConvNd):
-        return _conv_weight(layer, name, a, g) if key == "weight" else g.flatten(2).sum(2)
-    normalised = _normalised(layer, name, a)
-    product = g * normalised if key == "weight" else g
-    if isinstance(layer, nn.LayerNorm):
-        return product.reshape(t, -1, *layer.normalized_shape).sum(1)
-    return product.reshape(t, product.shape[1], -1).sum(2)
+def _one_at_a_time(
+    net: Network,
+    x: Float[Tensor, "t *input"],
+    cotangents: Float[Tensor, "m t c"],
+    columns: Mapping[str, slice],
+    out: Float[Tensor, "t m p"],
+) -> None:
+    """The same by autograd, for tensors that the layers' hooks do not see: a sample is a batch of its own."""
+    for i in range(len(x)):
+        logits, leaves = _followed(net, x[i : i + 1], columns)
+        for j, of_sample in enumerate(cotangents[:, i]):
+            found = _pulled_back(logits, of_sample.reshape(logits.shape), leaves)
+            for name, gradient in zip(leaves, found, strict=True):
+                out[i, j, columns[name]] = gradient.flatten()
 
 
-def _conv_weight(layer: nn.modules.conv._ConvNd, name: str, a: Tensor, g: Tensor) -> Tensor:
-    """One convolution backward with a group a sample."""
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or layer.transposed:
-        raise WfbenchError(f"layer {name}: transposed convolutions and padding other than zeros are not supported")
-    t = len(a)
-    weight = layer.weight.expand(t, *layer.weight.shape).flatten(0, 1)
-    found: Tensor = torch.ops.aten.convolution_backward(
-        g.reshape(1, -1, *g.shape[2:]),
-        a.reshape(1, -1, *a.shape[2:]),
-        weight,
-        None,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        False,
-        [0],
-        layer.groups * t,
-        [False, True, False],
-    )[1]
-    return found.reshape(t, -1)
+def _followed(
+    net: Network, x: Float[Tensor, "n *input"], names: Mapping[str, object]
+) -> tuple[Float[Tensor, "n c"], dict[str, Tensor]]:
+    """Logits, and the tensors of those names that autograd has followed to them."""
+    leaves = {name: net.movable[name].detach().clone().requires_grad_() for name in names}
+    with torch.enable_grad():
+        return net.logits(leaves, x.clone()), leaves
 
 
-def _normalised(layer: nn.Module, name: str, a: Tensor) -> Tensor:
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-        if layer.running_mean is None or layer.running_var is None:
-            raise WfbenchError(f"layer {name} keeps no running statistics, so samples are not independent")
-        return functional.batch_norm(a, layer.running_mean, layer.running_var, eps=layer.eps)
-    if isinstance(layer, nn.GroupNorm):
-        return functional.group_norm(a, layer.num_groups, eps=layer.eps)
-    assert isinstance(layer, nn.LayerNorm)
-    return functional.layer_norm(a, layer.normalized_shape, eps=layer.eps)
+def _pulled_back(logits: Tensor, cotangent: Tensor, leaves: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    if not logits.requires_grad:
+        raise WfbenchError("the logits depend on no weight; is the network's forward pass under no_grad or detached?")
+    try:
+        return torch.autograd.grad(
+            logits, list(leaves.values()), cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        raise WfbenchError(f"autograd does not get through the network: {str(error).splitlines()[0]}") from error
+
+
+def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of the tensors whose rows the layers' hooks do not see as autograd does, in float64 where that runs.
+
+    Raises:
+        WfbenchError: what a sample gives depends on those beside it, or on chance.
+    """
+    try:
+        return _disagreeing(Network(net.module().double()), x.double() if x.is_floating_point() else x, coordinates)
+    except RuntimeError:  # it asks for its own dtype somewhere inside
+        return _disagreeing(net, x, coordinates)
+
+
+def _disagreeing(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
+    """Holds `Σᵢ iJᵢᵀcᵢ` of the hooks' rows, cᵢ random, against autograd's gradient of `Σᵢ i cᵢᵀzᵢ`."""
+    columns, weights = _columns(coordinates), torch.arange(1.0, len(x) + 1, dtype=net.dtype, device=net.device)
+    rows = torch.zeros((len(x), 1, sum(w.numel() for w in coordinates.values())), dtype=net.dtype, device=net.device)
+    hooked: list[Tensor] = []
+
+    def random(logits: Tensor) -> Tensor:
+        hooked.append(logits.detach())
+        drawn = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return drawn.to(hooked[0])[None]
+
+    found = by_layer(net, x.clone(), random, columns, rows)
+    logits, leaves = _followed(net, x, coordinates)
+    _independent(net, x, hooked[0], logits.detach())
+    summed = weights @ rows[:, 0]
+    expected = _pulled_back(logits, weights.to(logits)[:, None] * random(logits)[0], leaves)
+    share, floor = TOLERANCE.get(net.dtype, COARSE)
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    for name, gradient in zip(leaves, expected, strict=True):
+        error = (summed[columns[name]] - gradient.flatten()).abs().max()
+        if float(error) > share * float(gradient.abs().max()) + floor * largest:
+            found.add(name)
+    return frozenset(found)
+
+
+def _independent(net: Network, x: Float[Tensor, "n *input"], logits: Tensor, again: Tensor) -> None:
+    """Raise WfbenchError unless the last sample's logits alone are those that it has beside the others, twice."""
+    off = TOLERANCE.get(net.dtype, COARSE)[0] * float(logits.abs().max())
+    if float((logits - again).abs().max()) > off:
+        raise WfbenchError(
+            "the network's logits differ from call to call, so it has no per-sample gradients; leave out what it "
+            "draws at random in evaluation"
+        )
+    why = "it mixes the samples of a batch"
+    try:
+        with torch.no_grad():
+            alone = net.logits({}, x[-1:].clone()).flatten()
+        if not float((logits[-1] - alone).abs().max()) > off:  # or there are NaN, which the rows will tell
+            return
+    except (RuntimeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+    for name, layer in net.module().named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None:
+            why = f"layer {name} keeps no running statistics"
+    raise WfbenchError(f"the network has no per-sample gradients, for its logits depend on other samples: {why}")

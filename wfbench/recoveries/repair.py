@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
-from wfbench.layers import as_matrices, damped, in_parts, solve_kept
+from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
+from wfbench.linalg import damped, solve_kept
 from wfbench.network import Network, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -33,17 +34,18 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
     damping: float = 0.01
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
+        check_patches(net, data.inputs)
         state = dict(pruned.state)
         for name, (now, before) in walk(net, data.inputs, net.weights, state, {}):
             layer, bias = net.layer_of(name), bias_of(name)
             dense = as_matrices(layer, net.weights[name]).double()
             current = as_matrices(layer, state[name]).double()
             moments = _moments(layer, (now, current), (before, dense), centred=bias in state)
-            kept = pruned.mask[name].reshape(current.shape)
+            kept = as_matrices(layer, pruned.mask[name])
             systems = damped(moments.inner, self.damping)
             moves = torch.stack([solve_kept(h, r, k) for h, r, k in zip(systems, moments.lost, kept, strict=True)])
             weights = torch.where(kept, current + moves, 0)
-            state[name] = weights.reshape(state[name].shape).to(state[name].dtype)
+            state[name] = from_matrices(layer, weights).to(state[name].dtype)
             if bias in state:
                 shift = moments.mean_lost - (moves @ moments.mean[..., None])[..., 0]
                 moved = (net.movable[bias].double() + shift.flatten()).to(state[bias].dtype)
