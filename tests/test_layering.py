@@ -9,7 +9,20 @@ ROOMS = (
     *("definitions", "words", "tasks", "curvature", "channels", "recoveries", "composed", "woodfisher", "harness"),
     *("conformance", "report", "output", "commands", "doors"),
 )
-WORDS = ("errors", "writing", "data", "licence", "linalg", "network", "pruned", "sparsity", "layers", "walk", "pruner")
+WORDS = (
+    "errors",
+    "writing",
+    "data",
+    "licence",
+    "linalg",
+    "modules",
+    "network",
+    "pruned",
+    "sparsity",
+    "layers",
+    "walk",
+    "pruner",
+)
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
 FILES = 12
 

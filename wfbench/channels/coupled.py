@@ -6,7 +6,6 @@ charged with, which are deleted without a charge, and which may make up for it, 
 
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,8 +178,7 @@ def masked(state: Mapping[str, Tensor], groups: Sequence[Coupled], gone: Mapping
 
 def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Mapping[str, Sequence[int]]) -> nn.Module:
     """The network of `state` with the removed channels taken out: smaller layers, the masked one's function."""
-    module = deepcopy(net.module())
-    module.load_state_dict(dict(state))
+    module = net.module(state)
     layers = dict(module.named_modules())
     graph = dependency_graph(module, example.to(net.device))
     for name, channels in gone.items():

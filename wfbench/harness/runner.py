@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from wfbench.harness.measures import (
 from wfbench.harness.record import Record, environment, fields_of
 from wfbench.harness.reuse import Question, checkpoint_digest, code, question
 from wfbench.licence import handed
+from wfbench.modules import copied
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
@@ -38,7 +38,7 @@ class Dense:
     """A task's dense network on the device, with what never changes about it."""
 
     def __init__(self, case: Case, device: torch.device) -> None:
-        self.module = deepcopy(case.task.dense(case.replicate)).to(device).eval()
+        self.module = copied(case.task.dense(case.replicate)).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
         self.scores: Scores | None = None
@@ -201,8 +201,7 @@ class Runner:
         return self._dense[which]
 
     def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
-        module = dense.network.module()
-        module.load_state_dict(dict(state))
+        module = dense.network.module(state)
         return self._evaluate(case, module, checkpoint_digest(module))
 
     def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores:

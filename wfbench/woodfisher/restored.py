@@ -109,9 +109,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float) 
     Args:
         damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
     """
-    module = net.module()
-    module.load_state_dict(dict(pruned.state))
-    current = Network(module.eval())
+    current = Network(net.module(pruned.state))
     missing = _logits(net, {}, data) - _logits(net, pruned.state, data)
     distance = float(missing.square().sum())
     kept = flatten(pruned.mask)
