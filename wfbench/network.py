@@ -174,13 +174,16 @@ class Network:
     def places(self, x: Float[Tensor, "1 *input"]) -> dict[str, int]:
         """How often one sample is multiplied with every weight of a layer: output positions, over all calls.
 
+        Of a transposed convolution input positions.
+
         By the name of the prunable weight; a weight's multiply-accumulates. One that `x` never meets has 0.
         """
         found = dict.fromkeys(self.weights, 0)
 
         def count(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             if (known := self.names.get(weight)) in found:
-                found[known] += output.numel() // self.weights[known].shape[0]
+                through = inputs[0] if getattr(layer, "transposed", False) else output
+                found[known] += through.numel() // self.weights[known].shape[0]
 
         with torch.no_grad(), self.hooked(count):
             self._module(x.to(self.device))

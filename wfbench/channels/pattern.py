@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench.channels.costs import Costs, _allowed
-from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
+from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk, taking_out
 from wfbench.channels.footprint import footprint
 from wfbench.channels.latency import architecture
 from wfbench.errors import BrokenRule, WfbenchError
@@ -92,27 +92,29 @@ class Filter(Pattern):
 
         Raises:
             BrokenRule: the shrunk network's logits are not the masked one's.
-            WfbenchError: the shrunk network does not run.
+            WfbenchError: the shrunk network does not run, or torch counts another size than was removed by.
         """
         example = self.example(net)
         probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
         removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
-        try:
+        with torch.no_grad():
+            wanted = net.logits(pruned.state, probe)
+        with torch.no_grad(), taking_out(removed):
             small = shrunk(net, pruned.state, example, removed)
-            with torch.no_grad():
-                wanted, found = net.logits(pruned.state, probe), small(probe)
-        except (RuntimeError, IndexError) as error:
-            raise WfbenchError(
-                f"the network does not run without its removed channels ({error}); write its forward pass without "
-                "fixed sizes, such as flatten(1) in place of view(-1, 64), and call each layer once"
-            ) from error
+            found = small(probe)
         difference = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-12))
         if not difference <= AGREEMENT:
             raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
         whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
         dense = {f"dense_{name}": value for name, value in whole.items()}
-        count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
-        costs = {**footprint(small, example), **dense, "removed_channels": count}
+        counts = {name: len(set(channels)) for name, channels in pruned.removed_channels.items()}
+        costs = {**footprint(small, example), **dense, "removed_channels": sum(counts.values())}
+        for of in self.units[1:]:
+            if (expected := self.costs(net).total(counts, of)) != costs[of]:
+                raise WfbenchError(
+                    f"the smaller network has {costs[of]} {of} where {expected} were expected, so that no target of "
+                    "them can be met; call layers rather than functions on their weights"
+                )
         return {**costs, "architecture": architecture(small)}
 
 
