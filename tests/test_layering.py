@@ -9,7 +9,7 @@ ROOMS = (
     *("definitions", "ground", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
     *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "commands", "doors"),
 )
-GROUND = ("errors", "writing", "linalg")
+GROUND = ("errors", "writing", "linalg", "modules")
 WORDS = ("data", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
 FILES = 12

@@ -22,6 +22,7 @@ from wfbench.harness.record import Record
 from wfbench.harness.reuse import checkpoint_digest, version_of
 from wfbench.harness.runner import Runner
 from wfbench.kinds.network import as_brought
+from wfbench.modules import put, state_of
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -102,9 +103,7 @@ def _smaller(
     """The network of a state as large as `net`'s, without the removed channels."""
     if removed:
         return as_brought(shrunk(net, state, Filter(shape).example(net), removed))
-    module = net.module()
-    module.load_state_dict(dict(state))
-    return as_brought(module)
+    return as_brought(net.module(state))
 
 
 def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
@@ -114,7 +113,7 @@ def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
         WfbenchError: the file cannot be written.
     """
     check_file(path)
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.cpu().clone().contiguous() for name, tensor in state_of(module).items()}
     with whole(path) as part:
         part.write_bytes(as_bytes(state, {KEY: json.dumps(dict(about), sort_keys=True)}))
 
@@ -136,7 +135,7 @@ def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
         if removed:
             _check_groups(net, tuple(about["shape"]), removed)
         found = _smaller(net, tuple(about["shape"]), removed, net.state())
-        found.load_state_dict(state)
+        put(found, state)
     except (WfbenchError, RuntimeError) as error:
         kind = type(net.module()).__name__
         raise WfbenchError(f"{path} does not fit this {kind}; give the network that was pruned: {error}") from error

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -16,15 +15,16 @@ from wfbench.calls import plain_calls
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import adapted, unwrapped
+from wfbench.modules import NORMS as NORMS
+from wfbench.modules import PRUNABLE as PRUNABLE
+from wfbench.modules import Attributes, copied, names_of, put, state_of
 
 T = TypeVar("T")
 Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
-PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
 AT_A_TIME = 50
 """Samples whose change of the loss is computed at a time."""
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
@@ -85,15 +85,18 @@ class Network:
 
     Takes a private copy of `module`. `weights` are the prunable coordinates (weights of linear and convolution
     layers, first and last included), `movable` those plus biases and the scale and shift of norm layers; both in
-    the order of `named_parameters()`. `memo` keeps what methods share, such as gradients, until it is cleared.
+    the order of `named_parameters()`. A tensor with several names is known by one of them, as in `names`: a prunable
+    layer's, if any. `memo` keeps what methods share, such as gradients, until it is cleared.
 
     Raises:
         WfbenchError: if the module has no linear or convolution layer.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = adapted(deepcopy(unwrapped(module)).eval().requires_grad_(False))
+        self._module = adapted(copied(unwrapped(module)).eval().requires_grad_(False))
+        self._attributes = Attributes(self._module)
         self.memo = Memo()
+        self.names = names_of(self._module)
         self.layers: dict[str, nn.Module] = {
             name: layer for name, layer in self._module.named_modules() if isinstance(layer, PRUNABLE + NORMS)
         }
@@ -101,8 +104,9 @@ class Network:
             tensor_name(name, key): (layer, key)
             for name, layer in self.layers.items()
             for key, _ in layer.named_parameters(recurse=False)
+            if self.names[tensor_name(name, key)] == tensor_name(name, key)
         }
-        named = dict(self._module.named_parameters())
+        named = {self.names[name]: tensor for name, tensor in self._module.named_parameters(remove_duplicate=False)}
         self.movable: Params = {name: tensor for name, tensor in named.items() if name in owned}
         self.weights: Params = {
             name: tensor
@@ -120,17 +124,21 @@ class Network:
     def dtype(self) -> torch.dtype:
         return next(iter(self.weights.values())).dtype
 
-    def module(self) -> nn.Module:
-        """A copy of the dense network, free to change."""
-        return deepcopy(self._module)
+    def module(self, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """A copy of the dense network, free to change; with a whole `state` in place of its own where one is given."""
+        return copied(self._module) if state is None else put(copied(self._module), state)
 
     def state(self) -> Params:
-        """A copy of every parameter and buffer."""
-        return {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
+        """A copy of every parameter and buffer, each by the name by which it is known."""
+        return {name: tensor.clone() for name, tensor in state_of(self._module).items()}
 
     def logits(self, weights: Mapping[str, Tensor], x: Float[Tensor, "n *input"]) -> Float[Tensor, "n c"]:
         """Logits with `weights` in place of the dense ones; what `weights` leaves out stays dense."""
-        out: Tensor = functional_call(self._module, dict(weights), (x.to(self.device),))
+        given = {self.names.get(name, name): weight for name, weight in weights.items()}
+        try:
+            out: Tensor = functional_call(self._module, given, (x.to(self.device),))
+        finally:
+            self._attributes.put_back()
         return out
 
     def loss(self, weights: Mapping[str, Tensor], data: Labeled) -> Float[Tensor, ""]:
@@ -168,28 +176,53 @@ class Network:
     def places(self, x: Float[Tensor, "1 *input"]) -> dict[str, int]:
         """How often one sample is multiplied with every weight of a layer: output positions, over all calls.
 
+        Of a transposed convolution input positions.
+
         By the name of the prunable weight; a weight's multiply-accumulates. One that `x` never meets has 0.
         """
         found = dict.fromkeys(self.weights, 0)
 
         def count(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if weight in found:
-                found[weight] += output.numel() // self.weights[weight].shape[0]
+            if (known := self.names.get(weight)) in found:
+                through = inputs[0] if getattr(layer, "transposed", False) else output
+                found[known] += through.numel() // self.weights[known].shape[0]
 
         with torch.no_grad(), self.hooked(count):
             self._module(x.to(self.device))
         return found
 
     def layer_of(self, weight: str) -> nn.Module:
-        """The layer that owns a prunable weight."""
-        return self.layers[weight.rpartition(".")[0]]
+        """The layer that owns a prunable weight, or the first of those that share it.
+
+        Raises:
+            WfbenchError: layers share the weight that use it in different ways.
+        """
+        layer = self.layers[weight.rpartition(".")[0]]
+        for name in self.sharing(weight):
+            if _use(self.layers[name]) != _use(layer):
+                raise WfbenchError(f"{name} has the weight {weight} too, and uses it in another way; untie the two")
+        return layer
+
+    def sharing(self, weight: str) -> list[str]:
+        """The names of the layers that have this weight or scale."""
+        return [name for name in self.layers if self.names.get(tensor_name(name, "weight")) == weight]
+
+    def bias_of(self, weight: str) -> str | None:
+        """The name of the bias beside a weight or scale; None for none, and where layers share it that have several."""
+        found = {self.names.get(tensor_name(name, "bias")) for name in self.sharing(weight)}
+        return found.pop() if len(found) == 1 else None
+
+    def read_elsewhere(self, weight: str) -> bool:
+        """Whether more than linear, convolution and norm layers has this weight, as with tied embeddings."""
+        owners = {name.rpartition(".")[0] for name, known in self.names.items() if known == weight}
+        return any(not isinstance(self._module.get_submodule(owner), PRUNABLE + NORMS) for owner in owners)
 
     @contextmanager
     def hooked(self, hook: LayerHook) -> Iterator[nn.Module]:
         """The frozen network with `hook(weight, layer, inputs, output)` on every prunable and norm layer.
 
-        A layer goes by the name of its weight, one without a weight by the name that it would have. For reading
-        activations and gradients; a hook may return a replacement of the output.
+        A layer goes by its own name of its weight (see `names` for shared ones), one without a weight by the name that
+        it would have. For reading activations and gradients; a hook may return a replacement of the output.
         """
 
         def attach(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -203,3 +236,10 @@ class Network:
         finally:
             for handle in handles:
                 handle.remove()
+            self._attributes.put_back()
+
+
+def _use(layer: nn.Module) -> tuple[object, ...]:
+    """How a layer multiplies its weight with its inputs."""
+    kind = nn.Linear if isinstance(layer, nn.Linear) else type(layer)
+    return kind, *(getattr(layer, name, None) for name in ("stride", "padding", "dilation", "groups", "padding_mode"))

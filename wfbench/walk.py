@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
-from wfbench.network import Network, Params, bias_of
+from wfbench.network import Network, Params
 
 SAMPLES = 32
 """Samples that go through the network at a time, where nothing has to wait for them."""
@@ -34,13 +34,17 @@ def walk(
 
     Yields:
         the weight's name, and for each state what the layer reads, a tensor a call: of a layer that is called again,
-        what all its calls read with its weight as it stands now.
+        or shares its weight with others, what all these calls read with the weight as it stands now. A weight that
+        more than layers read, such as a tied embedding, comes before all others.
 
     Raises:
         WfbenchError: the order of the calls depends on the samples; a layer runs under autocast or inference mode.
     """
     x = x.to(net.device)
     calls = Counter(called(net, x[:1], at))
+    for name in [name for name in calls if net.read_elsewhere(name)]:
+        yield name, [_all_calls(net, of, name, x) for of in states]
+        del calls[name]
     passes = [_Pass(net, state, calls, x) for state in states]
     try:
         for name, times in calls.items():
@@ -57,12 +61,12 @@ class _Pass:
     """The network in one state, a coroutine that stops before every layer."""
 
     def __init__(self, net: Network, state: Mapping[str, Tensor], names: Collection[str], x: Tensor) -> None:
-        self._state, self._x = state, x
-        module = net.module()
-        module.load_state_dict(dict(state), strict=False)
+        self._net, self._state, self._x = net, state, x
+        module = net.module({**net.state(), **{net.names.get(name, name): tensor for name, tensor in state.items()}})
         self._tensors = dict(module.named_parameters(remove_duplicate=False))
         for name in names:
-            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(_stop(name))
+            for layer in net.sharing(name):
+                module.get_submodule(layer).register_forward_pre_hook(_stop(name))
 
         def run(x: Tensor) -> Tensor:
             with plain_calls(module):
@@ -95,8 +99,8 @@ class _Pass:
 
     def take_over(self, name: str) -> None:
         """What the state now says of the layer."""
-        for key in (name, bias_of(name)):
-            if key in self._state:
+        for key in (name, self._net.bias_of(name)):
+            if key is not None and key in self._state:
                 self._tensors[key].data.copy_(self._state[key])
 
     def end(self) -> None:
@@ -123,7 +127,7 @@ def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, x: Tensor) 
     found: list[Tensor] = []
 
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if weight == name:
+        if net.names.get(weight) == name:
             found.append(inputs[0])
 
     with torch.no_grad(), net.hooked(keep):
@@ -136,8 +140,8 @@ def called(net: Network, x: Float[Tensor, "n *input"], among: Collection[str]) -
     order: list[str] = []
 
     def note(weight: str, *_: object) -> None:
-        if weight in among:
-            order.append(weight)
+        if (known := net.names.get(weight)) is not None and known in among:
+            order.append(known)
 
     with torch.no_grad(), net.hooked(note) as module:
         module(x.to(net.device))
@@ -162,9 +166,11 @@ def second_moments(net: Network, x: Float[Tensor, "n *input"]) -> dict[str, Floa
     counts = dict.fromkeys(net.weights, 0)
 
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        for rows in in_parts(layer, inputs[0]) if weight in found else ():
-            found[weight] += rows.mT @ rows
-            counts[weight] += rows.shape[1]
+        if (known := net.names.get(weight)) not in found:
+            return
+        for rows in in_parts(net.layer_of(known), inputs[0]):
+            found[known] += rows.mT @ rows
+            counts[known] += rows.shape[1]
 
     with torch.no_grad(), net.hooked(keep):
         for part in x.split(SAMPLES):

@@ -1,13 +1,12 @@
 """What a dense network must be before cases run with it: it can be copied, gives logits, and gives them again."""
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.weight_norm import WeightNorm
 
 from wfbench.data import Dataset
 from wfbench.errors import WfbenchError, why
+from wfbench.modules import copied
 
 PART = 8
 """Samples on which the network is run twice."""
@@ -31,7 +30,7 @@ def own_copy(module: nn.Module) -> nn.Module:
                     f"{hook.name} is no parameter; call torch.nn.utils.remove_weight_norm on it, the function stays"
                 )
     try:
-        return deepcopy(module)
+        return copied(module)
     except Exception as error:  # a stranger's network may raise anything
         raise WfbenchError(
             f"{kind} cannot be copied ({why(error)}); give `module` as a network that copy.deepcopy takes, without "

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wfbench.channels.coupled import Coupled
+from wfbench.channels.coupled import Coupled, shrunk, taking_out
+from wfbench.channels.footprint import footprint
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
 from wfbench.sparsity import Target, Unit
@@ -20,7 +21,9 @@ def _allowed(target: Target, whole: int) -> float:
 class Costs:
     """Filters, parameters and multiply-accumulates of the network with some channels gone.
 
-    Exact, from the shapes of the layers: a channel takes as many entries from a tensor as every other of its group.
+    From the shapes of the parameters: a channel takes as many entries from a tensor as every other of its group.
+    What torch's counter finds besides, in products without a weight (attention's), is what one channel of each group
+    takes of it times the channels. `Filter.measured` holds all of this against the smaller network.
 
     Args:
         whole: why channels of further layers stay, for the error where a target cannot be met.
@@ -44,14 +47,26 @@ class Costs:
             group: [name for name, widths in self._widths.items() if any(of == group for _, of, _ in widths)]
             for group in self.groups
         }
+        self._besides, self._each = 0, dict.fromkeys(self.groups, 0)
+        self._besides = self._counted(net, x, {})
+        if self._besides:
+            self._each = {name: self._besides - self._counted(net, x, {name: [0]}) for name in self.groups}
+
+    def _counted(self, net: Network, x: Float[Tensor, "1 *input"], gone: dict[str, list[int]]) -> int:
+        """Multiply-accumulates that torch's counter finds besides those of weights."""
+        with taking_out(gone):
+            found = footprint(shrunk(net, net.state(), x, gone) if gone else net.module(), x)["macs"]
+        return found - self.total({name: len(channels) for name, channels in gone.items()}, "macs", self._shapes)
 
     def total(self, gone: Mapping[str, int], of: Unit, only: Iterable[str] | None = None) -> int:
         """What is left with so many channels gone of each group.
 
         Args:
-            only: the parameters to count, by name; all by default.
+            only: the parameters to count, by name; all by default, and what is besides them.
         """
         found = 0
+        if only is None and of == "macs":
+            found = self._besides - sum(self._each[name] * count for name, count in gone.items())
         for name in self._shapes if only is None else only:
             shape = list(self._shapes[name])
             for axis, group, width in self._widths[name]:
@@ -68,7 +83,8 @@ class Costs:
     def saving(self, gone: Mapping[str, int], group: str, of: Unit) -> int:
         """What one more channel of the group takes away."""
         names, more = self._touching[group], {**gone, group: gone.get(group, 0) + 1}
-        return self.total(gone, of, names) - self.total(more, of, names)
+        besides = self._each[group] if of == "macs" else 0
+        return self.total(gone, of, names) - self.total(more, of, names) + besides
 
 
 class Removal:

@@ -5,8 +5,8 @@ charged with, which are deleted without a charge, and which may make up for it, 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class Slices:
 
     Args:
         name: of the tensor.
-        axis: 0, output channels; 1, input channels.
+        axis: of a layer's tensor 0, output channels; 1, input channels; of a parameter outside of layers any.
         index: positions along the axis, a row a channel.
     """
 
@@ -55,8 +55,8 @@ class Coupled:
         size: number of channels.
         charged: Q, the factor whose zeroing removes a channel's effect: scale and shift of the norm that every branch
             ends in, or filter and bias where none follows.
-        deleted: D, whatever else physical removal deletes: filters, depthwise filters, running statistics, the input
-            slices of the consumers. Neither charged nor updated.
+        deleted: D, whatever else physical removal deletes: filters, depthwise filters, running statistics, parameters
+            outside of layers, the input slices of the consumers. Neither charged nor updated.
         consumers: names of the weights that read the channels; U is what survives of them and of their biases.
     """
 
@@ -110,14 +110,17 @@ def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> A
 def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
     made: dict[nn.Module, Int[Tensor, "channels width"]] = {}
     read: dict[nn.Module, Int[Tensor, "channels width"]] = {}
+    deleted: list[Slices] = []
     for item in group:
         layer = item.dep.target.module
-        if layer in names:
+        if isinstance(layer, nn.Parameter):  # outside of layers, such as a scale a channel
+            axis = item.dep.target.pruning_dim
+            deleted.append(Slices(graph._param_to_name[layer], axis, _rows(item.root_idxs, item.idxs)))
+        elif layer in names:
             outputs = item.dep.handler.__name__ == "prune_out_channels"
             (made if outputs else read)[layer] = _rows(item.root_idxs, item.idxs)
     size = max(len(rows) for rows in (*made.values(), *read.values()))
     charged: list[Slices] = []
-    deleted: list[Slices] = []
     for layer, rows in made.items():
         ends = not _next(layer, graph) <= made.keys() - read.keys()
         for name, tensor in _tensors(layer, names[layer]).items():
@@ -179,8 +182,7 @@ def masked(state: Mapping[str, Tensor], groups: Sequence[Coupled], gone: Mapping
 
 def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Mapping[str, Sequence[int]]) -> nn.Module:
     """The network of `state` with the removed channels taken out: smaller layers, the masked one's function."""
-    module = deepcopy(net.module())
-    module.load_state_dict(dict(state))
+    module = net.module(state)
     layers = dict(module.named_modules())
     graph = dependency_graph(module, example.to(net.device))
     for name, channels in gone.items():
@@ -188,6 +190,19 @@ def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Map
             layer = layers[name]
             pruning_group(graph, layer, sorted(set(channels))).prune()
     return module.requires_grad_(False).eval()
+
+
+@contextmanager
+def taking_out(gone: Mapping[str, Sequence[int]]) -> Iterator[None]:
+    """Whatever the smaller network raises in here says what was taken out, and what could be done about it."""
+    try:
+        yield
+    except (RuntimeError, LookupError, ValueError, AssertionError, TypeError, AttributeError, ArithmeticError) as error:
+        names = ", ".join(name for name, channels in gone.items() if channels)
+        raise WfbenchError(
+            f"the network does not run without channels of {names} ({type(error).__name__}: {error}); write its "
+            "forward pass without fixed sizes, such as flatten(1) in place of view(-1, 64), and call each layer once"
+        ) from error
 
 
 def pruning_group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:

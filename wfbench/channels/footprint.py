@@ -1,7 +1,11 @@
 """What a network costs to run, measured on it: parameters, multiply-accumulates, activation memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -19,7 +23,7 @@ def footprint(module: nn.Module, x: Tensor) -> dict[str, int]:
 
     module.eval()
     handles = [layer.register_forward_hook(keep) for layer in module.modules() if not list(layer.children())]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as counter:
         module(x)
     for handle in handles:
         handle.remove()
@@ -28,3 +32,15 @@ def footprint(module: nn.Module, x: Tensor) -> dict[str, int]:
         "macs": counter.get_total_flops() // 2,
         "activation_memory": most,
     }
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention in single products, which the counter knows on every device, unlike the fused ones."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

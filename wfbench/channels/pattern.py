@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wfbench.channels.costs import Costs, _allowed
-from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk
+from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk, taking_out
 from wfbench.channels.footprint import footprint
 from wfbench.channels.latency import architecture
 from wfbench.channels.limits import AGREEMENT, differ, limit, removable
@@ -95,26 +95,34 @@ class Filter(Pattern):
 
         Raises:
             BrokenRule: the shrunk network's logits are not the masked one's, and nothing in the network is to blame.
-            WfbenchError: the network does not run without some channels, or computes something else.
+            WfbenchError: the network does not run without some channels, or computes something else, or torch counts
+                another size than was removed by.
         """
         example = self.example(net)
         probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
         removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
-        try:
-            small = shrunk(net, pruned.state, example, removed)
-            with torch.no_grad():
-                wanted, found = net.logits(pruned.state, probe), small(probe)
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            reason = limit(net, self.groups(net), removed, probe)
-            raise WfbenchError(reason or f"the network does not run without its removed channels: {error}") from error
+        with torch.no_grad():
+            wanted = net.logits(pruned.state, probe)
+            try:
+                with taking_out(removed):
+                    small = shrunk(net, pruned.state, example, removed)
+                    found = small(probe)
+            except WfbenchError as error:
+                raise WfbenchError(limit(net, self.groups(net), removed, probe) or str(error)) from error
         if not (difference := differ(wanted, found)) <= AGREEMENT:
             if (reason := limit(net, self.groups(net), removed, probe)) is not None:
                 raise WfbenchError(reason)
             raise BrokenRule(f"masked and shrunk network differ by {difference:.1e} of the largest logit")
         whole = net.memo.take(("footprint", self.shape), lambda: footprint(net.module(), example))
         dense = {f"dense_{name}": value for name, value in whole.items()}
-        count = sum(len(set(channels)) for channels in pruned.removed_channels.values())
-        costs = {**footprint(small, example), **dense, "removed_channels": count}
+        counts = {name: len(set(channels)) for name, channels in pruned.removed_channels.items()}
+        costs = {**footprint(small, example), **dense, "removed_channels": sum(counts.values())}
+        for of in self.units[1:]:
+            if (expected := self.costs(net).total(counts, of)) != costs[of]:
+                raise WfbenchError(
+                    f"the smaller network has {costs[of]} {of} where {expected} were expected, so that no target of "
+                    "them can be met; call layers rather than functions on their weights"
+                )
         return {**costs, "architecture": architecture(small)}
 
 

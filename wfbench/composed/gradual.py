@@ -16,6 +16,7 @@ from wfbench.composed.steps import Steps
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError, at_least
 from wfbench.licence import handed
+from wfbench.modules import state_of
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, take_after
@@ -107,8 +108,7 @@ class FittedGradual:
         """Remove up to the step's sparsity from what the last step left, then train."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed + step)  # a step is the same whether the ones before it were run or loaded
-            module = self.net.module()
-            module.load_state_dict(dict(before.state))
+            module = self.net.module(before.state)
             seen: Any = handed(self.options.of.licence, self.data.take(slice(self.options.seen)))
             found = self.options.of.fit(Network(module), seen).prune(target)
             for name, mask in found.mask.items():
@@ -119,8 +119,7 @@ class FittedGradual:
         return Pruned(state, found.mask, diagnostics=found.diagnostics)
 
     def _trained(self, pruned: Pruned, step: int) -> Params:
-        options, module = self.options, self.net.module()
-        module.load_state_dict(dict(pruned.state))
+        options, module = self.options, self.net.module(pruned.state)
         module.train().requires_grad_(True)
         masks = {name: mask for name, mask in pruned.mask.items() if not mask.all()}
         optimizer = torch.optim.SGD(
@@ -144,7 +143,7 @@ class FittedGradual:
                 functional.cross_entropy(module(x[at]), y[at]).backward()
                 optimizer.step()
                 _mask(module, masks)
-        return {name: tensor.detach() for name, tensor in module.eval().state_dict().items()}
+        return {name: tensor.detach() for name, tensor in state_of(module.eval()).items()}
 
     def _key(self, target: Target) -> str:
         """A digest of everything that the steps depend on, but for the code."""

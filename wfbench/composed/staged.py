@@ -79,9 +79,7 @@ class FittedStaged:
         return handed(self.options.of.licence, self.data)
 
     def _weights(self, before: Pruned, target: Target) -> Pruned:
-        module = self.net.module()
-        module.load_state_dict(dict(before.state))
-        found = self.options.of.fit(Network(module), self._seen()).prune(target)
+        found = self.options.of.fit(Network(self.net.module(before.state)), self._seen()).prune(target)
         for name, mask in found.mask.items():
             if (mask & ~before.mask[name]).any():
                 raise WfbenchError(f"{self.options.of.name} takes weights of {name} back; it cannot work in stages")

@@ -22,6 +22,7 @@ from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
 from wfbench.harness.record import DATA, numerics
 from wfbench.licence import handed
+from wfbench.modules import state_of
 from wfbench.network import Network
 from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
 
@@ -200,9 +201,9 @@ def _place(thing: Any) -> Definition:
 
 
 def checkpoint_digest(module: nn.Module) -> str:
-    """SHA-256 of the architecture and of every parameter and buffer."""
+    """SHA-256 of the architecture and of every parameter and buffer, each tensor once."""
     digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state_of(module).items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

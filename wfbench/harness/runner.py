@@ -238,8 +238,7 @@ class Runner:
         return self._dense[which]
 
     def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
-        module = dense.network.module()
-        module.load_state_dict(dict(state))
+        module = dense.network.module(state)
         return self._evaluate(case, module, checkpoint_digest(module))
 
     def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores:

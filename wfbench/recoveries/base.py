@@ -9,6 +9,7 @@ from torch import nn
 
 from wfbench.data import Unlabeled
 from wfbench.licence import D, Licensed
+from wfbench.modules import state_of
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 
@@ -38,8 +39,7 @@ class BatchNormReestimation(Recovery[Unlabeled]):
     name: ClassVar[str] = "batchnorm"
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
-        module = net.module()
-        module.load_state_dict(pruned.state)
+        module = net.module(pruned.state)
         norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         for norm in norms:
             norm.reset_running_stats()
@@ -48,7 +48,7 @@ class BatchNormReestimation(Recovery[Unlabeled]):
         if norms:
             with torch.no_grad():
                 module(data.inputs.to(net.device))
-        state = module.state_dict()
+        state = state_of(module)
         for name in pruned.state:  # a counter of batches is no science: it stays as it was
             if name.endswith("num_batches_tracked"):
                 state[name] = pruned.state[name]

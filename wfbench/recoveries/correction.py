@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wfbench.data import Unlabeled
-from wfbench.network import NORMS, Network, Params, bias_of
+from wfbench.network import NORMS, Network, Params
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.repair import _kept
@@ -30,8 +30,9 @@ class ScaleAndBias(Recovery[Unlabeled]):
         state = dict(pruned.state)
         movable = [name for name in _with_bias(net) if name in state]
         for weight, (now, before) in walk(net, data.inputs, movable, state, {}):
-            layer, bias = net.layer_of(weight), bias_of(weight)
-            mean, deviation = _statistics(layer, _own(layer, weight, state), now)
+            layer, bias = net.layer_of(weight), net.bias_of(weight)
+            assert bias is not None
+            mean, deviation = _statistics(layer, _own(net, layer, weight, state), now)
             wanted_mean, wanted_deviation = _statistics(layer, {}, before)
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
@@ -42,14 +43,14 @@ class ScaleAndBias(Recovery[Unlabeled]):
 
 
 def _with_bias(net: Network) -> list[str]:
-    """Names of the weights and scales that have a bias beside them."""
-    return [name for name in net.movable if bias_of(name) in net.movable]
+    """Names of the weights and scales that have a bias beside them, and that nothing but layers reads."""
+    return [name for name in net.movable if net.bias_of(name) and not net.read_elsewhere(name)]
 
 
-def _own(layer: nn.Module, weight: str, state: Params) -> Params:
+def _own(net: Network, layer: nn.Module, weight: str, state: Params) -> Params:
     """The layer's own tensors in a state of the network, buffers too, by the names that the layer has for them."""
     prefix = weight.removesuffix("weight")
-    return {key: state[prefix + key] for key in layer.state_dict()}
+    return {key: state[net.names[prefix + key]] for key in layer.state_dict()}
 
 
 def _statistics(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wfbench.data import Unlabeled
 from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
 from wfbench.linalg import damped, solve_kept
-from wfbench.network import Network, bias_of
+from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
 from wfbench.walk import walk
@@ -24,7 +24,9 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
     """The kept weights and the bias of each layer that bring its output closest to the dense network's.
 
     Minimises `Σ‖y − W̃x̃ − b̃‖² + α‖W̃ − W‖²` over the kept entries of W̃ and over b̃, where x̃ is the layer's input in the
-    network repaired so far, y its output in the dense network, and W the weights before the repair. Data: inputs alone.
+    network repaired so far, y its output in the dense network, and W the weights before the repair. Layers that share W
+    count as one layer that is called more than once; biases of their own stay, and so does a weight that more than
+    layers read, such as a tied embedding. Data: inputs alone.
 
     Args:
         damping: α as a share of the mean diagonal of `X̃ᵀX̃/m`.
@@ -36,17 +38,18 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         check_patches(net, data.inputs)
         state = dict(pruned.state)
-        for name, (now, before) in walk(net, data.inputs, net.weights, state, {}):
-            layer, bias = net.layer_of(name), bias_of(name)
+        moving = [name for name in net.weights if not net.read_elsewhere(name)]
+        for name, (now, before) in walk(net, data.inputs, moving, state, {}):
+            layer, bias = net.layer_of(name), net.bias_of(name)
             dense = as_matrices(layer, net.weights[name]).double()
             current = as_matrices(layer, state[name]).double()
-            moments = _moments(layer, (now, current), (before, dense), centred=bias in state)
+            moments = _moments(layer, (now, current), (before, dense), centred=bias is not None)
             kept = as_matrices(layer, pruned.mask[name])
             systems = damped(moments.inner, self.damping)
             moves = torch.stack([solve_kept(h, r, k) for h, r, k in zip(systems, moments.lost, kept, strict=True)])
             weights = torch.where(kept, current + moves, 0)
             state[name] = from_matrices(layer, weights).to(state[name].dtype)
-            if bias in state:
+            if bias is not None:
                 shift = moments.mean_lost - (moves @ moments.mean[..., None])[..., 0]
                 moved = (net.movable[bias].double() + shift.flatten()).to(state[bias].dtype)
                 state[bias] = _kept(moved, pruned, bias)

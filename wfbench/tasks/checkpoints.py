@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wfbench.errors import WfbenchError
+from wfbench.modules import put, state_of
 from wfbench.tasks.cache import content
 from wfbench.writing import whole
 
@@ -61,7 +62,7 @@ def load(build: Callable[[], nn.Module], checkpoint: Checkpoint, folder: Path = 
         )
     module = build()
     try:
-        module.load_state_dict(load_tensors(read))
+        put(module, load_tensors(read))
     except (SafetensorError, RuntimeError) as error:
         raise WfbenchError(f"checkpoint {path} does not fit its network: {error}") from error
     return module.eval()
@@ -74,7 +75,7 @@ def save(task: str, module: nn.Module, folder: Path, seed: int, accuracy: float,
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}-{seed}.safetensors"
     with whole(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, part)
+        save_file({name: tensor.contiguous() for name, tensor in state_of(module).items()}, part)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = Checkpoint(path.name, digest, seed, accuracy, recipe, torch.__version__)
     entries = registry(folder)

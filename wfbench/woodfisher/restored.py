@@ -106,9 +106,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
         seed: of the probes, so that every step sees others.
     """
-    module = net.module()
-    module.load_state_dict(dict(pruned.state))
-    current = Network(module.eval())
+    current = Network(net.module(pruned.state))
     missing = _logits(net, {}, data) - _logits(net, pruned.state, data)
     distance = float(missing.square().sum())
     kept = flatten(pruned.mask)
