@@ -176,6 +176,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         (session.results / STEPS).rmdir()
     for origin, reason in session.registry.failures.items():
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
+    if session.unlabelled:
+        terminalreporter.write_line(f"left out, as their training samples have no labels: {session.unlabelled}")
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for suite, store in session.stores.items():

@@ -85,7 +85,7 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
             "evaluation_batch": EVALUATION_BATCH,
             "checkpoint": checkpoint[:12],
             "train": case.task.train_set.fingerprint[:12],
-            "test": case.task.test_set.fingerprint[:12],
+            "test": (case.task.train_set if case.task.test is None else case.task.test_set).fingerprint[:12],
         },
     }
     return Question(json.loads(json.dumps(said)), json.loads(json.dumps(defaults(case.method))))

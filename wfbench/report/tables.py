@@ -18,6 +18,14 @@ NOTE = (
 )
 
 
+AGREEMENT = "Where a title says agreement, it stands in the place of accuracy: there are no labels to be scored by. "
+
+
+def note(frame: pd.DataFrame) -> str:
+    """What must be known of the figures of these cases."""
+    return NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
+
+
 @dataclass(frozen=True)
 class Table:
     """A title, cells of text, and what a reader must know about them."""
@@ -87,6 +95,24 @@ def by_sparsity(cells: pd.DataFrame) -> list[Table]:
         Table(f"{task}, {budget} samples{unusual(setting)}{dense_note(part)}", _pivot(part, "sparsity", percent))
         for (task, budget, setting), part in cells.groupby(["task", "budget", "setting"], sort=True)
     ]
+
+
+def by_agreement(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and budget of cases scored without labels: methods down, sparsities across, agreement and KL."""
+    found = []
+    cases = frame[(frame["measure"] != "accuracy") & (frame["status"] == "ok")]
+    for (task, budget, setting), part in cases.groupby(["task", "budget", "setting"], sort=True):
+        means = part.groupby(["recovery", "method", "sparsity"])[["agreement", "kl"]].mean().reset_index()
+        pairs: list[tuple[float, float]] = list(zip(means["agreement"], means["kl"], strict=True))
+        means["text"] = [f"{fixed(100 * agreement, 1)}; {kl:.2g}" for agreement, kl in pairs]
+        table = means.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
+        table = (
+            table.rename(columns=percent)
+            .reset_index()
+            .sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
+        )
+        found.append(Table(f"{task}, {budget} samples{unusual(setting)}", table.rename_axis(None, axis=1)))
+    return found
 
 
 def by_budget(cells: pd.DataFrame) -> list[Table]:
