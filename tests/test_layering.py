@@ -7,10 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     *("definitions", "words", "tasks", "curvature", "channels", "recoveries", "composed", "woodfisher", "harness"),
-    *("conformance", "report", "output", "commands", "doors"),
+    *("conformance", "report", "output", "deploy", "commands", "doors"),
 )
 WORDS = ("errors", "writing", "data", "licence", "linalg", "network", "pruned", "sparsity", "layers", "walk", "pruner")
-DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
+DOORS = ("__init__", "__main__", "toolbox", "cli", "pytest_plugin")
 FILES = 12
 
 
@@ -22,7 +22,7 @@ def library() -> dict[str, Path]:
 def room(module: str) -> str:
     if (found := module.partition(".")[0]) in ROOMS:
         return found
-    return "words" if module in WORDS else "doors"
+    return "words" if module in WORDS else "deploy" if module == "export" else "doors"
 
 
 def imported(path: Path, package: str) -> Iterator[str]:

@@ -15,7 +15,8 @@ from tests.test_filters import Images, case_of, image_task, images
 from wfbench import Network, WfbenchError, load_pruned, run
 from wfbench.cli import main
 from wfbench.commands.prune import case_of as case_of_options
-from wfbench.export import FORMAT, KEY, export_onnx, pruned_network, save
+from wfbench.deploy.packed import KEY
+from wfbench.export import PACKED, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import fields_of
@@ -165,8 +166,8 @@ def test_files_that_are_none_of_ours_are_refused(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "other", metadata=metadata)
         with pytest.raises(WfbenchError, match="other was not saved by `wfbench prune`"):
             load_pruned(tmp_path / "other")
-    save_file(tensors, tmp_path / "later", metadata={KEY: json.dumps({**whole, "format": FORMAT + 1})})
-    with pytest.raises(WfbenchError, match="later has format 2, this wfbench reads 1"):
+    save_file(tensors, tmp_path / "later", metadata={KEY: json.dumps({**whole, "format": PACKED + 1})})
+    with pytest.raises(WfbenchError, match="later has format 3, this wfbench reads 2"):
         load_pruned(tmp_path / "later")
     with pytest.raises(WfbenchError, match="is a folder; name a file"):
         save(tmp_path, nn.Linear(2, 2), {})
