@@ -265,8 +265,8 @@ def test_what_a_sparsity_counts_follows_the_method() -> None:
     [
         ({"out": "/nowhere/small"}, "there is no folder /nowhere for small; make it, or choose another"),
         ({"onnx": "/nowhere/small.onnx"}, "there is no folder /nowhere"),
-        ({"method": "magnitude", "of": "filters"}, "--of filters is for methods that remove whole channels; magnitude"),
-        ({"of": "weights"}, "--of weights is for methods that remove single weights; filter-l1 reaches filter"),
+        ({"method": "magnitude", "of": "filters"}, "of filters is for methods that remove whole channels; magnitude"),
+        ({"of": "weights"}, "of weights is for methods that remove single weights; filter-l1 reaches filter"),
         ({"sparsity": "1.5"}, "sparsity 1.5 is outside [0, 1)"),
         ({"sparsity": "0.999"}, "sparsity 0.999 of macs cannot be met"),
         ({"budget": "100000"}, "budget 100000 is more than the 1200 training samples"),
@@ -299,7 +299,7 @@ def test_the_folder_is_tried_before_the_work(
     assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([*arguments(tmp_path), "--onnx", str(tmp_path / "small")]) == 2
-    assert "--out and --onnx both name" in capsys.readouterr().err
+    assert "two of them are one file; give each a file of its own" in capsys.readouterr().err
 
 
 def test_a_broken_rule_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
+from wfbench.deploy.advice import Recommendation, recommend
 from wfbench.deploy.comparison import Comparison, compare_networks
 from wfbench.deploy.direct import prune
 from wfbench.deploy.packed import load_sparse, save_sparse
@@ -41,6 +42,7 @@ __all__ = [
     "Network",
     "Pruned",
     "Pruner",
+    "Recommendation",
     "Record",
     "Recovery",
     "Relative",
@@ -66,6 +68,7 @@ __all__ = [
     "load_results",
     "load_sparse",
     "prune",
+    "recommend",
     "run",
     "save_sparse",
 ]
