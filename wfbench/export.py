@@ -182,12 +182,13 @@ def _check_groups(net: Network, shape: tuple[int, ...], removed: Mapping[str, li
             raise WfbenchError(f"it has no channels {gone} of {name} to take out")
 
 
-def export_program(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
+def export_program(path: Path | str, module: nn.Module, shape: tuple[int, ...]) -> None:
     """Write the network as a program of torch.export, for batches of any size; `torch.export.load` needs no wfbench.
 
     Raises:
         WfbenchError: the network cannot be exported, or the file cannot be written.
     """
+    path = Path(path)
     check_file(path)
     module = deepcopy(module).cpu().eval().requires_grad_(False)
     example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)
@@ -209,13 +210,14 @@ def check_onnx() -> None:
         raise WfbenchError(f'{" and ".join(missing)} missing, needed for ONNX; pip install "wfbench[onnx]"')
 
 
-def export_onnx(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
+def export_onnx(path: Path | str, module: nn.Module, shape: tuple[int, ...]) -> None:
     """Write the network as ONNX, `input [batch, *shape]` to `logits [batch, classes]`, for batches of any size.
 
     Raises:
         WfbenchError: packages are missing, the network cannot be exported, or the file cannot be written.
     """
     check_onnx()
+    path = Path(path)
     check_file(path)
     module = deepcopy(module).cpu().eval().requires_grad_(False)
     example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)

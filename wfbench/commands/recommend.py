@@ -16,8 +16,6 @@ ABOUT = (
     "Try methods inside the samples of a task, cheap ones first (calibrated on some, scored on those held out), and "
     "say which to use; the test split is not read."
 )
-SPARSITIES = {"weights": 0.9}
-"""Fraction removed where none is given; 0.5 for whole channels."""
 
 
 def add(commands: Commands) -> None:
@@ -43,8 +41,9 @@ def _recommend(options: argparse.Namespace) -> int:
     task = registry.task(options.task)
     data = draw(task.train_set, options.budget, options.seed)
     module = deepcopy(task.dense(options.replicate)).to(options.device)
-    sparsity = SPARSITIES.get(options.of, 0.5) if options.sparsity is None else options.sparsity
-    candidates = advice.CANDIDATES["weights" if options.of == "weights" else "channels"]
+    single = options.of == "weights"
+    sparsity = (0.9 if single else 0.5) if options.sparsity is None else options.sparsity
+    candidates = advice.CANDIDATES["weights" if single else "channels"]
     with tqdm(total=len(candidates) * advice.FOLDS, unit="fold", leave=False, disable=None) as bar:
 
         def tell(name: str) -> None:
