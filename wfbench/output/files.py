@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,9 @@ from wfbench.report import frames, leaders, literature, overview, summary, table
 from wfbench.report.rounding import fixed
 from wfbench.report.tables import Table, harmless, percent
 from wfbench.writing import whole
+
+SHOWN = 10
+"""Rows of a table on a terminal."""
 
 
 def _markdown(text: object) -> str:
@@ -52,12 +56,24 @@ def markdown(title: str, content: Iterable[Table], *notes: str) -> str:
 
 
 def plain(frame: pd.DataFrame) -> str:
-    """The main tables for a terminal."""
-    cells = summary.cells(frame.assign(method=frames.told_apart(frame)))
+    """For a terminal: who leads, then the best rows of the main tables."""
+    told = frame.assign(method=frames.told_apart(frame))
+    found = [Table(f"Leaders: {table.title}", _wrapped(table.rows)) for table in leaders.by_task(told)]
+    found += tables.best(summary.cells(told), SHOWN)
     parts = [
-        f"{harmless(table.title)}\n{_grid(table.rows.map(harmless), 'simple')}\n" for table in tables.by_sparsity(cells)
+        "\n".join([harmless(table.title), _grid(table.rows.map(_lines), "simple"), table.note]).rstrip() + "\n"
+        for table in found
     ]
     return "\n".join([*parts, tables.note(frame)]) if parts else "no records"
+
+
+def _wrapped(table: pd.DataFrame) -> pd.DataFrame:
+    return table.map(lambda cell: "\n".join(wrap(str(cell), 36, break_on_hyphens=False)))
+
+
+def _lines(cell: object) -> str:
+    """Harmless, but for the ends of lines."""
+    return "\n".join(map(harmless, str(cell).split("\n")))
 
 
 def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
