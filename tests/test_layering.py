@@ -7,11 +7,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROOMS = (
     *("definitions", "ground", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
-    *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "commands", "doors"),
+    *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "deploy", "commands"),
+    "doors",
 )
 GROUND = ("errors", "writing", "linalg", "modules")
 WORDS = ("data", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
-DOORS = ("__init__", "__main__", "toolbox", "export", "cli", "pytest_plugin")
+DOORS = ("__init__", "__main__", "toolbox", "cli", "pytest_plugin")
 FILES = 12
 
 
@@ -23,7 +24,9 @@ def library() -> dict[str, Path]:
 def room(module: str) -> str:
     if (found := module.partition(".")[0]) in ROOMS:
         return found
-    return "ground" if module in GROUND else "words" if module in WORDS else "doors"
+    if module in GROUND:
+        return "ground"
+    return "words" if module in WORDS else "deploy" if module == "export" else "doors"
 
 
 def imported(path: Path, package: str) -> Iterator[str]:

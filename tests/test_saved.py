@@ -15,7 +15,8 @@ from tests.test_filters import Images, case_of, image_task, images
 from wfbench import Network, WfbenchError, load_pruned, run
 from wfbench.cli import main
 from wfbench.commands.prune import case_of as case_of_options
-from wfbench.export import FORMAT, KEY, export_onnx, pruned_network, save
+from wfbench.deploy.packed import KEY
+from wfbench.export import PACKED, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import fields_of
@@ -165,8 +166,8 @@ def test_files_that_are_none_of_ours_are_refused(tmp_path: Path) -> None:
         save_file(tensors, tmp_path / "other", metadata=metadata)
         with pytest.raises(WfbenchError, match="other was not saved by `wfbench prune`"):
             load_pruned(tmp_path / "other")
-    save_file(tensors, tmp_path / "later", metadata={KEY: json.dumps({**whole, "format": FORMAT + 1})})
-    with pytest.raises(WfbenchError, match="later has format 2, this wfbench reads 1"):
+    save_file(tensors, tmp_path / "later", metadata={KEY: json.dumps({**whole, "format": PACKED + 1})})
+    with pytest.raises(WfbenchError, match="later has format 3, this wfbench reads 2"):
         load_pruned(tmp_path / "later")
     with pytest.raises(WfbenchError, match="is a folder; name a file"):
         save(tmp_path, nn.Linear(2, 2), {})
@@ -264,8 +265,8 @@ def test_what_a_sparsity_counts_follows_the_method() -> None:
     [
         ({"out": "/nowhere/small"}, "there is no folder /nowhere for small; make it, or choose another"),
         ({"onnx": "/nowhere/small.onnx"}, "there is no folder /nowhere"),
-        ({"method": "magnitude", "of": "filters"}, "--of filters is for methods that remove whole channels; magnitude"),
-        ({"of": "weights"}, "--of weights is for methods that remove single weights; filter-l1 reaches filter"),
+        ({"method": "magnitude", "of": "filters"}, "of filters is for methods that remove whole channels; magnitude"),
+        ({"of": "weights"}, "of weights is for methods that remove single weights; filter-l1 reaches filter"),
         ({"sparsity": "1.5"}, "sparsity 1.5 is outside [0, 1)"),
         ({"sparsity": "0.999"}, "sparsity 0.999 of macs cannot be met"),
         ({"budget": "100000"}, "budget 100000 is more than the 1200 training samples"),
@@ -298,7 +299,7 @@ def test_the_folder_is_tried_before_the_work(
     assert f"nothing can be written to {tmp_path} (Permission denied)" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([*arguments(tmp_path), "--onnx", str(tmp_path / "small")]) == 2
-    assert "--out and --onnx both name" in capsys.readouterr().err
+    assert "two of them are one file; give each a file of its own" in capsys.readouterr().err
 
 
 def test_a_broken_rule_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,12 @@ from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Dataset, Labeled, Sampling, Unlabeled, draw
+from wfbench.deploy.advice import Recommendation, recommend
+from wfbench.deploy.comparison import Comparison, compare_networks
+from wfbench.deploy.direct import prune
+from wfbench.deploy.packed import load_sparse, save_sparse
 from wfbench.errors import WfbenchError
-from wfbench.export import load_pruned
+from wfbench.export import export_onnx, export_program, load_pruned
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import Record
@@ -28,6 +32,7 @@ __all__ = [
     "RECOVERIES",
     "Case",
     "ChannelPruner",
+    "Comparison",
     "CrossValidated",
     "Dataset",
     "Filter",
@@ -37,6 +42,7 @@ __all__ = [
     "Network",
     "Pruned",
     "Pruner",
+    "Recommendation",
     "Record",
     "Recovery",
     "Relative",
@@ -52,10 +58,17 @@ __all__ = [
     "WoodFisher",
     "WoodFisherUnlabeled",
     "WoodburyInverse",
+    "compare_networks",
     "discover",
     "draw",
+    "export_onnx",
+    "export_program",
     "fisher_rows",
     "load_pruned",
     "load_results",
+    "load_sparse",
+    "prune",
+    "recommend",
     "run",
+    "save_sparse",
 ]

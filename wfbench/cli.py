@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from wfbench.commands import methods, prune, results, tasks, upkeep
+from wfbench.commands import methods, prune, recommend, results, tasks, upkeep
 from wfbench.commands.base import Commands
 from wfbench.errors import WfbenchError
 from wfbench.harness.reuse import version_of
@@ -48,6 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     version = version_of("wfbench") or "(not installed)"
     parser.add_argument("--version", action="version", version=f"wfbench {version}")
     commands = Commands(parser)
-    for module in (methods, tasks, prune, results, upkeep):
+    for module in (methods, tasks, recommend, prune, results, upkeep):
         module.add(commands)
     return parser

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import Subset
 
 from wfbench.errors import WfbenchError
 from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, hashes_of, stacked
@@ -54,7 +55,7 @@ class Labeled:
 
 @runtime_checkable
 class MapStyle(Protocol):
-    """A map-style dataset: `dataset[i]` is an input (tensor) and its class index."""
+    """A map-style dataset: `dataset[i]` is an input (tensor) and its class index, or an input alone."""
 
     def __len__(self) -> int: ...
 
@@ -79,14 +80,15 @@ class Dataset:
     """One split of a task: a pair of tensors or a map-style dataset, with an optional per-sample transform.
 
     Args:
-        source: `(inputs [n, *input], labels [n])`, or a map-style dataset of (input, class index) pairs.
+        source: `(inputs [n, *input], labels [n])`, or a map-style dataset of (input, class index) pairs; without labels
+            `inputs`, or a map-style dataset of single inputs.
         name: what errors call it.
         transform: applied to each single input, as in torchvision; its result must be a float tensor.
     """
 
     def __init__(
         self,
-        source: tuple[Tensor, Tensor] | MapStyle,
+        source: tuple[Tensor, Tensor] | Tensor | MapStyle,
         name: str = "dataset",
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -94,24 +96,35 @@ class Dataset:
         self._source = as_source(source, name)
         self._transform = transform
         self._seen: dict[int, bytes] = {}
-        if self._tensors is not None and len(self._tensors[0]) != len(self._tensors[1]):
+        if self._tensors is not None and len({*map(len, self._tensors)}) > 1:
             inputs, labels = self._tensors
             raise WfbenchError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
         if self._tensors is not None:  # a mapped file may change while it is used, a copy does not
-            inputs, labels = (t if t.untyped_storage().resizable() else t.clone() for t in self._tensors)
-            self._source = (inputs, labels)
+            own = [t if t.untyped_storage().resizable() else t.clone() for t in self._tensors]
+            self._source = (own[0], own[1]) if own[1:] else own[0]
 
     @property
-    def _tensors(self) -> tuple[Tensor, Tensor] | None:
+    def _tensors(self) -> tuple[Tensor, ...] | None:
+        """Inputs and labels, or inputs alone; None for a map-style dataset."""
         source = self._source
+        if isinstance(source, Tensor):
+            return (source,)
         is_pair = isinstance(source, (tuple, list)) and len(source) == 2 and isinstance(source[0], Tensor)
         return (source[0], source[1]) if is_pair else None
 
     def __len__(self) -> int:
         return len(self._source) if self._tensors is None else len(self._tensors[0])
 
-    def take(self, indices: Sequence[int] | range) -> Labeled:
-        """The samples at `indices`, in that order, on the CPU.
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether its samples have labels; of a map-style dataset the first one tells."""
+        if self._tensors is not None:
+            return len(self._tensors) == 2
+        first = as_pair(self._source[0], f"{self.name}[0]") if len(self) else None
+        return isinstance(first, (tuple, list)) and len(first) > 1
+
+    def take(self, indices: Sequence[int] | range) -> Labeled | Unlabeled:
+        """The samples at `indices`, in that order, on the CPU; inputs alone where there are no labels.
 
         Raises:
             WfbenchError: a sample that is no (float tensor, class index) pair, or any read while a method runs.
@@ -121,17 +134,28 @@ class Dataset:
             raise WfbenchError(f"{self.name} is sealed while a method runs; use the samples that `fit` is handed")
         if self._tensors is not None and self._transform is None:
             where = torch.as_tensor(list(indices), dtype=torch.int64)
-            inputs, labels = self._tensors[0][where], self._tensors[1][where]
+            inputs, *labels = (tensor[where] for tensor in self._tensors)
         else:
-            pairs = [self._one(index) for index in indices]
-            inputs = stacked([x for x, _ in pairs], [f"{self.name}[{index}]" for index in indices])
-            labels = torch.tensor([y for _, y in pairs])
+            samples = [self._one(index) for index in indices]
+            inputs = stacked([x for x, *_ in samples], [f"{self.name}[{index}]" for index in indices])
+            labels = [torch.tensor([y for _, y in samples])] if self.labelled else []
         if not inputs.is_floating_point():
             raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors")
-        check_labels(labels, self.name)
-        return Labeled(inputs, labels.to(torch.int64))
+        if not labels:
+            return Unlabeled(inputs)
+        check_labels(labels[0], self.name)
+        return Labeled(inputs, labels[0].to(torch.int64))
 
-    def _one(self, index: int) -> tuple[Tensor, int]:
+    def part(self, indices: Sequence[int]) -> "Dataset":
+        """Some of its samples, by place, as a dataset."""
+        chosen = list(indices)
+        if self._tensors is None:
+            return Dataset(Subset(self._source, chosen), self.name, self._transform)
+        inputs, *labels = (tensor[chosen] for tensor in self._tensors)
+        return Dataset((inputs, labels[0]) if labels else inputs, self.name, self._transform)
+
+    def _one(self, index: int) -> tuple[Any, ...]:
+        """The input and, where there are labels, the class index."""
         try:
             return self._read(index)
         except Exception as error:
@@ -139,22 +163,25 @@ class Dataset:
                 error.add_note(f"{self.name}[{index}]")
             raise
 
-    def _read(self, index: int) -> tuple[Tensor, int]:
-        pair = self._source[index] if self._tensors is None else (self._tensors[0][index], self._tensors[1][index])
+    def _read(self, index: int) -> tuple[Any, ...]:
+        found = self._source[index] if self._tensors is None else tuple(tensor[index] for tensor in self._tensors)
+        found = as_pair(found, f"{self.name}[{index}]")
         try:
-            x, y = as_pair(pair, f"{self.name}[{index}]")
-        except (TypeError, ValueError):
+            x, *labels = found if isinstance(found, (tuple, list)) else (found,)
+            if len(labels) != self.labelled:
+                raise ValueError
+        except ValueError:
             raise WfbenchError(f"{self.name}[{index}] is not an (input, label) pair") from None
         x = as_input(x if self._transform is None else self._transform(x))
         if not isinstance(x, Tensor):
             raise WfbenchError(f"{self.name}[{index}] is a {type(x).__name__}, not a tensor; give a `transform`")
-        label = as_label(y, f"{self.name}[{index}]")
-        self._check_same(index, x, label)
-        return x, label
+        given = tuple(as_label(y, f"{self.name}[{index}]") for y in labels)
+        self._check_same(index, x, given)
+        return (x, *given)
 
-    def _check_same(self, index: int, x: Tensor, y: int) -> None:
+    def _check_same(self, index: int, x: Tensor, labels: tuple[int, ...]) -> None:
         """Raises WfbenchError where a sample is not what it was when it was first read, as for the fingerprint."""
-        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {y}".encode())
+        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {labels}".encode())
         digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         found = digest.digest()[:8]
         if self._seen.setdefault(index, found) != found:
@@ -163,7 +190,7 @@ class Dataset:
                 "and its `transform` free of chance"
             )
 
-    def batches(self, size: int) -> Iterator[Labeled]:
+    def batches(self, size: int) -> Iterator[Labeled | Unlabeled]:
         """All samples in order, `size` at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self.take(range(start, min(start + size, len(self))))
@@ -171,9 +198,19 @@ class Dataset:
     @cached_property
     def labels(self) -> Int[Tensor, " n"]:
         """The class index of every sample; reads a map-style dataset through."""
-        if self._tensors is not None:
+        if self._tensors is not None and self.labelled:
             return self._tensors[1].to(torch.int64)
-        return torch.cat([batch.labels for batch in self.batches(1000)])
+        return torch.cat([self.with_labels(batch).labels for batch in self.batches(1000)])
+
+    def with_labels(self, samples: Labeled | Unlabeled) -> Labeled:
+        """Samples of it, which must have labels.
+
+        Raises:
+            WfbenchError: they have none.
+        """
+        if not isinstance(samples, Labeled):
+            raise WfbenchError(f"{self.name} has no labels; give pairs of inputs and class indices")
+        return samples
 
     @property
     def fingerprint(self) -> str:
@@ -187,20 +224,21 @@ class Dataset:
         for batch in self.batches(1000):
             digest.update(f"{batch.inputs.dtype}{tuple(batch.inputs.shape)}".encode())
             digest.update(batch.inputs.contiguous().numpy().data)
-            digest.update(batch.labels.contiguous().numpy().data)
             hashes.append(hashes_of(batch.inputs))
-            labels.append(batch.labels)
+            if isinstance(batch, Labeled):
+                digest.update(batch.labels.contiguous().numpy().data)
+                labels.append(batch.labels)
         none = torch.zeros(0, dtype=torch.int64)
         return ReadThrough(digest.hexdigest(), torch.cat([none, *hashes]), torch.cat([none, *labels]))
 
 
 @dataclass(frozen=True)
 class ReadThrough:
-    """What one reading of all samples tells: SHA-256 of the whole, a hash of each input, and the labels."""
+    """What one reading of all samples tells: SHA-256 of the whole, a hash of each input, and the labels, if any."""
 
     sha256: str
     hashes: Int[Tensor, " n"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " m"]
 
 
 @dataclass(frozen=True)
@@ -260,23 +298,25 @@ def k_shot_indices(labels: Int[Tensor, " size"], n: int, seed: int, name: str = 
     return [int(i) for i in torch.stack([found[:shots] for found in by_class], 1).flatten()]
 
 
+def drawn_indices(dataset: Dataset, n: int, seed: int, sampling: Sampling = RANDOM) -> list[int]:
+    """Which samples `draw` takes, in its order."""
+    if sampling.kind == "random":
+        return draw_indices(len(dataset), n, seed, dataset.name)
+    return k_shot_indices(dataset.labels, n, seed, dataset.name)
+
+
 def draw(
     dataset: Dataset | tuple[Tensor, Tensor] | MapStyle, n: int, seed: int, sampling: Sampling = RANDOM
-) -> Labeled:
+) -> Labeled | Unlabeled:
     """The calibration samples of budget `n` and draw `seed`: an ordered prefix, uniform without replacement by default.
 
     `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; a random draw looks at no label.
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    if sampling.kind == "random":
-        drawn = dataset.take(draw_indices(len(dataset), n, seed, dataset.name))
-    else:
-        drawn = dataset.take(k_shot_indices(dataset.labels, n, seed, dataset.name))
-    return (
-        _mislabelled(drawn, sampling.wrong_labels, int(dataset.labels.max()) + 1, seed)
-        if sampling.wrong_labels
-        else drawn
-    )
+    drawn = dataset.take(drawn_indices(dataset, n, seed, sampling))
+    if not sampling.wrong_labels:
+        return drawn
+    return _mislabelled(dataset.with_labels(drawn), sampling.wrong_labels, int(dataset.labels.max()) + 1, seed)
 
 
 def _mislabelled(drawn: Labeled, share: float, classes: int, seed: int) -> Labeled:

@@ -1,8 +1,8 @@
 """A pruned network as a file: saved with what it was made with, loaded as a module, exported to ONNX."""
 
-import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.pattern import Filter
-from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.deploy import packed
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case, options
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import checkpoint_digest, version_of
@@ -28,14 +27,15 @@ from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
 from wfbench.writing import check_file, whole
 
-FORMAT = 1
-"""Of the metadata; a file of a later format is refused."""
-
-KEY = "wfbench"
-"""The one metadata key; its value is a JSON object. Several keys would be written in an order that changes."""
+FORMAT, PACKED = 1, 2
+"""Of the metadata, where tensors are stored as they are, and where those full of zeros are packed."""
 
 NEEDED = ("format", "task", "replicate", "shape", "removed_channels")
 """What the metadata must have for the network to be rebuilt."""
+
+
+def nothing() -> None:
+    """What is called where nobody wants to be told."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,26 @@ class _Keeping(Recovery[Any]):
         return self.found
 
 
-def pruned_network(case: Case, device: str = "cpu") -> Outcome:
+def pruned_network(
+    case: Case, device: str = "cpu", pruning: Callable[[], None] = nothing, scoring: Callable[[], None] = nothing
+) -> Outcome:
     """Run the case as a suite does, and keep the network that was scored.
+
+    Args:
+        pruning: called before the network is pruned.
+        scoring: called before it is recovered and scored.
 
     Raises:
         WfbenchError: the case has no result, or broke a rule.
     """
     recovery = _Keeping(case.recovery)
+    runner = Runner(device)
     try:
-        record = Runner(device).run(replace(case, recovery=recovery))
+        pruning()
+        with suppress(CaseFailed):  # is the record's reason below
+            runner.prune(case)
+        scoring()
+        record = runner.run(replace(case, recovery=recovery))
     except BrokenRule as broken:
         raise WfbenchError(f"a rule of the benchmark is broken, nothing is saved: {broken}") from broken
     if record.status != "ok" or recovery.found is None:
@@ -83,7 +94,7 @@ def pruned_network(case: Case, device: str = "cpu") -> Outcome:
     pruned, dense = recovery.found, case.task.dense(case.replicate)
     removed = {name: sorted(set(gone)) for name, gone in pruned.removed_channels.items() if gone}
     shape = tuple(case.task.train_set.take([0]).inputs.shape[1:])
-    module = _smaller(Network(deepcopy(dense).cpu()), shape, removed, pruned.state)
+    module = smaller(Network(deepcopy(dense).cpu()), shape, removed, pruned.state)
     about = {
         **case.identity(),
         "format": FORMAT,
@@ -97,7 +108,7 @@ def pruned_network(case: Case, device: str = "cpu") -> Outcome:
     return Outcome(record, module, about)
 
 
-def _smaller(
+def smaller(
     net: Network, shape: tuple[int, ...], removed: Mapping[str, list[int]], state: Mapping[str, Tensor]
 ) -> nn.Module:
     """The network of a state as large as `net`'s, without the removed channels."""
@@ -106,16 +117,17 @@ def _smaller(
     return as_brought(net.module(state))
 
 
-def save(path: Path, module: nn.Module, about: Mapping[str, Any]) -> None:
+def save(path: Path, module: nn.Module, about: Mapping[str, Any], sparse: bool = False) -> None:
     """Write state and metadata to a safetensors file; the same network gives the same bytes.
+
+    Args:
+        sparse: tensors full of zeros are packed, see `deploy.packed`.
 
     Raises:
         WfbenchError: the file cannot be written.
     """
     check_file(path)
-    state = {name: tensor.cpu().clone().contiguous() for name, tensor in state_of(module).items()}
-    with whole(path) as part:
-        part.write_bytes(as_bytes(state, {KEY: json.dumps(dict(about), sort_keys=True)}))
+    packed.write(path, state_of(module), {**about, "format": PACKED} if sparse else about, sparse)
 
 
 def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
@@ -134,7 +146,7 @@ def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
     try:
         if removed:
             _check_groups(net, tuple(about["shape"]), removed)
-        found = _smaller(net, tuple(about["shape"]), removed, net.state())
+        found = smaller(net, tuple(about["shape"]), removed, net.state())
         put(found, state)
     except (WfbenchError, RuntimeError) as error:
         kind = type(net.module()).__name__
@@ -143,22 +155,11 @@ def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.is_file():
-        raise WfbenchError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise WfbenchError(f"{path} is no safetensors file, or is damaged: {error}") from error
-    try:
-        about = json.loads(text or "")
-    except ValueError:
-        about = None
-    if not isinstance(about, dict) or not all(name in about for name in NEEDED):
+    about, state = packed.read(path)
+    if about is None or not all(name in about for name in NEEDED):
         raise WfbenchError(f"{path} was not saved by `wfbench prune`: it does not say what was pruned")
-    if about["format"] != FORMAT:
-        raise WfbenchError(f"{path} has format {about['format']}, this wfbench reads {FORMAT}; install the newer one")
+    if about["format"] not in (FORMAT, PACKED):
+        raise WfbenchError(f"{path} has format {about['format']}, this wfbench reads {PACKED}; install the newer one")
     return about, state
 
 
@@ -182,19 +183,42 @@ def _check_groups(net: Network, shape: tuple[int, ...], removed: Mapping[str, li
             raise WfbenchError(f"it has no channels {gone} of {name} to take out")
 
 
+def export_program(path: Path | str, module: nn.Module, shape: tuple[int, ...]) -> None:
+    """Write the network as a program of torch.export, for batches of any size; `torch.export.load` needs no wfbench.
+
+    Raises:
+        WfbenchError: the network cannot be exported, or the file cannot be written.
+    """
+    path = Path(path)
+    check_file(path)
+    module = deepcopy(module).cpu().eval().requires_grad_(False)
+    example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)
+    try:
+        with whole(path) as part, part.open("wb") as file:
+            found = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+            torch.export.save(found, file)
+    except Exception as error:  # the exporter may fail in any way
+        raise WfbenchError(f"{type(module).__name__} cannot be exported by torch.export: {_first(error)}") from error
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
 def check_onnx() -> None:
     """Raises a WfbenchError where the packages that write ONNX are missing."""
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         raise WfbenchError(f'{" and ".join(missing)} missing, needed for ONNX; pip install "wfbench[onnx]"')
 
 
-def export_onnx(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
+def export_onnx(path: Path | str, module: nn.Module, shape: tuple[int, ...]) -> None:
     """Write the network as ONNX, `input [batch, *shape]` to `logits [batch, classes]`, for batches of any size.
 
     Raises:
         WfbenchError: packages are missing, the network cannot be exported, or the file cannot be written.
     """
     check_onnx()
+    path = Path(path)
     check_file(path)
     module = deepcopy(module).cpu().eval().requires_grad_(False)
     example = torch.zeros((2, *shape), dtype=next(module.parameters()).dtype)
@@ -213,5 +237,4 @@ def export_onnx(path: Path, module: nn.Module, shape: tuple[int, ...]) -> None:
                 verbose=False,
             )
     except Exception as error:  # the exporter may fail in any way
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise WfbenchError(f"{type(module).__name__} cannot be exported to ONNX: {reason}") from error
+        raise WfbenchError(f"{type(module).__name__} cannot be exported to ONNX: {_first(error)}") from error

@@ -59,6 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 KEY = pytest.StashKey[Session]()
+BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}] {desc}"
+"""How far it is, how long is left, and last, where a narrow terminal cuts it, the case that is running."""
 
 
 def _usage(action: Callable[[], Any]) -> Any:
@@ -137,7 +139,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """On a terminal, a bar instead of dots."""
     terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and terminal._tw._file.isatty() and session.config.get_verbosity() <= 0:
-        bar = tqdm(total=session.testscollected, unit="case", file=terminal._tw._file, dynamic_ncols=True)
+        options: dict[str, Any] = {"file": terminal._tw._file, "dynamic_ncols": True, "bar_format": BAR}
+        bar = tqdm(total=session.testscollected, unit="case", **options)
         session.config.stash[KEY].bar = bar
 
 
@@ -157,6 +160,8 @@ def run_case(request: pytest.FixtureRequest) -> Callable[[Case], None]:
     session = request.config.stash[KEY]
 
     def run(case: Case) -> None:
+        if session.bar is not None:
+            session.bar.set_description_str(case.label())
         try:
             session.run(request.module.SUITE.name, case)
         except (BrokenRule, WfbenchError) as error:
@@ -177,6 +182,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         (session.results / STEPS).rmdir()
     for origin, reason in session.registry.failures.items():
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
+    if session.unlabelled:
+        terminalreporter.write_line(f"left out, as their training samples have no labels: {session.unlabelled}")
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for word in session.words:

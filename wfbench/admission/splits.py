@@ -1,35 +1,42 @@
 """What the splits of a task must be before its cases run: the same when read again, labels of classes, disjoint."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 
-from wfbench.data import Dataset
+from wfbench.data import Dataset, Labeled
 from wfbench.errors import WfbenchError
 
 
-def check_splits(train: Dataset, test: Dataset, classes: int) -> None:
+def check_splits(splits: Sequence[Dataset], classes: int) -> None:
     """Reads no sample but a few that it compares: labels and hashes are those of the reading for the fingerprint.
 
     Raises:
         WfbenchError: with the name of a split that is empty, changes, has labels out of range, or shares samples.
     """
-    for split in (train, test):
+    for split in splits:
         if not len(split):
             raise WfbenchError(f"{split.name} is empty; give at least one sample")
         _check_again(split)
         labels = split.read_through.labels
+        if not split.labelled:
+            continue
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < classes:
             raise WfbenchError(
                 f"{split.name}: labels from {low} to {high}, and the network gives logits of {classes} classes; give "
                 f"class indices 0 to {classes - 1}"
             )
-    _check_disjoint(train, test)
+    for train, test in combinations(splits, 2):
+        _check_disjoint(train, test)
 
 
 def _check_again(split: Dataset) -> None:
     for index in sorted({0, len(split) // 2, len(split) - 1}):
         first, second = split.take([index]), split.take([index])
-        if not (_same(first.inputs, second.inputs) and _same(first.labels, second.labels)):
+        labels = [one.labels for one in (first, second) if isinstance(one, Labeled)]
+        if not _same(first.inputs, second.inputs) or (labels and not _same(*labels)):
             raise WfbenchError(
                 f"{split.name}[{index}] is another sample when it is read again; leave random transforms out, samples "
                 "must stay as they are"

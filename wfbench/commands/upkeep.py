@@ -83,8 +83,8 @@ def _doctor(options: argparse.Namespace) -> int:
     for origin, reason in registry.failures.items():
         checks.append({"check": f"plugin {origin}", "ok": False, "found": reason})
     for task in registry.chosen(options.tasks):
-        check(f"data of {task.name}", lambda task=task: f"train {len(task.train_set)}, test {len(task.test_set)}")  # type: ignore[misc]
-        for replicate in range(task.replicates):
+        check(f"data of {task.name}", lambda task=task: _sizes(task))  # type: ignore[misc]
+        for replicate in range(task.replicates) if task.test is not None and task.test_set.labelled else ():
             check(
                 f"dense accuracy of {task.name}, checkpoint {replicate}",
                 lambda task=task, r=replicate: _dense_accuracy(task, r, options.device),  # type: ignore[misc]
@@ -104,6 +104,13 @@ def _whole(path: Path) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Damaged)
         return read(path)
+
+
+def _sizes(task: Task) -> str:
+    splits = {"train": task.train_set, **({} if task.test is None else {"test": task.test_set})}
+    return ", ".join(
+        f"{name} {len(found)}{'' if found.labelled else ' without labels'}" for name, found in splits.items()
+    )
 
 
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:

@@ -73,7 +73,8 @@ class Question:
 
 def question(case: Case, module: nn.Module, checkpoint: str, device: torch.device) -> Question:
     """What the case asks of a dense network of this digest, on this device."""
-    train, test = case.task.train_set.fingerprint, case.task.test_set.fingerprint
+    train = case.task.train_set.fingerprint
+    test = train if case.task.test is None else case.task.test_set.fingerprint
     data = {"checkpoint": checkpoint[:12], "train": train[:12], "test": test[:12]}
     return _asked(case, module, device, data, {})
 

@@ -13,7 +13,7 @@ from wfbench.admission.network import check_network, own_copy
 from wfbench.admission.splits import check_splits
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
-from wfbench.data import Labeled, Unlabeled, draw
+from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case, Unread
 from wfbench.harness.isolation import stage
@@ -33,7 +33,7 @@ from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
 from wfbench.sparsity import Target
-from wfbench.tasks.evaluate import Scores, evaluate
+from wfbench.tasks.evaluate import Agreement, Measure, Scores, agreement, evaluate
 
 LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What a network may raise outside of a method, when it is scored or shrunk."""
@@ -46,10 +46,10 @@ class Dense:
         self.module = adapted(own_copy(case.task.dense(case.replicate))).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
-        check_splits(case.task.train_set, case.task.test_set, check_network(self.module, case.task.test_set))
+        splits = (case.task.train_set, *(() if case.task.test is None else (case.task.test_set,)))
+        check_splits(splits, check_network(self.module, splits[-1]))
         if checkpoint_digest(self.module) != self.digest:
             raise WfbenchError(f"{type(self.module).__name__} changes its own tensors when it is run in eval mode")
-        self.scores: Scores | None = None
 
 
 class Runner:
@@ -70,7 +70,8 @@ class Runner:
         self._shared_for: tuple[Any, ...] = ()
         self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
         self._pruned: tuple[Target, Pruned, float] | None = None
-        self._scores: dict[tuple[str, str], Scores] = {}
+        self._scoring: tuple[tuple[Any, ...], tuple[Measure, Dataset]] | None = None
+        self._scores: dict[tuple[Any, ...], Scores | Agreement] = {}
 
     def question(self, case: Case) -> Question:
         """What the case asks, by which a stored record answers it."""
@@ -95,6 +96,8 @@ class Runner:
         try:
             dense, data = self._dense_of(case), _draw(case)
             handed_over = len(data)
+            measure = self._scored_on(case)[0]
+            found["measure"] = None if measure == "accuracy" else measure
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
             found |= {"status": "failed", "reason": str(failure)}
@@ -125,27 +128,40 @@ class Runner:
                 achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
-    def _measure(self, case: Case, dense: Dense, data: Labeled) -> dict[str, Any]:
-        seen, given, x = handed(case.method.licence, data), handed(case.recovery.licence, data), data.inputs[:1]
+    def recover(self, case: Case) -> tuple[Pruned, Pruned, float]:
+        """The pruned network, the recovered one, and the seconds that fitting, pruning and recovery took.
+
+        Raises:
+            CaseFailed: method or recovery have no result.
+            BrokenRule: as `run`.
+        """
+        dense, data = self._dense_of(case), _draw(case)
+        given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
         began = time.perf_counter()
         with self._watched(case, dense), stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, given)
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
-        if dense.scores is None:
-            with _limits("dense network"):
-                dense.scores = self._evaluate(case, dense.module, dense.digest)
+        with _limits("sparsity"):
+            achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
+        return pruned, recovered, seconds
+
+    def _measure(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> dict[str, Any]:
+        seen, x = handed(case.method.licence, data), data.inputs[:1]
+        pruned, recovered, seconds = self.recover(case)
+        with _limits("dense network"):
+            before = self._evaluate(case, dense.module, dense.digest)
+        if isinstance(before, Scores):
             try:
-                case.task.check_registered(case.replicate, dense.scores)
+                case.task.check_registered(case.replicate, before)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
         with _limits("sparsity"):
             achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
         with _limits("scores"):
             steps = [
-                {"sparsity": sparsity, "accuracy": self._score(case, dense, state).accuracy}
-                for sparsity, state in pruned.path
+                {"sparsity": sparsity, **self._score(case, dense, state).headline} for sparsity, state in pruned.path
             ]
             scores = self._score(case, dense, recovered.state)
             realised = realised_change(dense.network, pruned, seen)
@@ -155,11 +171,8 @@ class Runner:
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
         return {
             "achieved_sparsity": achieved,
-            "accuracy": scores.accuracy,
-            "loss": scores.loss,
-            "dense_accuracy": dense.scores.accuracy,
-            "dense_loss": dense.scores.loss,
-            "chance": dense.scores.chance,
+            **scores.fields(),
+            **before.as_dense(),
             "magnitude_overlap": magnitude_overlap(dense.network, recovered),
             **{name: finite(pruned.diagnostics.get(name)) for name in fields_of("diagnostic")},
             "realised_change": realised,
@@ -183,7 +196,7 @@ class Runner:
         place = environment(self.device)
         return costs | self.timings.take(case.task.name, costs["architecture"], place, measure)
 
-    def _fit(self, case: Case, dense: Dense, data: Labeled) -> tuple[Fitted, float]:
+    def _fit(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> tuple[Fitted, float]:
         net = dense.network
         share = (case.task.name, case.replicate, case.seed, case.sampling)
         if share != self._shared_for:
@@ -237,14 +250,26 @@ class Runner:
                 failed.__cause__ = error
         return self._dense[which]
 
-    def _score(self, case: Case, dense: Dense, state: Params) -> Scores:
+    def _score(self, case: Case, dense: Dense, state: Params) -> Scores | Agreement:
         module = dense.network.module(state)
         return self._evaluate(case, module, checkpoint_digest(module))
 
-    def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores:
-        which = (case.task.name, digest)
+    def _scored_on(self, case: Case) -> tuple[Measure, Dataset]:
+        """What the case is scored by and on; kept while draw and budget stay, where the test split is not all."""
+        which = (case.task.name, case.budget, case.seed, case.sampling)
+        if self._scoring is None or self._scoring[0] != which:
+            there = case.task.test is not None
+            drawn = [] if there else drawn_indices(case.task.train_set, case.budget, case.seed, case.sampling)
+            self._scoring = which, case.task.scoring(drawn)
+        return self._scoring[1]
+
+    def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores | Agreement:
+        measure, data = self._scored_on(case)
+        of = () if measure == "accuracy" else (case.replicate, case.budget, case.seed, case.sampling)
+        which = (case.task.name, digest, *of)
         if which not in self._scores:
-            self._scores[which] = evaluate(module, case.task.test_set)
+            dense = self._dense_of(case).module
+            self._scores[which] = evaluate(module, data) if measure == "accuracy" else agreement(module, dense, data)
         return self._scores[which]
 
     @contextmanager
@@ -267,9 +292,14 @@ def run(case: Case, device: str = "cpu") -> Record:
     return Runner(device).run(case)
 
 
-def _draw(case: Case) -> Labeled:
+def _draw(case: Case) -> Labeled | Unlabeled:
+    """The calibration samples; none where the case needs labels and there are none is a failure of the case."""
     with _limits("draw"):
-        return draw(case.task.train_set, case.budget, case.seed, case.sampling)
+        drawn = draw(case.task.train_set, case.budget, case.seed, case.sampling)
+        if case.track == "labeled" and not isinstance(drawn, Labeled):
+            needing = case.method.name if case.method.licence is Labeled else f"recovery {case.recovery.name}"
+            raise WfbenchError(f"{needing} needs labels, and {case.task.train_set.name} has none; choose one without")
+    return drawn
 
 
 @contextmanager

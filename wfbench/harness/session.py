@@ -18,7 +18,7 @@ from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store, set_aside
-from wfbench.harness.suite import Suite, left_out
+from wfbench.harness.suite import Suite, left_out, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import Unwritable, check_file, check_folder
 
@@ -64,6 +64,7 @@ class Session:
         self.cases: dict[str, list[Case]] = {}
         self.broken: list[str] = []
         self.left_out = ""
+        self.unlabelled = ""
         self.named: set[str] = set()
         self.bar: Any = None
         self.words: list[str] = []
@@ -94,6 +95,10 @@ class Session:
             raise WfbenchError(self.broken[0])
         if not self.suites:
             raise WfbenchError(f'-m "{self.expression}" selects no suite; {self._listed()}')
+        without = unlabelled(self.narrowed.values(), self.registry)
+        if without and not any(self.cases.values()):
+            raise WfbenchError(f"there are no labels for {without}; choose methods and recoveries that need none")
+        self.unlabelled = without
         self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
 
     def _listed(self) -> str:

@@ -21,6 +21,7 @@ from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError, unknown, why
 from wfbench.harness.case import Case, Unread
 from wfbench.harness.plugins import Registry
+from wfbench.licence import Licensed
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.names import RECOVERIES
@@ -185,6 +186,18 @@ class Suite:
         return list({case.label(): case for case in found}.values())
 
 
+def unlabelled(suites: Iterable[Suite], registry: Registry) -> str:
+    """Which methods and recoveries are left out of which tasks, as the training samples have no labels; else empty."""
+    found: dict[str, set[str]] = {}
+    for grid in (grid.spelt_out(registry) for suite in suites for grid in suite.grids):
+        parts: list[Licensed[Any]] = [*map(registry.pruner, grid.methods), *map(_recovery, grid.recoveries)]
+        names = {part.name for part in parts if part.track == "labeled"}
+        for task in grid.tasks if names else ():
+            if not registry.task(task).train_set.labelled:
+                found.setdefault(task, set()).update(names)
+    return "; ".join(f"{', '.join(sorted(names))} on {task}" for task, names in found.items())
+
+
 def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
     """The pattern of that name on a task."""
     return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
@@ -269,8 +282,9 @@ def _case(
     recovery: Recovery[Any],
     sampling: Sampling,
 ) -> Case | None:
-    """None where a draw that needs labels meets a case that may not see any."""
-    if sampling.needs_labels and "labeled" not in (method.track, recovery.track):
+    """None where a draw that needs labels meets a case that may not see any, or a labelled case samples without."""
+    labelled = "labeled" in (method.track, recovery.track)
+    if (sampling.needs_labels and not labelled) or (labelled and not task.train_set.labelled):
         return None
     return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 from urllib.parse import quote
 
@@ -17,9 +18,12 @@ from wfbench.harness.store import read, record_files
 from wfbench.output import figures
 from wfbench.report import frames, leaders, literature, overview, summary, tables
 from wfbench.report.rounding import fixed
-from wfbench.report.tables import NOTE, Table, harmless, percent
+from wfbench.report.tables import Table, harmless, percent
 from wfbench.storage.lines import said_plainly
 from wfbench.writing import whole
+
+SHOWN = 10
+"""Rows of a table on a terminal."""
 
 
 def _markdown(text: object) -> str:
@@ -53,12 +57,24 @@ def markdown(title: str, content: Iterable[Table], *notes: str) -> str:
 
 
 def plain(frame: pd.DataFrame) -> str:
-    """The main tables for a terminal."""
-    cells = summary.cells(frame.assign(method=frames.told_apart(frame)))
+    """For a terminal: who leads, then the best rows of the main tables."""
+    told = frame.assign(method=frames.told_apart(frame))
+    found = [Table(f"Leaders: {table.title}", _wrapped(table.rows)) for table in leaders.by_task(told)]
+    found += tables.best(summary.cells(told), SHOWN)
     parts = [
-        f"{harmless(table.title)}\n{_grid(table.rows.map(harmless), 'simple')}\n" for table in tables.by_sparsity(cells)
+        "\n".join([harmless(table.title), _grid(table.rows.map(_lines), "simple"), table.note]).rstrip() + "\n"
+        for table in found
     ]
-    return "\n".join([*parts, NOTE]) if parts else "no records"
+    return "\n".join([*parts, tables.note(frame)]) if parts else "no records"
+
+
+def _wrapped(table: pd.DataFrame) -> pd.DataFrame:
+    return table.map(lambda cell: "\n".join(wrap(str(cell), 36, break_on_hyphens=False)))
+
+
+def _lines(cell: object) -> str:
+    """Harmless, but for the ends of lines."""
+    return "\n".join(map(harmless, str(cell).split("\n")))
 
 
 def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
@@ -67,13 +83,19 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
     frame["method"] = frames.told_apart(frame)
     cells = summary.cells(frame)
     made_with = overview.provenance(frame)
+    note = tables.note(frame)
     pages = {
-        "": (tables.by_sparsity(cells), NOTE),
-        "-budgets": (tables.by_budget(cells), NOTE),
-        "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + NOTE),
-        "-recoveries": (tables.by_recovery(cells), NOTE),
-        "-options": (tables.by_option(cells), "Values of an option down, sparsities across. " + NOTE),
-        "-attribution": (tables.attribution(cells), "Masks down, updates across. " + NOTE),
+        "": (tables.by_sparsity(cells), note),
+        "-agreement": (
+            tables.by_agreement(frame),
+            "Of cases without labels to be scored by, means over draws: on how many of a hundred inputs the pruned "
+            "network says the same class first as the dense one; then KL(dense‖pruned), nats. No accuracy.",
+        ),
+        "-budgets": (tables.by_budget(cells), note),
+        "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + note),
+        "-recoveries": (tables.by_recovery(cells), note),
+        "-options": (tables.by_option(cells), "Values of an option down, sparsities across. " + note),
+        "-attribution": (tables.attribution(cells), "Masks down, updates across. " + note),
         "-overall": (
             overview.across_tasks(frame),
             "Means over tasks in per cent [95 % hierarchical bootstrap]; minus magnitude: mean of the paired "
@@ -101,7 +123,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
         "-reported": (
             literature.beside_ours(cells),
             "Figures from the literature are reported, not measured here, on other checkpoints and with all data. "
-            + NOTE,
+            + note,
         ),
         "-failures": (overview.failed(frame), "Cases without a result."),
     }
@@ -118,6 +140,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
 QUESTIONS = {
     "-leaders": "Which method is best, and which ones can the draws not tell from it?",
     "": "How accurate is each method, by sparsity?",
+    "-agreement": "How far does each method agree with the dense network, where there are no labels to be scored by?",
     "-budgets": "What do more calibration samples bring?",
     "-recoveries": "What does it bring to repair or to train the network after the pruning?",
     "-overall": "Who is best over all tasks, and is the difference from magnitude significant?",

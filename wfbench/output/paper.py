@@ -11,7 +11,7 @@ from wfbench.errors import WfbenchError
 from wfbench.output import figures
 from wfbench.output.budgets import headline
 from wfbench.report import summary
-from wfbench.report.frames import load_results, told_apart
+from wfbench.report.frames import load_results, scored, told_apart
 from wfbench.report.leaders import CELL, leaders
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed
@@ -41,7 +41,7 @@ def write(results: Path, chosen: Mapping[str, Collection[Any] | None], file: Pat
     """
     if not NAME.fullmatch(file.name):
         raise WfbenchError(f"--tex {file}: give a name of letters, digits, '.', '_' and '-' that ends in .tex")
-    frame = _chosen(load_results(results), chosen)
+    frame = _chosen(scored(load_results(results)), chosen)
     cells = summary.cells(frame)
     if not cells["accuracy"].notna().any():
         raise WfbenchError("no case that is chosen has a result; tables/<suite>-failures.md has the reasons")

@@ -11,7 +11,7 @@ import pandas as pd
 from wfbench.errors import WfbenchError
 from wfbench.harness.record import IDENTITY, NUMERICS
 from wfbench.report import stats
-from wfbench.report.frames import load_results
+from wfbench.report.frames import load_results, scored
 
 GROUP = ["task", "method", "recovery"]
 OPTIONS = {"options": "method", "recovery_options": "recovery", "pattern_options": "pattern"}
@@ -91,7 +91,7 @@ def _line(names: tuple[Any, ...], group: pd.DataFrame, found: stats.Difference |
 
 
 def _loaded(folder: Path) -> pd.DataFrame:
-    frame = load_results(folder)
+    frame = scored(load_results(folder))
     if frame.empty:
         raise WfbenchError(f"no records (*.jsonl) in {folder}; give a results folder")
     return frame.reindex(columns=list(dict.fromkeys([*frame.columns, *OPTIONS])))

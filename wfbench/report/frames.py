@@ -15,6 +15,13 @@ from wfbench.writing import whole
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
 
+MEASURED = {
+    "agreement": "agreement with the dense network",
+    "agreement-undrawn": "agreement with the dense network on inputs not drawn",
+    "agreement-drawn": "agreement with the dense network on the calibration inputs themselves",
+}
+"""What stands in tables where a score is no accuracy, by the record's `measure`."""
+
 
 def load_results(results: Path | str = "results") -> pd.DataFrame:
     """Every case of every record file of a folder, one row each, the last record of a case counting.
@@ -39,14 +46,22 @@ def write_parquet(results: Path, path: Path) -> Path:
 
 
 def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """The last record of every case of one suite as a row, in an order that does not depend on that of the records."""
-    return _ordered(latest(records))
+    """The last record of every case of one suite as a row, in an order that does not depend on that of the records.
+
+    `accuracy` is the score that tables compare; where that is agreement with the dense network, `setting` says so.
+    """
+    return scored(_ordered(latest(records)))
+
+
+def scored(frame: pd.DataFrame) -> pd.DataFrame:
+    """With agreement in the place of accuracy, for cases that have no labels to be scored by; `setting` says so."""
+    return frame if "agreement" not in frame else frame.assign(accuracy=frame["accuracy"].fillna(frame["agreement"]))
 
 
 def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(records)
     if frame.empty:
-        return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status"])
+        return pd.DataFrame(columns=[*GROUP, "seed", "replicate", "accuracy", "status", "measure"])
     for name in NUMBERS:
         if name in frame:
             frame[name] = pd.to_numeric(frame[name])
@@ -59,12 +74,13 @@ def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 @cache
-def setting(pattern: str, of: str, draw: str, wrong_labels: float) -> str:
-    """What is unusual about a case, in words: pattern, what its sparsity counts, how its samples were drawn."""
+def setting(pattern: str, of: str, draw: str, wrong_labels: float, measure: str = "accuracy") -> str:
+    """What is unusual about a case, in words: pattern, what its sparsity counts, how samples were drawn, the score."""
     words = [pattern] if pattern != "unstructured" else []
     words += [f"of {of}"] if of != "weights" else []
     words += [draw] if draw != "random" else []
     words += [f"{100 * wrong_labels:g} % wrong labels"] if wrong_labels else []
+    words += [MEASURED[measure]] if measure != "accuracy" else []
     return " ".join(words)
 
 

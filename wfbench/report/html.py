@@ -13,7 +13,7 @@ import pandas as pd
 
 from wfbench.errors import WfbenchError
 from wfbench.report import literature
-from wfbench.report.frames import load_results, setting, told_apart
+from wfbench.report.frames import load_results, scored, setting, told_apart
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
 from wfbench.writing import check_folder, whole
@@ -72,7 +72,7 @@ def _unpacked(content: bytes) -> tuple[bytes, ...]:
 
 def page(frame: pd.DataFrame) -> bytes:
     """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
-    told = _told(frame)
+    told = _told(scored(frame))
     content = {
         "count": len(frame),
         "provenance": provenance(frame),
@@ -96,7 +96,8 @@ def _file(name: str) -> str:
 def _told(frame: pd.DataFrame) -> pd.DataFrame:
     """Cases with the words that the page filters by; what is usual has a name too, so that it can be chosen."""
     draws = [setting("unstructured", "weights", *how) for how in zip(frame["draw"], frame["wrong_labels"], strict=True)]
-    kinds = [setting(*what, "random", 0.0) for what in zip(frame["pattern"], frame["of"], strict=True)]
+    what = zip(frame["pattern"], frame["of"], frame["measure"], strict=True)
+    kinds = [setting(pattern, of, "random", 0.0, measure) for pattern, of, measure in what]
     return frame.assign(
         entry=told_apart(frame),
         draw_kind=[one or "ordinary" for one in draws],

@@ -18,6 +18,14 @@ NOTE = (
 )
 
 
+AGREEMENT = "Where a title says agreement, it stands in the place of accuracy: there are no labels to be scored by. "
+
+
+def note(frame: pd.DataFrame) -> str:
+    """What must be known of the figures of these cases."""
+    return NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
+
+
 @dataclass(frozen=True)
 class Table:
     """A title, cells of text, and what a reader must know about them."""
@@ -63,10 +71,13 @@ def cell(row: Any) -> str:
 def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.DataFrame:
     """Methods down, by recovery with `none` first; `across` across."""
     cells = part.assign(text=[cell(row) for row in part.itertuples()])
-    table = cells.pivot(index=["recovery", "method", "track", "scope"], columns=across, values="text").fillna("")
+    first = [name for name in ("place",) if name in cells]
+    ways = [*first, "recovery", "method", "track", "scope"]
+    table = cells.pivot(index=ways, columns=across, values="text").fillna("")
     order = sorted(part[across].unique())
     table = table[order].rename(columns=label).reset_index()
-    table = table.sort_values(["recovery", "method", "scope"], key=lambda column: column.replace("none", ""))
+    by = [*first, "recovery", "method", "scope"]
+    table = table.sort_values(by, key=lambda column: column.replace("none", ""))
     return table[["method", "track", "recovery", *(label(value) for value in order)]]
 
 
@@ -87,6 +98,40 @@ def by_sparsity(cells: pd.DataFrame) -> list[Table]:
         Table(f"{task}, {budget} samples{unusual(setting)}{dense_note(part)}", _pivot(part, "sparsity", percent))
         for (task, budget, setting), part in cells.groupby(["task", "budget", "setting"], sort=True)
     ]
+
+
+def best(cells: pd.DataFrame, most: int) -> list[Table]:
+    """`by_sparsity`, the best mean over the sparsities first, and no more rows than `most`; the rest is counted."""
+    found = []
+    rows = ["method", "recovery", "scope"]
+    for _, part in cells.groupby(["task", "budget", "setting"], sort=True):
+        means = part.assign(accuracy=part["accuracy"].fillna(0.0)).groupby(rows, sort=True)["accuracy"].mean()
+        order = means.sort_values(ascending=False, kind="stable").index
+        place = {row: at for at, row in enumerate(order)}
+        places = [place[row] for row in zip(*(part[name] for name in rows), strict=True)]
+        ordered = part.assign(place=places)
+        (table,) = by_sparsity(ordered[ordered["place"] < most])
+        left = f"… and {len(order) - most} more, in the tables below" if len(order) > most else ""
+        found.append(Table(table.title, table.rows, left))
+    return found
+
+
+def by_agreement(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and budget of cases scored without labels: methods down, sparsities across, agreement and KL."""
+    found = []
+    cases = frame[(frame["measure"] != "accuracy") & (frame["status"] == "ok")]
+    for (task, budget, setting), part in cases.groupby(["task", "budget", "setting"], sort=True):
+        means = part.groupby(["recovery", "method", "sparsity"])[["agreement", "kl"]].mean().reset_index()
+        pairs: list[tuple[float, float]] = list(zip(means["agreement"], means["kl"], strict=True))
+        means["text"] = [f"{fixed(100 * agreement, 1)}; {kl:.2g}" for agreement, kl in pairs]
+        table = means.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
+        table = (
+            table.rename(columns=percent)
+            .reset_index()
+            .sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
+        )
+        found.append(Table(f"{task}, {budget} samples{unusual(setting)}", table.rename_axis(None, axis=1)))
+    return found
 
 
 def by_budget(cells: pd.DataFrame) -> list[Table]:

@@ -1,6 +1,6 @@
 """A task: a dense network and the data it was trained for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -11,9 +11,10 @@ from torch.utils.data import Subset
 from wfbench.data import Dataset, MapStyle, draw_indices
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import unwrapped
-from wfbench.tasks.evaluate import Scores
+from wfbench.tasks.evaluate import Measure, Scores
 
-Split: TypeAlias = tuple[Tensor, Tensor] | MapStyle | Callable[[], tuple[Tensor, Tensor] | MapStyle]
+Source: TypeAlias = tuple[Tensor, Tensor] | Tensor | MapStyle
+Split: TypeAlias = Source | Callable[[], Source]
 Module: TypeAlias = nn.Module | Callable[[], nn.Module]
 
 
@@ -26,8 +27,10 @@ class Task:
         module: the trained network: a `torch.nn.Module`, or a function that makes one; a tuple of these
             for several dense checkpoints, which a case tells apart by its `replicate`.
         train: where calibration samples are drawn from: a map-style dataset, a pair of tensors
-            `(inputs [n, *input], labels [n])`, or a function that makes one.
-        test: read by suites alone.
+            `(inputs [n, *input], labels [n])`, or a function that makes one; without labels a tensor of inputs alone or
+            a dataset of them, for methods that need none.
+        test: read by suites alone. Without labels the score is agreement with the dense network on it; without a test
+            split, on the inputs of `train` that a draw leaves out (on the drawn ones, where it leaves none).
         validation: what methods are developed on.
         transform: applied to each single input of every split, as in torchvision.
         accuracies: the registered test accuracy of each checkpoint, in [0, 1]; verified by `wfbench doctor`.
@@ -39,7 +42,7 @@ class Task:
     name: str
     module: Module | tuple[Module, ...]
     train: Split
-    test: Split
+    test: Split | None = None
     validation: Split | None = None
     transform: Callable[[Any], Any] | None = None
     accuracies: tuple[float, ...] = ()
@@ -71,9 +74,9 @@ class Task:
         Raises:
             WfbenchError: `n` below 1 or above the number of test samples.
         """
-        whole = self.test() if callable(self.test) else self.test
         chosen = draw_indices(len(self.test_set), n, 0, f"{self.name} test")
-        part = (whole[0][chosen], whole[1][chosen]) if isinstance(whole, tuple) else Subset(whole, chosen)  # type: ignore[arg-type, var-annotated]
+        whole = self.test() if callable(self.test) else self.test
+        part: Any = (whole[0][chosen], whole[1][chosen]) if isinstance(whole, tuple) else Subset(whole, chosen)  # type: ignore[arg-type]
         return replace(self, name=f"{self.name}[{n}]", test=part, accuracies=())
 
     def check_registered(self, replicate: int, scores: Scores) -> None:
@@ -97,7 +100,20 @@ class Task:
 
     @cached_property
     def test_set(self) -> Dataset:
+        if self.test is None:
+            raise WfbenchError(f"{self.name} has no test split; give `test=` to its Task")
         return self._dataset(self.test, "test")
+
+    def scoring(self, drawn: Sequence[int]) -> tuple[Measure, Dataset]:
+        """What the scores of a case are, and what they are of.
+
+        Args:
+            drawn: which samples of `train` are its calibration samples.
+        """
+        if self.test is not None:
+            return "accuracy" if self.test_set.labelled else "agreement", self.test_set
+        rest = sorted({*range(len(self.train_set))} - {*drawn})
+        return ("agreement-undrawn", self.train_set.part(rest)) if rest else ("agreement-drawn", self.train_set)
 
     @cached_property
     def validation_set(self) -> Dataset:

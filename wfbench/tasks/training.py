@@ -68,7 +68,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    everything = data.take(range(len(data)))
+    everything = data.with_labels(data.take(range(len(data))))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.train().to(memory_format=layout)
     steps = len(data) // recipe.batch_size

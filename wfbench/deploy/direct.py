@@ -1,0 +1,119 @@
+"""`wfbench.prune`: a trained module and samples in, a pruned module out."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from wfbench.channels.pattern import Filter
+from wfbench.data import Dataset, Labeled, MapStyle, Unlabeled
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, unknown
+from wfbench.export import smaller
+from wfbench.harness.case import Case
+from wfbench.harness.plugins import discover
+from wfbench.harness.runner import Runner
+from wfbench.harness.suite import pattern_of
+from wfbench.network import Network
+from wfbench.pruner import Pruner
+from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.names import RECOVERIES
+from wfbench.sparsity import Scope, Target, Unit, Unstructured
+from wfbench.tasks.task import Task
+
+USUAL = {"weights": ("woodfisher-staged", "none"), "channels": ("obs-filter", "repair")}
+"""Method and recovery where none are given; neither reads labels. `woodfisher-staged` repairs between its stages."""
+
+
+def prune(
+    module: nn.Module,
+    samples: Any,
+    sparsity: float = 0.9,
+    method: str | Pruner[Any] | None = None,
+    recovery: str | Recovery[Any] | None = None,
+    of: Unit | None = None,
+) -> nn.Module:
+    """A pruned copy of a trained network, in eval mode, on its device, free to be trained; `module` stays as it is.
+
+    Args:
+        module: of convolution, linear and norm layers, from inputs to logits.
+        samples: all are used: inputs `[n, *input]` as a tensor or an array, a map-style dataset of them, or either with
+            labels, which only some methods read.
+        sparsity: the fraction removed, in [0, 1), of what `of` counts.
+        method: a name of `wfbench list`, or a method. By default `woodfisher-staged` for single weights and
+            `obs-filter` for whole channels; neither reads labels.
+        recovery: a name in `wfbench.RECOVERIES`, or a recovery: what follows, on the same samples. By default `none`
+            after `woodfisher-staged`, which repairs in between, and after a method of your choice; `repair` after
+            `obs-filter`.
+        of: `weights`, so that these become zeros; `filters`, `params` or `macs`, so that whole channels are taken out
+            and the network gets smaller. By default what the method removes.
+
+    Raises:
+        WfbenchError: an unknown name, a sparsity out of range or that cannot be met, samples that do not fit, or a
+            method without a result.
+    """
+    task = Task("samples", module, source_of(samples, Network(module)))
+    case = case_of(task, sparsity, method, recovery, of)
+    device = Network(module).device
+    try:
+        recovered = Runner(str(device)).recover(case)[1]
+    except (BrokenRule, CaseFailed) as error:
+        raise WfbenchError(f"{case.method.name} has no result: {error}") from error
+    shape = tuple(task.train_set.take([0]).inputs.shape[1:])
+    removed = {name: sorted(set(gone)) for name, gone in recovered.removed_channels.items() if gone}
+    return smaller(Network(module), shape, removed, recovered.state).to(device).requires_grad_(True).eval()
+
+
+def source_of(samples: Any, net: Network) -> tuple[Tensor, Tensor] | Tensor:
+    """All samples: the inputs, as floats of the network's type, with their labels where they have some.
+
+    Raises:
+        WfbenchError: there are none, or they are of another kind.
+    """
+    if isinstance(samples, (Labeled, Unlabeled)):
+        found = samples
+    else:
+        if not isinstance(samples, (Dataset, MapStyle)):
+            raise WfbenchError(
+                f"samples are a {type(samples).__name__}; give a tensor or an array of inputs, or a map-style dataset"
+            )
+        dataset = samples if isinstance(samples, Dataset) else Dataset(samples, "samples")
+        found = dataset.take(range(len(dataset)))
+    inputs = found.inputs.to(net.dtype)
+    return (inputs, found.labels) if isinstance(found, Labeled) else inputs
+
+
+def case_of(
+    task: Task,
+    sparsity: float,
+    method: str | Pruner[Any] | None = None,
+    recovery: str | Recovery[Any] | None = None,
+    of: Unit | None = None,
+    *,
+    scope: Scope | None = None,
+    budget: int | None = None,
+    seed: int = 0,
+    replicate: int = 0,
+    registry: Any = None,
+) -> Case:
+    """What is asked of a task, with what is usual where nothing is said; all samples by default.
+
+    Raises:
+        WfbenchError: an unknown name, a number out of range, or a method that does not reach what `of` counts.
+    """
+    usual, follows = USUAL["weights" if of in (None, "weights") else "channels"]
+    pruner = (registry or discover()).pruner(method or usual) if isinstance(method, str | None) else method
+    if isinstance(recovery, str) and recovery not in RECOVERIES:
+        raise unknown("recovery", recovery, RECOVERIES)
+    if recovery is None:
+        recovery = follows if pruner.name == usual else "none"
+    after = RECOVERIES[recovery] if isinstance(recovery, str) else recovery
+    counted: Unit = of or ("weights" if Unstructured.name in pruner.patterns else "macs")
+    reached = [one.name for one in (Unstructured, Filter) if one.name in pruner.patterns and counted in one.units]
+    if not reached:
+        kind = "single weights" if counted == "weights" else "whole channels"
+        raise WfbenchError(
+            f"of {counted} is for methods that remove {kind}; {pruner.name} reaches {' and '.join(pruner.patterns)}"
+        )
+    target = Target(sparsity, pattern_of(reached[0], task, counted), scope or pruner.scope, counted)
+    task.dense(replicate)
+    size = len(task.train_set) if budget is None else budget
+    return Case(task, size, seed, replicate, target, pruner, after)
