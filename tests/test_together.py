@@ -163,6 +163,20 @@ def test_only_the_last_run_writes_the_tables(session: Callable[..., Session], tm
     assert (tmp_path / "results" / "tables" / "mine.md").exists()
 
 
+def test_what_was_run_out_of_turn_is_not_run_again(
+    session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the code cannot be read, so that no record is ever reused."""
+    ours = session()
+    monkeypatch.setattr(ours.runner, "code", lambda case: None)
+    assert ours._other("mine")
+    assert ours._other("mine")
+    for case in cases():
+        ours.run("mine", case)
+    assert not ours._other("mine")
+    assert len(read(tmp_path / "results" / "mine.jsonl")) == ours.counts["run"] == len(cases())
+
+
 def test_a_failed_case_is_retried_by_one_of_the_runs(session: Callable[..., Session], tmp_path: Path) -> None:
     failing = replace(case_of("magnitude", task=blob_task()), method=Fails())
     first = session()

@@ -70,7 +70,7 @@ class Session:
         self.words: list[str] = []
         self.claims: Claims | None = None
         self._others: dict[str, list[Case]] = {}
-        self._ran: set[tuple[Any, ...]] = set()
+        self._ran: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
     def cases_of(self, suite: Suite, markers: set[str]) -> list[Case]:
         if suite.name not in self.cases:
@@ -139,14 +139,16 @@ class Session:
         while (record := self._settled(suite, case)) is None:
             if not self._other(suite):
                 time.sleep(WAIT)
-        self.counts["run" if _which(suite, case) in self._ran else "reused"] += 1
+        self.counts["run" if (suite, *case.identity().values()) in self._ran else "reused"] += 1
         if record["status"] == "failed":
             self.counts["failed"] += 1
             self.failures[case.label()] = str(record["reason"])
 
     def _settled(self, suite: str, case: Case) -> Mapping[str, Any] | None:
         """The record of the case, stored or made; None where another run is at it."""
-        store = self.stores[suite]
+        store, which = self.stores[suite], (suite, *case.identity().values())
+        if which in self._ran:
+            return self._ran[which]
         asked, code = self.runner.question(case), self.runner.code(case)
         if known := self._known(store, asked, code):
             return known
@@ -162,8 +164,8 @@ class Session:
                 record = self._run(suite, case)
             store.append(record)
             shutil.rmtree(self.results / STEPS / key, ignore_errors=True)
-        self._ran.add(_which(suite, case))
-        return {"status": record.status, "reason": record.reason}
+        self._ran[which] = {"status": record.status, "reason": record.reason}
+        return self._ran[which]
 
     def _known(self, store: Store, asked: Question, code: str | None) -> Mapping[str, Any] | None:
         known = store.find(asked, code, self.proofs)
@@ -198,10 +200,6 @@ class Session:
                 return self.runner.run(case, suite)
         except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
             return self.runner.run(case, suite)
-
-
-def _which(suite: str, case: Case) -> tuple[Any, ...]:
-    return suite, *case.identity().values()
 
 
 class CaseTimeout(Exception):
