@@ -131,9 +131,14 @@ def python_files(paths: Iterable[str]) -> list[Path]:
     return found
 
 
+_FOLDERS: list[Path] = []
+"""Of files that were loaded, and first where modules are looked for, in this order."""
+
+
 def load(path: Path) -> ModuleType:
-    """Import one file under a name of its own; what lies beside it is there for its relative imports."""
+    """Import one file under a name of its own; what lies beside it can be imported, as by a script, and relatively."""
     folder = path.resolve().parent
+    _make_importable(folder, path.read_text(errors="replace"))
     package = f"wfbench_plugins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
     name = f"{package}.{path.stem}"
     if name in sys.modules:
@@ -152,6 +157,29 @@ def load(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _make_importable(folder: Path, text: str) -> None:
+    """Put a folder where modules are looked for, after those of files that were loaded before.
+
+    Args:
+        text: of the file that is loaded.
+
+    Raises:
+        WfbenchError: it imports by name what stands beside it and beside another loaded file.
+    """
+    if folder == shipped("baselines").resolve():
+        return
+    for other in _FOLDERS:
+        for beside in folder.iterdir() if other != folder else ():
+            if (other / beside.name).exists() and re.search(rf"^\s*(from|import) {beside.stem}\b", text, re.MULTILINE):
+                raise WfbenchError(
+                    f"{beside.name} stands in {folder} and in {other}, and `import {beside.stem}` means the second; "
+                    f"rename one, or import it as `from . import {beside.stem}`"
+                )
+    if folder not in _FOLDERS:
+        sys.path.insert(len(_FOLDERS), str(folder))
+        _FOLDERS.append(folder)
 
 
 def shipped(name: str) -> Path:
