@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from tests.cases import blob_task, blobs, case_of
 from tests.test_suites import suites
-from wfbench import Case, Runner, run
+from wfbench import Case, Runner, Sampling, run
+from wfbench.harness.plugins import Registry
 from wfbench.harness.store import SameBits, Store
 
 TASKS = """
@@ -108,3 +110,19 @@ def task_of(breaks: Exception | None) -> Case:
     task = blob_task()
     x, y = blobs(300, 0)
     return case_of("magnitude", task=replace(task, train=Samples(zip(x, y.tolist(), strict=True))))
+
+
+def test_a_subset_of_a_broken_test_split_fails_its_cases() -> None:
+    def unread() -> Any:
+        raise OSError("no such file")
+
+    registry = Registry(tasks={"blobs": replace(blob_task(), test=unread)})
+    record = run(case_of("magnitude", task=registry.task("blobs[50]")))
+    assert (record.task, record.reason) == ("blobs[50]", "task: OSError: no such file")
+
+
+def test_a_draw_that_cannot_be_had_is_a_failed_row() -> None:
+    rare = replace(blob_task(), train=(blobs(300, 0)[0], (torch.arange(300) > 1).long()))
+    record = run(replace(case_of("taylor", budget=6, task=rare), sampling=Sampling("k-shot")))
+    assert (record.status, record.n_inputs, record.n_labels) == ("failed", 0, 0)
+    assert record.reason == "draw: blobs train: the rarest class has 2 samples, fewer than 3"

@@ -1,10 +1,13 @@
 """Discovery: a stranger's file is as good as ours, and a broken one stops nobody."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.test_suites import suites
 from wfbench import WfbenchError, WoodFisher
+from wfbench.cli import main
 from wfbench.harness.plugins import discover
 
 GOOD = """
@@ -78,6 +81,68 @@ def test_tasks_come_from_files_too(tmp_path: Path) -> None:
     assert len(registry.task("tiny").train_set) == 9
     (tmp_path / "none.py").write_text("x = 1")
     assert "no constant TASKS" in next(iter(discover(task_paths=[str(tmp_path / "none.py")]).failures.values()))
+
+
+@pytest.fixture
+def _path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put on the path is not there for the tests that follow."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("wfbench.harness.plugins._FOLDERS", [])
+
+
+BESIDE = """
+import torch
+import numbers_{name}
+from wfbench import Task
+
+def network():
+    import layers_{name}
+    return layers_{name}.network()
+
+x, y = torch.randn(9, 4), torch.arange(9) % numbers_{name}.CLASSES
+TASKS = [Task("{name}", network, train=(x, y), test=(x + 1, y))]
+"""
+
+
+def beside(folder: Path, name: str) -> str:
+    """A task file that imports what stands beside it, when it is loaded and when its network is made."""
+    folder.mkdir()
+    (folder / f"numbers_{name}.py").write_text("CLASSES = 2\n")
+    (folder / f"layers_{name}.py").write_text("import torch\ndef network():\n    return torch.nn.Linear(4, 2)\n")
+    (folder / "tasks.py").write_text(BESIDE.format(name=name))
+    return str(folder / "tasks.py")
+
+
+@pytest.mark.usefixtures("_path")
+def test_a_task_file_imports_what_stands_beside_it(tmp_path: Path) -> None:
+    registry = discover(task_paths=[beside(tmp_path / "a", "first"), beside(tmp_path / "b", "second")])
+    assert not registry.failures
+    for name in ("first", "second"):
+        assert registry.task(name).dense().out_features == 2
+
+
+@pytest.mark.usefixtures("_path")
+def test_two_files_of_one_name_beside_task_files_are_named(tmp_path: Path) -> None:
+    registry = discover(task_paths=[beside(tmp_path / "a", "third"), beside(tmp_path / "b", "third")])
+    assert list(registry.task("third").train_set.labels[:3]) == [0, 1, 0]
+    ((_, reason),) = registry.failures.items()
+    assert "third.py stands in" in reason
+    assert "rename one, or import it as `from . import" in reason
+
+
+@pytest.mark.usefixtures("_path")
+def test_a_task_file_imports_from_its_folder_however_the_program_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", "--json", "--task-path", beside(tmp_path / "a", "listed")]) == 0
+    printed = capsys.readouterr()
+    assert '"listed"' in printed.out
+    assert "left out" not in printed.err
+    file = beside(tmp_path / "b", "collected")
+    one = ["--methods", "magnitude", "--budgets", "4", "--sparsities", "0.5", "--seeds", "1"]
+    found = suites("-m", "smoke", "--tasks", "collected", *one, "--collect-only", "-q", "--task-path", file)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "collected-n4-s0-magnitude" in found.stdout
 
 
 def test_unknown_paths_are_errors() -> None:
