@@ -164,7 +164,7 @@ def test_a_shared_weight_has_the_gradient_of_all_its_uses() -> None:
         ("transposed", "weight of layer a is used outside of the layer's own call"),
     ],
 )
-@pytest.mark.parametrize("method", ["lobs", "wanda", "kfac", "repair"])
+@pytest.mark.parametrize("method", ["lobs", "wanda", "kfac", "repair", "correction"])
 def test_layer_wise_methods_name_the_layer_that_they_do_not_see(method: str, how: str, message: str) -> None:
     module, data = body(how)
     net = Network(module)
@@ -180,9 +180,9 @@ def test_layer_wise_methods_see_layers_however_they_are_called(method: str, how:
 
 
 def layer_wise(method: str, net: Network, data: Labeled) -> Pruned:
-    if method == "repair":
+    if method in RECOVERIES:
         whole = Pruned.of(net, net.weights, {name: torch.ones_like(w).bool() for name, w in net.weights.items()})
-        return RECOVERIES["repair"].apply(net, whole, Unlabeled(data.inputs))
+        return RECOVERIES[method].apply(net, whole, Unlabeled(data.inputs))
     pruner = REGISTRY.pruner(method)
     given = data if pruner.licence is Labeled else Unlabeled(data.inputs)
     return pruner.fit(net, given).prune(Target(0.5, scope=pruner.scope))

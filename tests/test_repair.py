@@ -10,7 +10,7 @@ from torch.nn import functional
 from tests.cases import blob_network, blobs, trained_looking
 from tests.oracles import constrained_minimum
 from wfbench import Network, Pruned, Target, Unlabeled
-from wfbench.layers import solve_kept
+from wfbench.linalg import solve_kept
 from wfbench.network import flatten
 from wfbench.recoveries.correction import ScaleAndBias
 from wfbench.recoveries.repair import LeastSquaresRepair
@@ -31,6 +31,18 @@ def normed() -> nn.Module:
     return nn.Sequential(
         *first, nn.Conv2d(4, 6, 2, groups=2, bias=False), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(54, 3)
     )
+
+
+class ChannelsFirst(nn.LayerNorm):
+    """Norms over the channels of pictures, as ConvNeXt's do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def turned() -> nn.Module:
+    first = [nn.ConvTranspose2d(2, 4, 2, groups=2), ChannelsFirst(4), nn.ReLU()]
+    return nn.Sequential(*first, nn.ConvTranspose2d(4, 4, 1), ChannelsFirst(4), nn.Flatten(), nn.Linear(100, 3))
 
 
 def problem(build: Callable[[], nn.Module], n: int, sparsity: float = 0.5) -> tuple[Network, Pruned, Tensor]:
@@ -133,7 +145,7 @@ def test_solve_kept_is_a_dense_solve_of_each_rows_own_system() -> None:
         torch.testing.assert_close(found[row], expected)
 
 
-@pytest.mark.parametrize("build", [perceptron, normed])
+@pytest.mark.parametrize("build", [perceptron, normed, turned])
 def test_correction_restores_mean_and_deviation_of_every_channel(build: Callable[[], nn.Module]) -> None:
     net, pruned, x = problem(build, 40)
     corrected = ScaleAndBias().apply(net, pruned, Unlabeled(x))

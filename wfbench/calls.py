@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
 
 @contextmanager
 def plain_calls(module: nn.Module) -> Iterator[None]:
@@ -18,7 +20,7 @@ def plain_calls(module: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as undo:
         for one in module.modules():
-            if one._parameters:
+            if isinstance(one, LAYERS):
                 hook = one.register_forward_pre_hook(_by_position, prepend=True, with_kwargs=True)
                 undo.callback(hook.remove)
             if isinstance(one, nn.MultiheadAttention) and "forward" not in vars(one):
@@ -28,7 +30,10 @@ def plain_calls(module: nn.Module) -> Iterator[None]:
 
 
 def _by_position(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    return (tuple(named.values()), {}) if not inputs and len(named) == 1 else None
+    if inputs or not named:
+        return None
+    first = "input" if "input" in named else next(iter(named))
+    return (named[first],), {key: value for key, value in named.items() if key != first}
 
 
 def _attend(attention: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:

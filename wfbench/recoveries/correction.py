@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wfbench.data import Unlabeled
+from wfbench.layers import as_matrices, check_patches, from_matrices
 from wfbench.network import NORMS, Network, Params
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -27,6 +28,7 @@ class ScaleAndBias(Recovery[Unlabeled]):
     name: ClassVar[str] = "correction"
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
+        check_patches(net, data.inputs)
         state = dict(pruned.state)
         movable = [name for name in _with_bias(net) if name in state]
         for weight, (now, before) in walk(net, data.inputs, movable, state, {}):
@@ -36,8 +38,7 @@ class ScaleAndBias(Recovery[Unlabeled]):
             wanted_mean, wanted_deviation = _statistics(layer, {}, before)
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
-            columns = scale if isinstance(layer, NORMS) else scale.reshape(-1, *[1] * (old.ndim - 1))
-            state[weight] = _kept((old.double() * columns).to(old.dtype), pruned, weight)
+            state[weight] = _kept(_scaled(layer, old.double(), scale).to(old.dtype), pruned, weight)
             state[bias] = _kept(((shift.double() - mean) * scale + wanted_mean).to(shift.dtype), pruned, bias)
         return replace(pruned, state=state)
 
@@ -53,6 +54,22 @@ def _own(net: Network, layer: nn.Module, weight: str, state: Params) -> Params:
     return {key: state[net.names[prefix + key]] for key in layer.state_dict()}
 
 
+def _scaled(layer: nn.Module, weight: Tensor, scale: Float[Tensor, " c"]) -> Tensor:
+    if isinstance(layer, NORMS):
+        return weight * scale
+    matrices = as_matrices(layer, weight)
+    return from_matrices(layer, matrices * scale.reshape(len(matrices), -1, 1))
+
+
+def _channels_last(layer: nn.Module, x: Tensor) -> bool:
+    """Whether the last axis of the layer's output is the one that its bias is added along; else it is the second."""
+    if not isinstance(layer, nn.LayerNorm):
+        return isinstance(layer, nn.Linear)
+    count = torch.arange(layer.bias.numel(), dtype=layer.bias.dtype, device=layer.bias.device)
+    shown = functional_call(layer, {"weight": torch.zeros_like(count), "bias": count}, (x[:1],))
+    return torch.equal(shown.reshape(-1, shown.shape[-1])[0], count)
+
+
 def _statistics(
     layer: nn.Module, tensors: Params, inputs: list[Tensor]
 ) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
@@ -61,8 +78,8 @@ def _statistics(
     Args:
         tensors: of the layer, in place of the dense ones.
     """
-    last = isinstance(layer, (nn.Linear, nn.LayerNorm))
     with torch.no_grad():
+        last = _channels_last(layer, inputs[0])
         outputs = [functional_call(layer, tensors, (x,)) for x in inputs]
     rows = [(y if last else y.movedim(1, -1)).reshape(-1, y.shape[-1 if last else 1]) for y in outputs]
     found = torch.cat(rows).double()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 def with_explicit_padding(module: nn.Module, x: Float[Tensor, "n *input"]) -> nn.Module:
     """The network with every convolution that pads as TensorFlow's "same" does, of its own accord, replaced.
 
-    Layer-wise methods rebuild the patches that a layer multiplies from what it is declared with: one that pads on its
-    own has others. Where both sides get as much it becomes a plain convolution that says so, else a `ZeroPad2d` and
+    What a layer that is declared so multiplies is known without running it, as one that pads on its own has to be for
+    layer-wise methods. Where both sides get as much it becomes a plain convolution that says so, else a `ZeroPad2d` and
     one without padding. The padding is that of inputs of the size of `x`.
 
     Args:
