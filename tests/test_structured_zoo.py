@@ -125,7 +125,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mobilenetv3": (mobilenet_v3, IMAGE),
     "efficientnet": (efficientnet, IMAGE),
     "depthwise regnet": (partial(regnet, 1), IMAGE),
-    "convnext": (partial(ConvNeXt, num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(4, 6, 6, 6)), IMAGE),
+    "convnext": (partial(ConvNeXt, num_classes=CLASSES, depths=(1, 1, 1, 1), dims=(4, 6, 6, 6)), (3, 32, 32)),
     "u-net": (UNet, IMAGE),
     "1-d convolutions": (partial(convolutions, nn.Conv1d, 4 * 6), (2, 8)),
     "3-d convolutions": (partial(convolutions, nn.Conv3d, 4 * 8), (2, 4, 4, 4)),

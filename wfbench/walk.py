@@ -190,6 +190,9 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
 
     Returns:
         weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
+
+    Raises:
+        WfbenchError: a layer would be left without any weight.
     """
     weights: Params = dict(net.weights)
     masks: Params = {}
@@ -198,6 +201,8 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
         layer, dense = net.layer_of(name), net.weights[name]
         new, mask = change(name, as_matrices(layer, dense).double(), seen)
         masks[name] = mask.reshape(dense.shape)
+        if not mask.any():
+            raise WfbenchError(f"0 of {dense.numel()} weights in {name} would be kept; lower the sparsity")
         weights[name] = torch.where(masks[name], new.reshape(dense.shape), 0).to(dense.dtype)
 
     for name, (inputs,) in walk(net, x, net.weights, weights):

@@ -6,7 +6,7 @@ charged with, which are deleted without a charge, and which may make up for it, 
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +150,7 @@ class _Followed(list[Any]):
     def __iter__(self) -> Iterator[Any]:
         return (None if mapping is None else partial(self._counted, mapping) for mapping in super().__iter__())
 
-    def _counted(self, mapping: Callable[[Any], Any], positions: Any) -> Any:
+    def _counted(self, mapping: Any, positions: Any) -> Any:
         each = 1 if mapping.reverse else getattr(mapping, "_stride", 1)
         self._graph.followed += each * len(positions)
         if self._graph.followed > POSITIONS:

@@ -14,6 +14,7 @@ from wfbench.export import check_onnx, export_onnx, pruned_network, save
 from wfbench.harness.case import Case
 from wfbench.harness.record import Record
 from wfbench.harness.suite import pattern_of
+from wfbench.network import Network
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
 from wfbench.writing import check_file
@@ -79,6 +80,8 @@ def prune(options: argparse.Namespace) -> int:
         print_json({**json.loads(outcome.record.as_json()), "files": [str(path) for path in files]})
         return 0
     print(tabulate(_rows(outcome.record), headers=["", "dense", "pruned"], disable_numparse=True, colalign=RIGHT))
+    if left_out := Network(case.task.dense(case.replicate)).describe_left_out():
+        print(f"\n{left_out}")
     print(f"\n{case.label()}, checkpoint {case.replicate}; {_handed(outcome.record)}", *files, sep="\n")
     return 0
 

@@ -186,5 +186,5 @@ def checkpoint_digest(module: nn.Module) -> str:
     digest = hashlib.sha256(repr(module).encode())
     for name, tensor in state_of(module).items():
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wfbench.data import Unlabeled
+from wfbench.errors import WfbenchError
 from wfbench.network import NORMS, Network, Params
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -53,6 +54,21 @@ def _own(net: Network, layer: nn.Module, weight: str, state: Params) -> Params:
     return {key: state[net.names[prefix + key]] for key in layer.state_dict()}
 
 
+def _axis(layer: nn.Module, x: Tensor) -> int:
+    """Where the layer's output has its channels: along this axis it is its bias, where its weight is zero."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    if bias.ndim > 1:
+        raise WfbenchError(f"{type(layer).__name__} has a bias over {bias.ndim} axes; correction needs one a channel")
+    marks = torch.arange(1, len(bias) + 1).to(bias)
+    found = functional_call(layer, {"weight": torch.zeros_like(weight), "bias": marks}, (x,))
+    for axis in reversed(range(1, found.ndim)):
+        if found.shape[axis] == len(marks) and bool((found.movedim(axis, -1) == marks).all()):
+            return axis
+    raise WfbenchError(f"the output of {type(layer).__name__} has no axis of its {len(marks)} channels")
+
+
 def _statistics(
     layer: nn.Module, tensors: Params, inputs: list[Tensor]
 ) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
@@ -61,9 +77,8 @@ def _statistics(
     Args:
         tensors: of the layer, in place of the dense ones.
     """
-    last = isinstance(layer, (nn.Linear, nn.LayerNorm))
     with torch.no_grad():
         outputs = [functional_call(layer, tensors, (x,)) for x in inputs]
-    rows = [(y if last else y.movedim(1, -1)).reshape(-1, y.shape[-1 if last else 1]) for y in outputs]
-    found = torch.cat(rows).double()
+        axis = _axis(layer, inputs[0][:1])
+    found = torch.cat([y.movedim(axis, -1).reshape(-1, y.shape[axis]) for y in outputs]).double()
     return found.mean(0), found.std(0, correction=0)
