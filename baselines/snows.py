@@ -12,12 +12,14 @@ reproduced.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import mse_loss
+from torch.overrides import TorchFunctionMode
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled, WfbenchError
 from wfbench.toolbox import Params, at_least, call_order, keep_largest
@@ -88,6 +90,18 @@ def block_of(module: nn.Module, weight: str) -> str:
     return layer
 
 
+class Twice(TorchFunctionMode):
+    """Operations without a second derivative, computed in others that have one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.hardsigmoid:
+            return functional.relu6(args[0] + 3) / 6
+        if func is functional.scaled_dot_product_attention:  # whichever kernel the network asks for
+            with sdpa_kernel(SDPBackend.MATH):
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class _Enough(Exception):
     """The last feature of the horizon has been seen."""
 
@@ -115,9 +129,8 @@ class FittedSNOWS:
     def update(self, mask: Params) -> Params:
         weights = self.start(mask)
         for name in self.order:
-            loss = self.objective(weights, name)
-            dense = self.net.weights[name]
-            weights[name] = self.descend(torch.where(mask[name], dense, 0), mask[name], loss)
+            loss, masked = self.objective(weights, name), torch.where(mask[name], self.net.weights[name], 0)
+            weights[name] = masked if loss is None else self.descend(masked, mask[name], loss)
         return weights
 
     def wanted(self, weights: Params, name: str) -> list[Tensor]:
@@ -125,11 +138,16 @@ class FittedSNOWS:
         block = {of: weight for of, weight in self.net.weights.items() if self.blocks[of] == self.blocks[name]}
         return self.features({**weights, **block}, name)
 
-    def objective(self, weights: Params, name: str) -> Callable[[Tensor], Tensor]:
-        """`Σ_k mean (f_k(W) − f_k)²` of a layer's weight W, the other layers as in `weights`."""
+    def objective(self, weights: Params, name: str) -> Callable[[Tensor], Tensor] | None:
+        """`Σ_k mean (f_k(W) − f_k)²` of a layer's weight W, the other layers as in `weights`.
+
+        None for a layer that is never called, as attention's output projection, whose kept weights stay dense.
+        """
         others = dict(weights)
         with torch.no_grad():
             wanted = self.wanted(others, name)
+        if not wanted:
+            return None
 
         def loss(weight: Tensor) -> Tensor:
             found = self.features({**others, name: weight}, name)
@@ -149,7 +167,7 @@ class FittedSNOWS:
                 raise _Enough
 
         try:
-            with self.net.hooked(keep), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
+            with self.net.hooked(keep), Twice():
                 self.net.logits(weights, self.inputs)
         except _Enough:
             pass
@@ -202,7 +220,7 @@ def again(gradient: Tensor, variable: Tensor, v: Tensor) -> Tensor:
             raise
         raise WfbenchError(
             f"snows differentiates the network twice, and torch cannot: {error}; use an operation that has a second "
-            "derivative (relu6(x + 3) / 6 for hardsigmoid), or another method"
+            "derivative, or another method"
         ) from error
     return found
 

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.test_baselines import blob_net
 from wfbench import Network, Target, Unlabeled, WfbenchError
@@ -148,10 +149,57 @@ def test_snows_differentiates_attention_twice() -> None:
     assert float(after) < float((net.logits(masked, x) - dense).norm())
 
 
+class FlashAttention(Attention):
+    """Asks for the fused kernel, whose second derivative torch does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return super().forward(x)
+
+
+class InTwo(nn.Module):
+    """A hardsigmoid in operations that have a second derivative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu6(x + 3) / 6
+
+
+def outcome(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    return REGISTRY.pruner("snows").fit(Network(module.eval()), Unlabeled(x)).prune(Target(0.5)).state
+
+
+def test_snows_on_fused_attention_and_hardsigmoid_is_what_their_parts_give() -> None:
+    torch.manual_seed(0)
+    fused, plain = FlashAttention(), Attention()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(6, 5, 4)
+    for name, tensor in outcome(fused, x).items():
+        torch.testing.assert_close(tensor, outcome(plain, x)[name])
+    layers = nn.Linear(4, 5), nn.Linear(5, 3)
+    hard, parts = (nn.Sequential(layers[0], act, layers[1]) for act in (nn.Hardsigmoid(), InTwo()))
+    for name, tensor in outcome(hard, x[:, 0]).items():
+        assert torch.equal(tensor, outcome(parts, x[:, 0])[name])
+
+
+class Once(nn.Module):
+    """torch's own hardsigmoid, past `nn.functional`, which it differentiates once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._C._nn.hardsigmoid(x)
+
+
 def test_snows_says_which_operation_has_no_second_derivative() -> None:
-    net = Network(nn.Sequential(nn.Linear(4, 5), nn.Hardsigmoid(), nn.Linear(5, 3)).eval())
-    with pytest.raises(WfbenchError, match="hardsigmoid"):
-        REGISTRY.pruner("snows").fit(net, Unlabeled(torch.randn(6, 4))).prune(Target(0.5))
+    with pytest.raises(WfbenchError, match=r"torch cannot: derivative for aten::hardsigmoid_backward is not"):
+        outcome(nn.Sequential(nn.Linear(4, 5), Once(), nn.Linear(5, 3)), torch.randn(6, 4))
+
+
+def test_snows_leaves_layers_that_are_never_called_dense_under_their_mask() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.TransformerEncoderLayer(4, 2, 6, 0.0, batch_first=True), nn.Flatten(), nn.Linear(20, 3))
+    net = Network(module.eval())
+    pruned = REGISTRY.pruner("snows").fit(net, Unlabeled(torch.randn(6, 5, 4))).prune(Target(0.5))
+    name = "0.self_attn.out_proj.weight"
+    assert torch.equal(pruned.state[name], torch.where(pruned.mask[name], net.weights[name], 0))
 
 
 @pytest.mark.parametrize("sparsity", [0.4, 0.8])

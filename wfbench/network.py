@@ -117,6 +117,24 @@ class Network:
             raise WfbenchError(f"{type(module).__name__} has no linear or convolution weight to prune")
 
     @property
+    def left_out(self) -> dict[str, int]:
+        """Parameters of two axes or more that are no prunable weight, by name, and how many numbers each holds.
+
+        Embeddings, attention's joint projections, recurrent layers, layers of other kinds, such as GPT-2's `Conv1D`.
+        """
+        once = {self.names[name]: tensor for name, tensor in self._module.named_parameters(remove_duplicate=False)}
+        return {name: tensor.numel() for name, tensor in once.items() if name not in self.weights and tensor.ndim > 1}
+
+    def describe_left_out(self, most: int = 5) -> str:
+        """`left_out` in a line, the largest first, with its share of all parameters; empty where there is none."""
+        if not (found := self.left_out):
+            return ""
+        share = sum(found.values()) / sum(tensor.numel() for tensor in self._module.parameters())
+        names = sorted(found, key=lambda name: -found[name])
+        listed = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        return f"{100 * share:.1f} % of the parameters are not prunable: {listed}"
+
+    @property
     def device(self) -> torch.device:
         return next(iter(self.weights.values())).device
 

@@ -202,7 +202,7 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
         weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
 
     Raises:
-        WfbenchError: what a layer multiplies is not known.
+        WfbenchError: what a layer multiplies is not known, or a layer would be left without any weight.
     """
     weights: Params = dict(net.weights)
     masks: Params = {}
@@ -211,6 +211,8 @@ def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tu
         layer, dense = net.layer_of(name), net.weights[name]
         new, mask = change(name, as_matrices(layer, dense).double(), seen)
         masks[name] = from_matrices(layer, mask)
+        if not mask.any():
+            raise WfbenchError(f"0 of {dense.numel()} weights in {name} would be kept; lower the sparsity")
         weights[name] = torch.where(masks[name], from_matrices(layer, new), 0).to(dense.dtype)
 
     check_patches(net, x)

@@ -35,7 +35,7 @@ class Costs:
         self.whole = list(whole)
         module = net.module()
         self.groups = {group.name: group.size for group in groups}
-        self._shapes = {name: list(tensor.shape) for name, tensor in module.named_parameters()}
+        self._shapes = {net.names[name]: list(tensor.shape) for name, tensor in module.named_parameters()}
         self._widths: dict[str, list[tuple[int, str, int]]] = {name: [] for name in self._shapes}
         for group in groups:
             for part in (*group.charged, *group.deleted):

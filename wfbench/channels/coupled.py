@@ -5,9 +5,11 @@ charged with, which are deleted without a charge, and which may make up for it, 
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ TRANSPOSED = nn.modules.conv._ConvTransposeNd
 ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Norms over several channels: with one gone the others change, so such channels stay."""
 STATISTICS = ("running_mean", "running_var")
+POSITIONS = 2**18
+"""Most positions of a group's channels, over all layers, that are followed; VGG-16 has 150 000, Swin any number."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Coupled:
 def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[Coupled]:
     """Every group of channels that can be taken out, in the order of their first layers; logits stay.
 
+    Groups with a tensor that has another name too, such as a tied embedding, stay whole.
+
     Raises:
         WfbenchError: the network cannot be traced, or has transposed or grouped, not depthwise, convolutions.
     """
@@ -84,8 +90,10 @@ def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[C
     groups = graph.get_all_groups(root_module_types=list(PRUNABLE))
     alone = [group for group in groups if not any(isinstance(item.dep.target.module, ACROSS) for item in group)]
     found = [_coupled(group, graph, names) for group in alone]
+    tied = {name for name, count in Counter(net.names.values()).items() if count > 1}
+    free = [group for group in found if not tied & {net.names.get(part.name) for part in group.charged + group.deleted}]
     order = {name: place for place, name in enumerate(names.values())}
-    return sorted((group for group in found if group.consumers), key=lambda group: order[group.name])
+    return sorted((group for group in free if group.consumers), key=lambda group: order[group.name])
 
 
 def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> Any:
@@ -99,12 +107,55 @@ def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> A
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
-            return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example)
+            return _Graph().build_dependency(module, example_inputs=example)
     except Exception as error:  # the tracer may fail in any way
         raise WfbenchError(
             f"{type(module).__name__} cannot be traced ({type(error).__name__}: {error}); write its forward pass with "
             "torch operations that autograd records, or leave structured pruning out"
         ) from error
+
+
+class _Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
+    """torch-pruning's graph, which gives up where the positions of a group's channels multiply without end."""
+
+    followed = 0
+
+    def build_dependency(self, *args: Any, **options: Any) -> Any:
+        built = super().build_dependency(*args, **options)
+        for node in self.module2node.values():
+            for dependency in node.dependencies:
+                dependency.index_mapping = _Followed(self, dependency.index_mapping)
+        return built
+
+    def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
+        self.followed = 0
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of torch-pruning, about how deep it looks
+                return super().get_pruning_group(module, pruning_fn, idxs)
+        except Exception as error:  # it may fail in any way where it misreads an operation
+            raise WfbenchError(
+                f"channels of {self._module2name[module]} cannot be followed through the network "
+                f"({type(error).__name__}: {error}); leave structured pruning out"
+            ) from error
+
+
+class _Followed(list[Any]):
+    """What maps the positions of channels from layer to layer, and counts them for its graph."""
+
+    def __init__(self, graph: _Graph, mappings: Sequence[Any]) -> None:
+        super().__init__(mappings)
+        self._graph = graph
+
+    def __iter__(self) -> Iterator[Any]:
+        return (None if mapping is None else partial(self._counted, mapping) for mapping in super().__iter__())
+
+    def _counted(self, mapping: Any, positions: Any) -> Any:
+        each = 1 if mapping.reverse else getattr(mapping, "_stride", 1)
+        self._graph.followed += each * len(positions)
+        if self._graph.followed > POSITIONS:
+            raise RuntimeError(f"they come to stand in more than {POSITIONS} places, as in shifted windows")
+        return mapping(positions)
 
 
 def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:

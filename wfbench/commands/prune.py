@@ -17,6 +17,7 @@ from wfbench.errors import WfbenchError
 from wfbench.export import check_onnx, export_onnx, export_program, pruned_network, save
 from wfbench.harness.case import Case
 from wfbench.harness.record import Record
+from wfbench.network import Network
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.report.frames import MEASURED
 from wfbench.sparsity import Scope, Unit
@@ -101,6 +102,8 @@ def prune(options: argparse.Namespace) -> int:
         return 0
     print(table([*_scores(outcome.record), *found.rows(packed=not options.sparse)]))
     print("" if found.smaller else f"{NOT_FASTER}\n")
+    if left_out := Network(case.task.dense(case.replicate)).describe_left_out():
+        print(f"{left_out}\n")
     print(f"{case.label()}, checkpoint {case.replicate}; {_handed(outcome.record)}", *files, sep="\n")
     return 0
 

@@ -8,6 +8,7 @@ import torch
 
 from wfbench.commands.base import Commands
 from wfbench.harness.plugins import discover
+from wfbench.network import Network
 from wfbench.tasks import checkpoints
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate
@@ -49,9 +50,10 @@ def add(commands: Commands) -> None:
 def _fetch(options: argparse.Namespace) -> int:
     for task in discover().chosen(options.tasks):
         where = task.fetch() if task.fetch else "memory"
-        for replicate in range(task.replicates):
-            task.dense(replicate)
+        networks = [Network(task.dense(replicate)) for replicate in range(task.replicates)]
         print(f"{task.name}: data in {where}, {task.replicates} verified checkpoint(s) in {checkpoints.FOLDER}")
+        if networks and (left_out := networks[0].describe_left_out()):
+            print(f"  {left_out}")
     return 0
 
 

@@ -14,6 +14,7 @@ from wfbench.commands.base import Commands, add_device, add_json, add_plugin_pat
 from wfbench.harness.record import environment
 from wfbench.harness.requalify import requalify
 from wfbench.harness.store import latest, read, record_files
+from wfbench.network import Network
 from wfbench.storage.lines import Damaged
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import evaluate, standard_error
@@ -117,4 +118,5 @@ def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     scores = evaluate(task.dense(replicate).to(device), task.test_set)
     task.check_registered(replicate, scores)
     error = f"{standard_error(scores):.4f}"
-    return f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"
+    found = f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"
+    return "; ".join(part for part in (found, Network(task.dense(replicate)).describe_left_out()) if part)

@@ -20,6 +20,7 @@ from wfbench.modules import state_of
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, take_after
+from wfbench.recoveries.base import refuse_single_values
 from wfbench.sparsity import Target, Unstructured
 
 
@@ -120,7 +121,7 @@ class FittedGradual:
 
     def _trained(self, pruned: Pruned, step: int) -> Params:
         options, module = self.options, self.net.module(pruned.state)
-        module.train().requires_grad_(True)
+        refuse_single_values(module.train().requires_grad_(True))
         masks = {name: mask for name, mask in pruned.mask.items() if not mask.all()}
         optimizer = torch.optim.SGD(
             module.parameters(),

@@ -50,11 +50,13 @@ def realised_change(net: Network, pruned: Pruned, seen: Labeled | Unlabeled | No
 
 
 def magnitude_overlap(net: Network, pruned: Pruned) -> float:
-    """Share of the kept weights that global magnitude would keep at the same sparsity."""
+    """Share of the kept weights that global magnitude would keep at the same sparsity; 0 where none is kept."""
     kept = flatten({name: pruned.mask[name] for name in net.weights})
+    if not kept.any():
+        return 0.0
     sparsity = 1 - int(kept.sum()) / len(kept)
     magnitude = keep_largest({name: weight.abs() for name, weight in net.weights.items()}, Target(sparsity))
-    return int((kept & flatten(magnitude)).sum()) / max(1, int(kept.sum()))
+    return int((kept & flatten(magnitude)).sum()) / int(kept.sum())
 
 
 def finite(value: float | None) -> float | None:

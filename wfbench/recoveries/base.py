@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
+from wfbench.errors import WfbenchError
 from wfbench.licence import D, Licensed
 from wfbench.modules import state_of
 from wfbench.network import Network
@@ -40,7 +41,7 @@ class BatchNormReestimation(Recovery[Unlabeled]):
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
         module = net.module(pruned.state)
-        norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        norms = refuse_single_values(module)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
@@ -53,3 +54,19 @@ class BatchNormReestimation(Recovery[Unlabeled]):
             if name.endswith("num_batches_tracked"):
                 state[name] = pruned.state[name]
         return replace(pruned, state=state)
+
+
+def refuse_single_values(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The module's BatchNorms, which from now on say so where they are to take statistics of one value a channel."""
+
+    def refuse(name: str, norm: nn.Module, x: Tensor) -> None:
+        if norm.training and x.numel() == x.shape[1]:
+            raise WfbenchError(
+                f"{name} has one value a channel to take its variance of, a single sample's; give more samples, or a "
+                "recovery that leaves the statistics of norms as they are, such as repair or correction"
+            )
+
+    found = {n: layer for n, layer in module.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    for name, norm in found.items():
+        norm.register_forward_pre_hook(lambda layer, inputs, name=name: refuse(name, layer, inputs[0]))
+    return list(found.values())

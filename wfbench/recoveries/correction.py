@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wfbench.data import Unlabeled
+from wfbench.errors import WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices
 from wfbench.network import NORMS, Network, Params
 from wfbench.pruned import Pruned
@@ -61,13 +62,19 @@ def _scaled(layer: nn.Module, weight: Tensor, scale: Float[Tensor, " c"]) -> Ten
     return from_matrices(layer, matrices * scale.reshape(len(matrices), -1, 1))
 
 
-def _channels_last(layer: nn.Module, x: Tensor) -> bool:
-    """Whether the last axis of the layer's output is the one that its bias is added along; else it is the second."""
-    if not isinstance(layer, nn.LayerNorm):
-        return isinstance(layer, nn.Linear)
-    count = torch.arange(layer.bias.numel(), dtype=layer.bias.dtype, device=layer.bias.device)
-    shown = functional_call(layer, {"weight": torch.zeros_like(count), "bias": count}, (x[:1],))
-    return torch.equal(shown.reshape(-1, shown.shape[-1])[0], count)
+def _axis(layer: nn.Module, x: Tensor) -> int:
+    """Where the layer's output has its channels: along this axis it is its bias, where its weight is zero."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    if bias.ndim > 1:
+        raise WfbenchError(f"{type(layer).__name__} has a bias over {bias.ndim} axes; correction needs one a channel")
+    marks = torch.arange(1, len(bias) + 1).to(bias)
+    found = functional_call(layer, {"weight": torch.zeros_like(weight), "bias": marks}, (x,))
+    for axis in reversed(range(1, found.ndim)):
+        if found.shape[axis] == len(marks) and bool((found.movedim(axis, -1) == marks).all()):
+            return axis
+    raise WfbenchError(f"the output of {type(layer).__name__} has no axis of its {len(marks)} channels")
 
 
 def _statistics(
@@ -79,8 +86,7 @@ def _statistics(
         tensors: of the layer, in place of the dense ones.
     """
     with torch.no_grad():
-        last = _channels_last(layer, inputs[0])
         outputs = [functional_call(layer, tensors, (x,)) for x in inputs]
-    rows = [(y if last else y.movedim(1, -1)).reshape(-1, y.shape[-1 if last else 1]) for y in outputs]
-    found = torch.cat(rows).double()
+        axis = _axis(layer, inputs[0][:1])
+    found = torch.cat([y.movedim(axis, -1).reshape(-1, y.shape[axis]) for y in outputs]).double()
     return found.mean(0), found.std(0, correction=0)

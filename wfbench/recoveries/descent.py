@@ -24,7 +24,7 @@ class _Tuning(Recovery[D]):
     """Adam on the movable weights that were kept, from re-estimated BatchNorm statistics, which then stay.
 
     Batches of at most 64 samples, drawn without replacement, the order anew for every pass; the learning rate falls
-    to zero along a cosine.
+    to zero along a cosine. Weights of less than float32 are moved as float32, and rounded for every pass.
 
     Args:
         steps: of Adam.
@@ -43,14 +43,14 @@ class _Tuning(Recovery[D]):
         loss = self.loss(net, data)
         pruned = BatchNormReestimation().apply(net, pruned, Unlabeled(data.inputs))
         kept = {name: pruned.mask.get(name) for name in net.movable}
-        free = {name: pruned.state[name].clone().requires_grad_() for name in net.movable}
+        free = {name: wide(pruned.state[name]).clone().requires_grad_() for name in net.movable}
         optimizer = torch.optim.Adam(free.values(), self.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         order: list[Tensor] = []
         for _ in range(self.steps):
             order = order or list(torch.randperm(len(data)).split(STEP_BATCH))
             optimizer.zero_grad()
-            value = loss({**pruned.state, **free}, order.pop(0))
+            value = loss({**pruned.state, **_like(free, pruned.state)}, order.pop(0))
             value.backward()
             optimizer.step()
             schedule.step()
@@ -58,7 +58,18 @@ class _Tuning(Recovery[D]):
                 for name, mask in kept.items():
                     if mask is not None:
                         free[name].mul_(mask)
-        return replace(pruned, state={**pruned.state, **{name: tensor.detach() for name, tensor in free.items()}})
+        moved = {name: tensor.detach() for name, tensor in _like(free, pruned.state).items()}
+        return replace(pruned, state={**pruned.state, **moved})
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """As float32 where it is narrower: half precision holds neither Adam's small numbers nor sums of squares."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _like(free: Params, state: Params) -> Params:
+    """In the network's own precision."""
+    return {name: tensor.to(state[name].dtype) for name, tensor in free.items()}
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class FineTuning(_Tuning[Labeled]):
 
     def loss(self, net: Network, data: Labeled) -> Callable[[Params, Tensor], Tensor]:
         x, y = data.inputs.to(net.device), data.labels.to(net.device)
-        return lambda state, at: functional.cross_entropy(net.logits(state, x[at]), y[at])
+        return lambda state, at: functional.cross_entropy(wide(net.logits(state, x[at])), y[at])
 
 
 @dataclass(frozen=True)
@@ -81,10 +92,10 @@ class LogitDistillation(_Tuning[Unlabeled]):
     def loss(self, net: Network, data: Unlabeled) -> Callable[[Params, Tensor], Tensor]:
         x = data.inputs.to(net.device)
         with torch.no_grad():
-            wanted = net.logits({}, x).log_softmax(1)
+            wanted = wide(net.logits({}, x)).log_softmax(1)
 
         def divergence(state: Params, at: Tensor) -> Tensor:
-            found = net.logits(state, x[at]).log_softmax(1)
+            found = wide(net.logits(state, x[at])).log_softmax(1)
             return functional.kl_div(found, wanted[at], reduction="batchmean", log_target=True)
 
         return divergence
@@ -106,7 +117,7 @@ class FeatureDistillation(_Tuning[Unlabeled]):
             seen: list[Tensor] = []
 
             def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                seen.append(output)
+                seen.append(wide(output))
 
             with net.hooked(keep):
                 net.logits(state, x[at])
