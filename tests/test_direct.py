@@ -83,11 +83,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
     chosen = direct.case_of(wfbench.Task("t", blob_network(), train=X), 0.5, "filter-l1")
     assert (chosen.recovery.name, chosen.target.of, chosen.target.pattern.name) == ("none", "macs", "filter")
     page = " ".join((Path(__file__).parent.parent / "docs" / "engineer.md").read_text().split())
-    assert (
-        "The method is `woodfisher-staged` for weights, which repairs in between; for channels `obs-filter`, "
-        "then `repair`" in page
-    )
-    assert all(method in page for method, _ in direct.USUAL.values())
+    assert "`woodfisher-staged` for weights, which repairs in between; for channels `obs-filter`, then `repair`" in page
 
 
 def test_the_default_prunes_weights_and_channels() -> None:
@@ -104,9 +100,9 @@ def test_the_default_prunes_weights_and_channels() -> None:
         ({"recovery": "sleep"}, 'unknown recovery "sleep"'),
         ({"sparsity": 1.5}, r"sparsity 1.5 is outside \[0, 1\)"),
         ({"method": "magnitude", "of": "filters"}, "of filters is for methods that remove whole channels; magnitude"),
-        ({"method": "woodfisher"}, "woodfisher needs labels, and t train has none|samples train has none"),
+        ({"method": "woodfisher"}, "woodfisher needs labels, and samples train has none"),
         ({"samples": DataLoader(TensorDataset(X))}, "samples are a DataLoader; give a tensor or an array of inputs"),
-        ({"samples": X[:0]}, "budget 0 is not a number of samples"),
+        ({"samples": X[:0]}, "there are no samples"),
         ({"samples": X[:, :3]}, "has no result"),
     ],
 )
@@ -234,16 +230,16 @@ def test_labels_only_score_and_dear_methods_are_left_out_where_a_cheap_one_loses
 
 
 def test_the_ranking_by_hand() -> None:
-    def trial(name: str, scores: list[float], seconds: float, loss: float = 1.0, reason: str = "") -> Trial:
-        return Trial(name, "none", "agreement", scores, [loss] * 5, [seconds] * 5, [1.0] * 5, reason)
+    def trial(name: str, scores: list[float], seconds: float, reason: str = "") -> Trial:
+        return Trial(name, "none", "agreement", scores, [1.0] * 5, [seconds] * 5, [1.0] * 5, reason)
 
     trials = [
-        trial("worse", [0.2, 0.3, 0.2, 0.3, 0.2], 1),
-        trial("dear", [0.9, 0.8, 0.9, 0.8, 0.9], 9),
-        trial("cheap", [0.9, 0.8, 0.9, 0.8, 0.9], 1),
-        trial("level", [0.8, 0.9, 0.8, 0.8, 0.9], 1),
-        trial("broken", [0.9], 1, reason="no norm"),
-        trial("untried", [], 1),
+        trial("worse", [0.2, 0.3, 0.2, 0.3, 0.2], 1.0),
+        trial("dear", [0.9, 0.8, 0.9, 0.8, 0.9], 9.0),
+        trial("cheap", [0.9, 0.8, 0.9, 0.8, 0.9], 1.0),
+        trial("level", [0.8, 0.9, 0.8, 0.8, 0.9], 1.0),
+        trial("broken", [0.9], 1.0, reason="no norm"),
+        trial("untried", [], 1.0),
     ]
     said = ranked(trials, 50, 0.9, "weights", lambda best: best.method)
     assert [one.method for one in said.ranked] == ["cheap", "dear", "level", "worse"]
@@ -275,7 +271,8 @@ def test_the_command_recommends_and_what_it_says_runs(
     monkeypatch.chdir(tmp_path)
     assert main(["recommend", "clouds", "--budget", "20", "--task-path", "mine.py", "--sparsity", "0.5", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert (said["measure"], said["samples"], len(said["ranked"])) == ("agreement", 20, 3)
+    assert (said["measure"], said["samples"]) == ("agreement", 20)
+    assert len(said["ranked"]) + len(said["untried"]) == 3
     assert main(said["command"].split()[1:]) == 0
     shown = capsys.readouterr().out
     assert "agreement with the dense network on inputs not drawn" in shown

@@ -505,7 +505,7 @@ def test_a_killed_run_loses_and_repeats_nothing(tmp_path: Path) -> None:
 def test_a_terminal_shows_a_progress_bar(files: list[str], tmp_path: Path) -> None:
     arguments = ["-m", "smoke", "--results", str(tmp_path), "--tasks", "blobs", *files, *QUICK]
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
     command = [sys.executable, "-m", "pytest", "suites", *arguments]
     running = subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs)
     os.close(theirs)
@@ -517,6 +517,9 @@ def test_a_terminal_shows_a_progress_bar(files: list[str], tmp_path: Path) -> No
     assert running.wait(timeout=300) == 0, shown.decode()
     assert "16/16" in shown.decode()
     assert "case/s" in shown.decode()
+    assert re.search(r"\[\d\d:\d\d left, ", shown.decode())
+    assert "blobs-n8-s0-woodfisher" in shown.decode()  # the case that is running
+    assert shown.decode().index("Leaders: blobs") < shown.decode().index("blobs, 4 samples (dense")
 
 
 def test_help_shows_the_options() -> None:

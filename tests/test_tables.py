@@ -406,6 +406,15 @@ def test_the_page_says_what_it_was_made_with() -> None:
     assert text_of(many()[:-1]) != text
 
 
+def test_a_terminal_shows_the_best_rows_first_and_says_how_many_are_left() -> None:
+    rows = [record(seed, at / 20 if at else None, method=f"m{at:02}") for at in range(12) for seed in range(3)]
+    shown = pages.plain(frames.frame_of(rows))
+    assert shown.index("Leaders: ") < shown.index("t, 16 samples (dense")
+    table = shown.split("Leaders: ")[1].split("\n\n")[1]
+    assert re.findall(r"^m\d\d", table, flags=re.MULTILINE) == [f"m{at:02}" for at in range(11, 1, -1)]
+    assert "… and 2 more, in the tables below" in table
+
+
 def test_no_records_is_an_empty_table_and_not_a_crash() -> None:
     assert pages.plain(frames.frame_of([])) == "no records"
     assert "No records." in text_of([])

@@ -77,6 +77,8 @@ def source_of(samples: Any, net: Network) -> tuple[Tensor, Tensor] | Tensor:
             )
         dataset = samples if isinstance(samples, Dataset) else Dataset(samples, "samples")
         found = dataset.take(range(len(dataset)))
+    if not len(found):
+        raise WfbenchError("there are no samples; give some inputs")
     inputs = found.inputs.to(net.dtype)
     return (inputs, found.labels) if isinstance(found, Labeled) else inputs
 
