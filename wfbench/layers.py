@@ -209,7 +209,7 @@ def check_patches(net: Network, x: Float[Tensor, "n *input"]) -> None:
 
 def _check(net: Network, x: Float[Tensor, "1 *input"]) -> None:
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if weight in net.weights and (why := _unlike(layer, inputs[0], output)):
+        if net.names.get(weight) in net.weights and (why := _unlike(layer, inputs[0], output)):
             raise WfbenchError(
                 f"what layer {_layer(weight)} multiplies is not known ({why}), so no layer-wise method can prune or "
                 "repair it; take a method that reads gradients"
@@ -253,7 +253,7 @@ def _unlike(layer: nn.Module, x: Tensor, output: Tensor) -> str:
 def _used_elsewhere(net: Network, x: Float[Tensor, "1 *input"]) -> list[str]:
     """Names of the weights that reach the logits on other ways than through their layers' own calls."""
     module = net.module()
-    weights = {name: module.get_parameter(name) for name in net.weights}
+    weights = {name: module.get_parameter(name) for name in net.weights if not net.read_elsewhere(name)}
 
     def cut(layer: nn.Module, inputs: object) -> None:
         layer._parameters["weight"] = layer.weight.detach()  # type: ignore[assignment, operator]
@@ -263,9 +263,9 @@ def _used_elsewhere(net: Network, x: Float[Tensor, "1 *input"]) -> list[str]:
 
     for name, weight in weights.items():
         weight.requires_grad_()
-        layer = module.get_submodule(_layer(name))
-        layer.register_forward_pre_hook(cut)
-        layer.register_forward_hook(partial(join, weight=weight))
+        for layer in map(module.get_submodule, net.sharing(name)):
+            layer.register_forward_pre_hook(cut)
+            layer.register_forward_hook(partial(join, weight=weight))
     with torch.enable_grad(), plain_calls(module):
         logits = module(x)
     if not logits.requires_grad:
