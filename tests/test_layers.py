@@ -110,6 +110,11 @@ def test_a_layer_whose_output_is_another_product_is_named(layer: nn.Module, why:
         check_patches(net, torch.randn(2, 3))
 
 
+def test_rounding_of_a_bias_far_above_the_product_is_no_disagreement() -> None:
+    net = Network(nn.Sequential(nn.Linear(3, 3)))
+    check_patches(net, torch.randn(2, 3) * 1e-12)
+
+
 def test_a_transposed_convolution_given_its_output_size_is_named() -> None:
     class Sized(nn.Module):
         def __init__(self) -> None:

@@ -240,7 +240,7 @@ def _unlike(layer: nn.Module, x: Tensor, output: Tensor) -> str:
         if isinstance(layer.bias, Tensor):
             expected = expected - layer.bias.double().reshape(groups, 1, -1)
         off = float((rows @ matrices.mT - expected).abs().max())
-        scale = float((rows.abs() @ matrices.abs().mT).max())
+        scale = float((rows.abs() @ matrices.abs().mT).max()) + float(last.abs().max())
     except WfbenchError as error:
         return str(error)
     except (RuntimeError, ValueError, IndexError) as error:
