@@ -2,10 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,9 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from wfbench.errors import WfbenchError
+from wfbench.kinds.reading import MapStyle as MapStyle
+from wfbench.kinds.reading import Seen, check_open
+from wfbench.kinds.reading import sealed as sealed
 from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, hashes_of, stacked
 
 
@@ -53,29 +55,6 @@ class Labeled:
         return Labeled(self.inputs[at], self.labels[at])
 
 
-@runtime_checkable
-class MapStyle(Protocol):
-    """A map-style dataset: `dataset[i]` is an input (tensor) and its class index, or an input alone."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
-_SEALS: list[list[str]] = []
-
-
-@contextmanager
-def sealed() -> Iterator[list[str]]:
-    """Until it ends no `Dataset` can be read; yields the names of those that somebody asked for."""
-    asked: list[str] = []
-    _SEALS.append(asked)
-    try:
-        yield asked
-    finally:
-        _SEALS.remove(asked)
-
-
 class Dataset:
     """One split of a task: a pair of tensors or a map-style dataset, with an optional per-sample transform.
 
@@ -95,7 +74,7 @@ class Dataset:
         self.name = name
         self._source = as_source(source, name)
         self._transform = transform
-        self._seen: dict[int, bytes] = {}
+        self._seen = Seen(name)
         if self._tensors is not None and len({*map(len, self._tensors)}) > 1:
             inputs, labels = self._tensors
             raise WfbenchError(f"{name}: {len(inputs)} inputs but {len(labels)} labels")
@@ -129,9 +108,7 @@ class Dataset:
         Raises:
             WfbenchError: a sample that is no (float tensor, class index) pair, or any read while a method runs.
         """
-        if _SEALS:
-            _SEALS[-1].append(self.name)
-            raise WfbenchError(f"{self.name} is sealed while a method runs; use the samples that `fit` is handed")
+        check_open(self.name)
         if self._tensors is not None and self._transform is None:
             where = torch.as_tensor(list(indices), dtype=torch.int64)
             inputs, *labels = (tensor[where] for tensor in self._tensors)
@@ -176,19 +153,8 @@ class Dataset:
         if not isinstance(x, Tensor):
             raise WfbenchError(f"{self.name}[{index}] is a {type(x).__name__}, not a tensor; give a `transform`")
         given = tuple(as_label(y, f"{self.name}[{index}]") for y in labels)
-        self._check_same(index, x, given)
+        self._seen.check(index, x, given)
         return (x, *given)
-
-    def _check_same(self, index: int, x: Tensor, labels: tuple[int, ...]) -> None:
-        """Raises WfbenchError where a sample is not what it was when it was first read, as for the fingerprint."""
-        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {labels}".encode())
-        digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        found = digest.digest()[:8]
-        if self._seen.setdefault(index, found) != found:
-            raise WfbenchError(
-                f"{self.name}[{index}] is not what it was when it was first read; keep its file as it is during a run, "
-                "and its `transform` free of chance"
-            )
 
     def batches(self, size: int) -> Iterator[Labeled | Unlabeled]:
         """All samples in order, `size` at a time; the last batch may be smaller."""

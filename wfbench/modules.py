@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 PRUNABLE = (nn.Linear, nn.modules.conv._ConvNd)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 OWN = frozenset(vars(nn.Module())) | {"forward"}
-"""Attributes by which torch keeps a module, and one that `calls.plain_calls` puts in its place; others are the network's."""
+"""Attributes by which torch keeps a module, and the one that `calls.plain_calls` sets; others are the network's."""
 
 
 def names_of(module: nn.Module) -> dict[str, str]:

@@ -6,7 +6,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from wfbench.data import Dataset
 from wfbench.errors import WfbenchError, why
-from wfbench.modules import copied
+from wfbench.modules import copied, state_of
 
 PART = 8
 """Samples on which the network is run twice."""
@@ -64,8 +64,12 @@ def check_network(module: nn.Module, data: Dataset) -> int:
         raise WfbenchError(f"{data.name} is empty; give at least one sample")
     x = data.take(range(min(PART, len(data)))).inputs.to(next(module.parameters()).device)
     with torch.inference_mode():
-        first, second = module(x), module(x)
+        runs = [copied(module) for _ in range(2)]
+        first, second = (one(x) for one in runs)
     kind = type(module).__name__
+    before, after = (state_of(one) for one in (module, runs[0]))
+    if not all(torch.allclose(before[name], after[name], rtol=0, atol=0, equal_nan=True) for name in before):
+        raise WfbenchError(f"{kind} changes its own tensors when it is run in eval mode")
     if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(x) or first.shape[1] < 2:
         raise WfbenchError(f"{kind} gives {_shape(first)} for {len(x)} samples of {data.name}; {_advice(first, x)}")
     if not torch.isfinite(first).all() and all(torch.isfinite(one).all() for one in module.parameters()):

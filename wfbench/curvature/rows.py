@@ -170,7 +170,7 @@ def _compute(
     began = time.perf_counter()
     kind, batch = asked.kind, asked.batch
     n, coordinates = len(data), net.weights if asked.over == "prunable" else net.movable
-    outputs = net.logits({}, data.inputs[:1]).shape[1]
+    outputs = net.logits({}, data.inputs[:1]).shape[1] if kind in ("exact", "logits") else 0
     m = asked.draws if kind not in ("exact", "logits") else asked.probes or outputs
     k, p = n * m // batch, sum(tensor.numel() for tensor in coordinates.values())
     if k > MAX_ROWS:

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from wfbench.data import sealed
-from wfbench.errors import BrokenRule, CaseFailed
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case
 from wfbench.writing import Unwritable
+
+LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a network may raise outside of a method, when it is scored or shrunk."""
 
 
 @contextmanager
@@ -46,3 +49,12 @@ def seeded(case: Case) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def limits(what: str) -> Iterator[None]:
+    """What the network or the data do not allow is the reason of a failed record, as what a method raises is."""
+    try:
+        yield
+    except LIMITS as error:
+        raise CaseFailed(f"{what}: {why(error)}") from error

@@ -16,7 +16,7 @@ from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case, Unread
-from wfbench.harness.isolation import stage
+from wfbench.harness.isolation import limits, stage
 from wfbench.harness.measures import (
     Timings,
     achieved_sparsity,
@@ -35,9 +35,6 @@ from wfbench.pruner import Fitted
 from wfbench.sparsity import Target
 from wfbench.tasks.evaluate import Agreement, Measure, Scores, agreement, evaluate
 
-LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What a network may raise outside of a method, when it is scored or shrunk."""
-
 
 class Dense:
     """A task's dense network on the device, with what never changes about it."""
@@ -48,8 +45,6 @@ class Dense:
         self.network = Network(self.module)
         splits = (case.task.train_set, *(() if case.task.test is None else (case.task.test_set,)))
         check_splits(splits, check_network(self.module, splits[-1]))
-        if checkpoint_digest(self.module) != self.digest:
-            raise WfbenchError(f"{type(self.module).__name__} changes its own tensors when it is run in eval mode")
 
 
 class Runner:
@@ -124,7 +119,7 @@ class Runner:
             fitted, fitting = self._fit(case, dense, data)
             pruned, pruning = self._prune(case, fitted)
             check_finite(pruned.state, "pruned")
-            with _limits("sparsity"):
+            with limits("sparsity"):
                 achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
@@ -143,29 +138,29 @@ class Runner:
             recovered = case.recovery.apply(dense.network, pruned, given)
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
-        with _limits("sparsity"):
+        with limits("sparsity"):
             achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
         return pruned, recovered, seconds
 
     def _measure(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> dict[str, Any]:
         seen, x = handed(case.method.licence, data), data.inputs[:1]
         pruned, recovered, seconds = self.recover(case)
-        with _limits("dense network"):
+        with limits("dense network"):
             before = self._evaluate(case, dense.module, dense.digest)
         if isinstance(before, Scores):
             try:
                 case.task.check_registered(case.replicate, before)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        with _limits("sparsity"):
+        with limits("sparsity"):
             achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
-        with _limits("scores"):
+        with limits("scores"):
             steps = [
                 {"sparsity": sparsity, **self._score(case, dense, state).headline} for sparsity, state in pruned.path
             ]
             scores = self._score(case, dense, recovered.state)
             realised = realised_change(dense.network, pruned, seen)
-        with _limits("costs"):
+        with limits("costs"):
             costs = self._costs(case, dense, recovered, x)
         if not math.isfinite(scores.loss):
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
@@ -294,18 +289,9 @@ def run(case: Case, device: str = "cpu") -> Record:
 
 def _draw(case: Case) -> Labeled | Unlabeled:
     """The calibration samples; none where the case needs labels and there are none is a failure of the case."""
-    with _limits("draw"):
+    with limits("draw"):
         drawn = draw(case.task.train_set, case.budget, case.seed, case.sampling)
         if case.track == "labeled" and not isinstance(drawn, Labeled):
             needing = case.method.name if case.method.licence is Labeled else f"recovery {case.recovery.name}"
             raise WfbenchError(f"{needing} needs labels, and {case.task.train_set.name} has none; choose one without")
     return drawn
-
-
-@contextmanager
-def _limits(what: str) -> Iterator[None]:
-    """What the network or the data do not allow is the reason of a failed record, as what a method raises is."""
-    try:
-        yield
-    except LIMITS as error:
-        raise CaseFailed(f"{what}: {why(error)}") from error
