@@ -8,7 +8,6 @@ completed by one more run and held against an undisturbed one.
 import argparse
 import os
 import random
-import re
 import resource
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from benchmarks.damages import DAMAGES, Damage, cut, flipped, overwritten
 from benchmarks.forked import Process, after, finish, start
 from wfbench import pytest_plugin  # noqa: F401, for the runs
 from wfbench.cli import main as program
@@ -63,48 +63,6 @@ def lines(folder: Path, suffix: str = "") -> list[bytes]:
 def whole_lines(folder: Path) -> list[bytes]:
     path = folder / RECORDS
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-
-
-Damage = Callable[[bytes, random.Random], bytes]
-
-
-def flipped(text: bytes, chance: random.Random) -> bytes:
-    """One bit is another."""
-    found = bytearray(text)
-    found[chance.randrange(len(text))] ^= 1 << chance.randrange(8)
-    return bytes(found)
-
-
-def cut(text: bytes, chance: random.Random) -> bytes:
-    """The end is missing."""
-    return text[: chance.randrange(len(text))]
-
-
-def zeroed(text: bytes, chance: random.Random) -> bytes:
-    """Some bytes are zero, as after a loss of power."""
-    at = chance.randrange(len(text))
-    return text[:at] + bytes(min(512, len(text) - at)) + text[at + 512 :]
-
-
-def overwritten(text: bytes, chance: random.Random) -> bytes:
-    """Some bytes are random ones."""
-    at = chance.randrange(len(text))
-    return text[:at] + chance.randbytes(50) + text[at + 50 :]
-
-
-def glued(text: bytes, chance: random.Random) -> bytes:
-    """The end of a line is missing."""
-    at = chance.choice([found.start() for found in re.finditer(b"\n", text)])
-    return text[:at] + text[at + 1 :]
-
-
-def edited(text: bytes, chance: random.Random) -> bytes:
-    """Somebody gave a record another accuracy."""
-    at = chance.choice([found.end() for found in re.finditer(b'"accuracy": 0.', text)])
-    return text[:at] + str((int(text[at : at + 1]) + 1) % 10).encode() + text[at + 1 :]
-
-
-DAMAGES: tuple[Damage, ...] = (flipped, cut, zeroed, overwritten, glued, edited)
 
 
 class Injector:

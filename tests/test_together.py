@@ -223,5 +223,5 @@ def test_a_process_of_the_injector_is_killed_and_its_words_are_kept() -> None:
         return 0
 
     process = injector.start(talks)
-    injector.finish(process, kill=injector.after(0.05))
+    injector.finish(process, kill=lambda: bool(process.words))
     assert (process.status, process.words) == (injector.KILLED, b"begun\n")
