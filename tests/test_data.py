@@ -86,7 +86,8 @@ def test_transform_is_applied_to_single_inputs() -> None:
     [
         ((torch.zeros(3, 2), torch.zeros(2)), "3 inputs but 2 labels"),
         ((torch.zeros(3, 2, dtype=torch.uint8), torch.zeros(3)), "give a `transform`"),
-        ([1, 2, 3], "is not an \\(input, label\\) pair"),
+        ([1, 2, 3], "is a int, not a tensor"),
+        ([(torch.zeros(2), 0, 0)], "is not an \\(input, label\\) pair"),
         ([("text", 0)], "is a str, not a tensor"),
     ],
 )
