@@ -5,10 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from wfbench.commands import methods, prune, recommend, results, tasks, upkeep
-from wfbench.commands.base import Commands
+from wfbench.commands import Commands
+from wfbench.definitions.installed import version_of
 from wfbench.errors import WfbenchError
-from wfbench.harness.reuse import version_of
 from wfbench.storage.lines import said_plainly
 
 INTERRUPTED = 130
@@ -17,7 +16,8 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; 0 when all is well, 1 when a check failed, 2 for what the user can mend, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(given[0] if given else None).parse_args(given)
     try:
         with said_plainly():
             status: int = options.run(options)
@@ -40,14 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(called: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "wfbench",
         description="Benchmark of pruning with little data. Suites run through pytest: pytest suites -m smoke",
     )
     version = version_of("wfbench") or "(not installed)"
     parser.add_argument("--version", action="version", version=f"wfbench {version}")
-    commands = Commands(parser)
-    for module in (methods, tasks, recommend, prune, results, upkeep):
-        module.add(commands)
+    Commands(parser, called)
     return parser

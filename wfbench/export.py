@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.pattern import Filter
+from wfbench.definitions.installed import version_of
 from wfbench.deploy import packed
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.case import Case, options
 from wfbench.harness.record import Record
-from wfbench.harness.reuse import checkpoint_digest, version_of
+from wfbench.harness.reuse import checkpoint_digest
 from wfbench.harness.runner import Runner
 from wfbench.kinds.network import as_brought
 from wfbench.modules import put, state_of

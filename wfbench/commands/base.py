@@ -3,24 +3,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wfbench.harness.plugins import Registry, discover
-
-
-class Commands:
-    """The program's commands; each module of this room adds its own."""
-
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(self, name: str, run: Callable[[Any], int], about: str) -> argparse.ArgumentParser:
-        """A command that calls `run` with its options; what that returns is the exit status."""
-        found = self._commands.add_parser(name, help=about, description=about)
-        found.set_defaults(run=run)
-        return found
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

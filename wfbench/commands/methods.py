@@ -8,7 +8,8 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from wfbench.commands.base import Commands, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands import Commands
+from wfbench.commands.base import add_json, add_plugin_paths, print_json, registry_of
 from wfbench.composed.transplant import KEPT
 from wfbench.conformance import checks
 from wfbench.conformance.trial import Outcome
@@ -18,8 +19,8 @@ from wfbench.pruner import Pruner
 
 def add(commands: Commands) -> None:
     """The commands of this module."""
-    listing = commands.add("list", _list, "List methods and tasks.")
-    checking = commands.add("check", _check, "Run the conformance kit on methods: what every plugin must keep.")
+    listing = commands.add("list", _list)
+    checking = commands.add("check", _check)
     checking.add_argument(
         "targets", nargs="*", metavar="TARGET", help="a method, or a file or folder of methods; default: all methods"
     )

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands import Commands
+from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.deploy import direct
 from wfbench.deploy.comparison import NOT_FASTER, costs_of, table
 from wfbench.errors import WfbenchError
@@ -23,7 +24,6 @@ from wfbench.report.frames import MEASURED
 from wfbench.sparsity import Scope, Unit
 from wfbench.writing import check_file
 
-ABOUT = "Prune a task with a method, score it on the test split, and save the network; whole channels are taken out."
 STAGES = ("read", "prune", "recover and score", "measure", "write")
 BUDGET = 100
 
@@ -31,7 +31,7 @@ BUDGET = 100
 def add(commands: Commands) -> None:
     """The command of this module."""
     usual = [direct.USUAL[kind][0] for kind in ("weights", "channels")]
-    parser = commands.add("prune", prune, ABOUT)
+    parser = commands.add("prune", prune)
     add_plugin_paths(parser)
     parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
     parser.add_argument(

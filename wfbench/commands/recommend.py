@@ -7,20 +7,16 @@ from typing import get_args
 
 from tqdm import tqdm
 
-from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands import Commands
+from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.data import draw
 from wfbench.deploy import advice
 from wfbench.sparsity import Unit
 
-ABOUT = (
-    "Try methods inside the samples of a task, cheap ones first (calibrated on some, scored on those held out), and "
-    "say which to use; the test split is not read."
-)
-
 
 def add(commands: Commands) -> None:
     """The command of this module."""
-    parser = commands.add("recommend", _recommend, ABOUT)
+    parser = commands.add("recommend", _recommend)
     add_plugin_paths(parser)
     parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
     about = f"how many samples there are, at least {2 * advice.FOLDS}"

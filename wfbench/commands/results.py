@@ -7,7 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from wfbench.commands.base import Commands, add_json, add_results
+from wfbench.commands import Commands
+from wfbench.commands.base import add_json, add_results
 from wfbench.errors import WfbenchError
 from wfbench.harness.session import split
 from wfbench.harness.store import record_files
@@ -32,7 +33,7 @@ CHOOSING = {
 
 def add(commands: Commands) -> None:
     """The commands of this module."""
-    tabling = commands.add("tables", _tables, "Regenerate the tables of every record file.")
+    tabling = commands.add("tables", _tables)
     tabling.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if a table or figure is not what the records give"
     )
@@ -46,14 +47,12 @@ def add(commands: Commands) -> None:
     for name, (takes, about) in CHOOSING.items():
         tabling.add_argument(f"--{name}", metavar=takes, help=about)
     add_results(tabling)
-    reporting = commands.add("report", _report, "Write report/index.html: every case in one page that opens from disk.")
+    reporting = commands.add("report", _report)
     reporting.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if it is not what the records give"
     )
     add_results(reporting)
-    comparing = commands.add(
-        "compare", _compare, "Compare two result folders, paired by case; exit 1 if the second is significantly worse."
-    )
+    comparing = commands.add("compare", _compare)
     comparing.add_argument("a", type=Path, metavar="A", help="results folder")
     comparing.add_argument("b", type=Path, metavar="B", help="results folder")
     comparing.add_argument("--all", action="store_true", help="show what did not change, too")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from wfbench.commands.base import Commands
+from wfbench.commands import Commands
 from wfbench.harness.plugins import discover
 from wfbench.network import Network
 from wfbench.tasks import checkpoints
@@ -28,13 +28,11 @@ TASKS = trained(Path(__file__).parent)
 
 def add(commands: Commands) -> None:
     """The commands of this module."""
-    fetching = commands.add("fetch", _fetch, "Prepare the data and weights of tasks, and say where they are.")
+    fetching = commands.add("fetch", _fetch)
     fetching.add_argument(
         "tasks", nargs="*", metavar="TASK", help="a task of `wfbench list` (default: all but those on request)"
     )
-    training = commands.add(
-        "train", _train, "Train a dense checkpoint by a task's recorded recipe, as a task TASK-SEED."
-    )
+    training = commands.add("train", _train)
     training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
     training.add_argument("--seed", type=int, default=0, help="of initial weights and order (default: 0)")
     training.add_argument(

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from wfbench.commands.base import Commands, add_device, add_json, add_plugin_paths, add_results, print_json, registry_of
+from wfbench.commands import Commands
+from wfbench.commands.base import add_device, add_json, add_plugin_paths, add_results, print_json, registry_of
 from wfbench.harness.record import environment
 from wfbench.harness.requalify import requalify
 from wfbench.harness.store import latest, read, record_files
@@ -23,11 +24,9 @@ from wfbench.tasks.task import Task
 
 def add(commands: Commands) -> None:
     """The commands of this module."""
-    requalifying = commands.add(
-        "requalify", _requalify, "Show by cases run again that changed code gives the bits of stored records."
-    )
+    requalifying = commands.add("requalify", _requalify)
     requalifying.add_argument("--tasks", metavar="A,B", help="tasks to look at (default: all)")
-    doctor = commands.add("doctor", _doctor, "Check versions, data, checkpoints, dense accuracies and record files.")
+    doctor = commands.add("doctor", _doctor)
     doctor.add_argument("tasks", nargs="*", metavar="TASK", help="default: all but those on request")
     add_device(doctor)
     for parser in (requalifying, doctor):

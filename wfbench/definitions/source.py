@@ -20,6 +20,10 @@ OURS = ("wfbench",)
 INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib", "platlib"))
 
 
+LAZY = "lazy_loader.attach_stub"
+"""In a module that takes its names from the stub beside it."""
+
+
 class Source(NamedTuple):
     """What a module says, and whether it is a package's `__init__`."""
 
@@ -47,7 +51,10 @@ def source_of(module: str) -> Source | None:
         if hasattr(sys.modules[module], "__path__"):
             return Source("", True)  # a folder without a file of its own
     try:
-        return Source(Path(file).read_text(), Path(file).name == "__init__.py")
+        text = Path(file).read_text()
+        if LAZY in text:
+            text = Path(file).with_suffix(".pyi").read_text()
+        return Source(text, Path(file).name == "__init__.py")
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"the source of {module} cannot be read") from error
 

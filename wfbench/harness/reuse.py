@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import nn
 
 from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
+from wfbench.definitions.installed import versions
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
@@ -98,7 +98,7 @@ def _asked(
         "environment": {
             "protocol": PROTOCOL,
             "torch": numerics(),
-            "libraries": _versions(_reached(case, module)),
+            "libraries": versions(_reached(case, module) - {"torch"}),
             "device": device.type,
             "evaluation_batch": EVALUATION_BATCH,
             **{name: data.get(name) for name in DATA},
@@ -154,24 +154,6 @@ def _reached(case: Case, module: nn.Module | None) -> frozenset[str]:
 @cache
 def _libraries(of: frozenset[Definition]) -> frozenset[str]:
     return frozenset(_DEFINITIONS.libraries(of))
-
-
-def _versions(packages: frozenset[str]) -> dict[str, str]:
-    """By the name of the distribution, without torch."""
-    names = {name for package in packages for name in _distributions().get(package, ())} - {"torch"}
-    return {name: found for name in sorted(names) if (found := version_of(name))}
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    return packages_distributions()
-
-
-def version_of(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
 
 
 def _components(case: Case) -> set[Definition]:
