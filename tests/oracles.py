@@ -72,7 +72,9 @@ def greedy(matrix: Tensor, w: Tensor, count: int) -> list[int]:
 
 def looped_rows(module: nn.Module, names: Sequence[str], x: Tensor, cotangents: Tensor) -> Tensor:
     """`JᵢᵀC` by one backward pass a sample and cotangent: `[n·m, p]`. cotangents: `[n, m, c]`."""
-    parameters = {name: tensor.detach().clone().requires_grad_() for name, tensor in module.named_parameters()}
+    known = {name: module.get_parameter(name) for name in {**dict(module.named_parameters()), **dict.fromkeys(names)}}
+    own = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in known.values()}
+    parameters = {name: own[id(tensor)] for name, tensor in known.items()}  # a tied one once
     wanted = [parameters[name] for name in names]
     rows = []
     for sample, of_sample in zip(x, cotangents, strict=True):

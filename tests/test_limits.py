@@ -41,7 +41,7 @@ def case_of(build: type[nn.Module], method: str, sparsity: float = 0.2) -> Case:
             "the channels of a are cut up or padded after it: head has 8 inputs .* reach to 16; give",
         ),
         (odd.PaddedShortcut, "the channels of a are cut up or padded after it: a has 4 outputs .* padded shortcuts"),
-        (odd.Einsum, "the channels of a are cut up or padded after it: head has 5 inputs .*einsum"),
+        (odd.Einsum, "the channels of a are cut up or padded after it: mixing has 5 inputs .*einsum"),
         (odd.Recurrent, "the channels of a are read by lstm, and a LSTM cannot lose inputs; give"),
         (odd.PlainList, "task: blocks of PlainList is a plain list with a Conv2d .*; make it a torch.nn.ModuleList"),
     ],

@@ -129,6 +129,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "u-net": (UNet, IMAGE),
     "1-d convolutions": (partial(convolutions, nn.Conv1d, 4 * 6), (2, 8)),
     "3-d convolutions": (partial(convolutions, nn.Conv3d, 4 * 8), (2, 4, 4, 4)),
+    "vit": (vit, IMAGE),  # but for qkv, which stays whole
     "transformer encoder": (Encoder, (5, 4)),
     "decoder": (Decoder, (5,)),
 }
@@ -141,7 +142,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
         r"layer1\.0\.conv2 is a grouped convolution that is not depthwise",
     ),
     "regnet": (partial(regnet, 4), IMAGE, "is a grouped convolution that is not depthwise"),
-    "vit": (vit, IMAGE, r"without channels of blocks\.0\.attn\.qkv"),
     "swin": (
         partial(SwinTransformer, [4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=CLASSES),
         (3, 32, 32),

@@ -42,7 +42,7 @@ def _misplaced(net: Network, group: Coupled, state: Mapping[str, Tensor]) -> str
             kind = type(net.module().get_submodule(layer)).__name__
             return f"the channels of {group.name} are read by {layer}, and a {kind} cannot lose inputs"
         if problem := _outside(part, group.size, state[part.name].shape[part.axis]):
-            return f"the channels of {group.name} are cut up or padded after it: {layer} has {problem}"
+            return f"the channels of {group.name} are cut up or padded after it: {layer or part.name} has {problem}"
     return None
 
 
