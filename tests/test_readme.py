@@ -19,6 +19,7 @@ from tests.cases import blob_task
 from wfbench import NM, RECOVERIES, Case, Network, Record, Target, discover, run
 from wfbench.cli import main
 from wfbench.composed import names
+from wfbench.harness import plugins
 from wfbench.harness.plugins import Registry
 from wfbench.harness.store import read
 from wfbench.report.frames import frame_of
@@ -169,6 +170,7 @@ def here(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path / "here"))
     for name in FILES:
         monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
+    monkeypatch.setattr(plugins, "_FOLDERS", [])
     return tmp_path / "here"
 
 

@@ -131,6 +131,8 @@ def test_a_moved_and_renamed_module_makes_nothing_stale(module: str) -> None:
     moved = {}
     for at, source in texts().items():
         text = source.text.replace(f"from {module} import", f"from {other} import")
+        if at == "wfbench":  # whose names are in a stub, relative to it
+            text = text.replace(f"from {module.removeprefix('wfbench')} import", f"from {other} import")
         text = text.replace(f"from {parent} import {name}\n", f"from wfbench.elsewhere import renamed as {name}\n")
         moved[other if at == module else at] = source._replace(text=text)
     after = codes(moved | {"wfbench.elsewhere": Source("", True)}, (module, other))

@@ -13,6 +13,10 @@ class WfbenchError(Exception):
     """Something the user can mend; the message names it and says how."""
 
 
+class NotFetched(WfbenchError):
+    """Data or weights that are not where they are read from; a run says so before its first case."""
+
+
 class BrokenRule(Exception):
     """A method or the harness broke a rule of the benchmark; the run stops being a result."""
 

@@ -68,7 +68,10 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--sparse", action="store_true", help="store zeros as bits, so that the file is really smaller")
     parser.add_argument(
-        "--program", type=Path, metavar="FILE", help="write it as a torch.export program as well, which plain PyTorch loads"
+        "--program",
+        type=Path,
+        metavar="FILE",
+        help="write it as a torch.export program as well, which plain PyTorch loads",
     )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
     add_device(parser)

@@ -21,7 +21,7 @@ INSTALLED = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "purelib
 
 
 LAZY = "lazy_loader.attach_stub"
-"""In a module that takes its names from the stub beside it."""
+"""In a package that takes its names from the stub beside it."""
 
 
 class Source(NamedTuple):
@@ -51,10 +51,10 @@ def source_of(module: str) -> Source | None:
         if hasattr(sys.modules[module], "__path__"):
             return Source("", True)  # a folder without a file of its own
     try:
-        text = Path(file).read_text()
-        if LAZY in text:
+        text, is_package = Path(file).read_text(), Path(file).name == "__init__.py"
+        if is_package and LAZY in text:
             text = Path(file).with_suffix(".pyi").read_text()
-        return Source(text, Path(file).name == "__init__.py")
+        return Source(text, is_package)
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"the source of {module} cannot be read") from error
 

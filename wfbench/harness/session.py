@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wfbench.composed.steps import steps_in
-from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.errors import BrokenRule, NotFetched, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
@@ -109,8 +109,9 @@ class Session:
         first = {(case.task.name, case.replicate): case for case in cases}
         failures = {which: self.runner.failure(case) for which, case in first.items()}
         causes = [failure and failure.__cause__ for failure in failures.values()]
-        if causes and all(isinstance(cause, WfbenchError) for cause in causes):  # nothing can run before that is mended
-            raise WfbenchError(str(causes[0]))
+        missing = [cause for cause in causes if isinstance(cause, NotFetched)]
+        if missing or (causes and all(isinstance(cause, WfbenchError) for cause in causes)):  # to be mended first
+            raise WfbenchError(str((missing or causes)[0]))
         for case in cases:
             if failures[case.task.name, case.replicate]:
                 continue

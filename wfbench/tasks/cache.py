@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from wfbench.errors import WfbenchError
+from wfbench.errors import NotFetched, WfbenchError
 
 
 def cache_folder() -> Path:
@@ -17,11 +17,11 @@ def content(path: Path, remedy: str) -> bytes:
     """What is in a file.
 
     Raises:
-        WfbenchError: there is none, or it is a folder, a pipe or a device, which could be waited for without end; the
-            message ends with `remedy`.
+        NotFetched: there is none.
+        WfbenchError: it is a folder, a pipe or a device, which could be waited for without end. Both end with `remedy`.
     """
     if not path.exists():
-        raise WfbenchError(f"{path} is missing; {remedy}")
+        raise NotFetched(f"{path} is missing; {remedy}")
     if not path.is_file():
         raise WfbenchError(f"{path} is not a regular file; move it away, and {remedy}")
     return path.read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wfbench.errors import WfbenchError
+from wfbench.errors import NotFetched, WfbenchError
 from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
@@ -82,7 +82,7 @@ def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     """Normalised inputs [n, 1, 28, 28] and labels: train 55 000, validation the last 5 000 of train, test 10 000."""
     folder = raw_folder()
     if not folder.exists() and not _copy_from_debian(folder):
-        raise WfbenchError(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
+        raise NotFetched(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
     verify(folder)
     x, y = _pair(folder, "train")
     return {

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from wfbench.data import draw_indices
-from wfbench.errors import WfbenchError
+from wfbench.errors import NotFetched, WfbenchError
 from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.padding import with_explicit_padding
 from wfbench.tasks.task import Task
@@ -126,7 +126,7 @@ def _files(root: Path) -> Sequence[tuple[Path, int]]:
     try:
         found = ImageFolder(str(root))
     except OSError as error:  # none, or an empty one
-        raise WfbenchError(
+        raise NotFetched(
             f"{root} is not {wanted} ({error}); copy or link yours there, or name it with --data-root, or with "
             "WFBENCH_IMAGENET"
         ) from error
