@@ -9,29 +9,35 @@ import numpy as np
 import torch
 
 from wfbench.data import sealed
-from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
+from wfbench.execution.worker import at, is_worker
 from wfbench.harness.case import Case
 from wfbench.writing import Unwritable
 
-LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 """What a network may raise outside of a method, when it is scored or shrunk."""
 
 
 @contextmanager
 def stage(case: Case, name: str) -> Iterator[None]:
-    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
-    failure: Exception | SystemExit | None = None
-    with seeded(case), sealed() as asked:
+    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record.
+
+    In a process where ^C does not arrive a KeyboardInterrupt is the method's too.
+    """
+    failure: BaseException | None = None
+    with at(name), seeded(case), sealed() as asked:
         try:
             yield
         except Unwritable:  # the disk's failure, not the method's
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not is_worker():
+                raise
             failure = error
     if asked:
         raise BrokenRule(f"{case.method.name} read {asked[0]} in {name}; a method uses only what it is handed")
     if failure is not None:
-        raise CaseFailed(f"{name}: {type(failure).__name__}: {failure}") from failure
+        raise CaseFailed(f"{name}: {kind_and_text(failure)}") from failure
 
 
 @contextmanager

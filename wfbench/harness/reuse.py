@@ -174,6 +174,11 @@ def version_of(distribution: str) -> str:
         return ""
 
 
+def modules_of(case: Case) -> set[str]:
+    """Where method, recovery and pattern, and what they are made of, are written."""
+    return {module for module, _ in _components(case)}
+
+
 def _components(case: Case) -> set[Definition]:
     return {at for part in (case.method, case.recovery, case.target.pattern) for at in _classes(part)}
 
