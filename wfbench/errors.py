@@ -35,7 +35,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> WfbenchError:
 
 def why(error: BaseException) -> str:
     """What an error says, in one text: its kind unless it is ours, its message, and where it arose."""
-    said = _text(error) if isinstance(error, WfbenchError) else kind_and_text(error)
+    said = _text(error) if isinstance(error, WfbenchError) else f"{type(error).__name__}: {_text(error)}"
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     return re.sub(r" at 0x[0-9a-f]+", "", clean(said + notes))  # an address is another one in every run
 

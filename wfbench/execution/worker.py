@@ -7,6 +7,7 @@ by a thread that has computed nothing; in the new process that is the main one, 
 fork does not carry over is the state of other devices.
 """
 
+import faulthandler
 import fcntl
 import os
 import pickle
@@ -160,7 +161,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def is_worker() -> bool:
-    """Whether this process is one that may end; ^C goes to the one that waits for it."""
+    """Whether somebody waits for this process; ^C reaches that one alone."""
     return bool(_TELL)
 
 
@@ -169,6 +170,7 @@ def _serve(pipe: Connection, lifeline: Connection, theirs: tuple[Connection, ...
     for one in theirs:
         one.close()
     me = os.getpid()
+    faulthandler.disable()  # who asks says in one line what it died of
     os.setsid()  # a group of its own, so that ^C reaches the one who asks alone, who ends it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_DFL)

@@ -20,10 +20,7 @@ LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, Attrib
 
 @contextmanager
 def stage(case: Case, name: str) -> Iterator[None]:
-    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record.
-
-    In a process where ^C does not arrive a KeyboardInterrupt is the method's too.
-    """
+    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
     failure: BaseException | None = None
     with at(name), seeded(case), sealed() as asked:
         try:
@@ -31,13 +28,18 @@ def stage(case: Case, name: str) -> Iterator[None]:
         except Unwritable:  # the disk's failure, not the method's
             raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and not is_worker():
-                raise
-            failure = error
+            failure = caught(error)
     if asked:
         raise BrokenRule(f"{case.method.name} read {asked[0]} in {name}; a method uses only what it is handed")
     if failure is not None:
         raise CaseFailed(f"{name}: {kind_and_text(failure)}") from failure
+
+
+def caught(error: BaseException) -> BaseException:
+    """The error of a stranger's code. The user's ^C is none and goes on; it does not arrive in a worker."""
+    if isinstance(error, KeyboardInterrupt) and not is_worker():
+        raise error
+    return error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from wfbench.composed.names import build, parse
 from wfbench.data import MapStyle
 from wfbench.errors import WfbenchError, kind_and_text, unknown
 from wfbench.harness.case import Case
+from wfbench.harness.isolation import caught
 from wfbench.harness.reuse import modules_of
 from wfbench.pruner import Pruner
 from wfbench.tasks import cifar, digits, fashion, imagenet
@@ -87,8 +88,8 @@ def _subset(task: Task, n: int, name: str) -> Task:
     """`task.scored_on(n)`; of a task whose test split cannot be read, one whose cases fail for that reason."""
     try:
         len(task.test_set)
-    except (Exception, SystemExit) as error:  # a stranger's task may raise anything
-        reason = error
+    except BaseException as error:  # a stranger's task may raise anything
+        reason = caught(error)
 
         def test() -> MapStyle:
             raise reason
@@ -123,8 +124,8 @@ def _guarded(registry: Registry, origin: str, add: Any) -> None:
         add()
     except WfbenchError as error:
         registry.failures[origin] = str(error)
-    except (Exception, SystemExit) as error:  # a stranger's import may raise anything
-        registry.failures[origin] = kind_and_text(error)
+    except BaseException as error:  # a stranger's import may raise anything
+        registry.failures[origin] = kind_and_text(caught(error))
 
 
 def _add_pruners_in(path: str, registry: Registry) -> None:

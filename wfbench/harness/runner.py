@@ -16,7 +16,7 @@ from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case, Unread
-from wfbench.harness.isolation import limits, stage
+from wfbench.harness.isolation import caught, limits, stage
 from wfbench.harness.measures import (
     Timings,
     achieved_sparsity,
@@ -244,8 +244,8 @@ class Runner:
         if which not in self._dense:
             try:
                 self._dense[which] = Dense(case, self.device)
-            except (Exception, SystemExit) as error:  # a stranger's task may raise anything
-                self._dense[which] = failed = CaseFailed(f"task: {why(error)}")
+            except BaseException as error:  # a stranger's task may raise anything
+                self._dense[which] = failed = CaseFailed(f"task: {why(caught(error))}")
                 failed.__cause__ = error
         return self._dense[which]
 

@@ -132,6 +132,9 @@ class Session:
             self.results.mkdir(parents=True, exist_ok=True)
             self.claims = self.claims or Claims(self.results)
             self.claims.enter(suite)
+        if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
+            where = f"cases on {self.runner.device} run in the process of the run: "
+            self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
         self.stores[suite] = Store(path)
         self.runner.timings.learn(self.stores[suite].records)
         middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
@@ -196,7 +199,7 @@ class Session:
 
     def _run(self, suite: str, case: Case, steps: Path) -> Record:
         """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
-        if self.runner.device.type == "cpu" and (self.limit is not None or self.registry.is_strange(case)):
+        if self.runner.device.type == "cpu" and self._may_end(case):
             return self._apart(suite, case, steps)
         with steps_in(steps):
             if self.limit is None:
@@ -206,6 +209,10 @@ class Session:
                     return self.runner.run(case, suite)
             except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
                 return self.runner.run(case, suite)
+
+    def _may_end(self, case: Case) -> bool:
+        """Whether the process may have to be ended for it, or by it."""
+        return self.limit is not None or self.registry.is_strange(case)
 
     def _apart(self, suite: str, case: Case, steps: Path) -> Record:
         """The record of a case that runs in the worker, kept over cases for what they share; a death is a failure."""
