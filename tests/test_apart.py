@@ -64,6 +64,11 @@ def counts():
     with open(os.environ["SEEN"], "a") as seen:
         seen.write(f"{os.getpid()} ")
 
+def leaks():
+    torch.set_default_dtype(torch.float64)
+    torch.nn.Linear.forward = lambda self, x: x.new_zeros(len(x), self.out_features)
+    os.environ["SEEN"] = "elsewhere"
+
 def one(name_, does):
     class Method(ScorePruner[None]):
         name = name_
@@ -80,6 +85,7 @@ def throws(error):
 PRUNERS = [
     one("plain", lambda: None),
     one("counts", counts),
+    one("leaks", leaks),
     one("exits", lambda: os._exit(0)),
     one("quits", lambda: sys.exit(7)),
     one("interrupts", throws(KeyboardInterrupt())),
@@ -224,6 +230,15 @@ def test_strangers_alone_run_apart_unless_there_is_a_limit(plugins: list[str], t
     assert registry.is_strange(case_of("magnitude", task=replace(blob_task(), name="blobs"))) is False
     registry.strange.add("blobs")
     assert registry.is_strange(case_of("magnitude", task=replace(blob_task(), name="blobs[50]")))
+
+
+def test_what_a_stranger_leaves_behind_reaches_no_record_of_ours(plugins: list[str], tmp_path: Path) -> None:
+    session = session_of(tmp_path / "after", plugins, None, "leaks,magnitude", budgets=1)
+    session.registry.strange.discard("blobs")
+    alone = session_of(tmp_path / "alone", plugins, None, "magnitude", budgets=1)
+    alone.registry.strange.clear()
+    assert records_of(session)[1:] == records_of(alone)
+    assert torch.get_default_dtype() == torch.float32
 
 
 class SlowScores(Runner):

@@ -171,7 +171,7 @@ def _serve(pipe: Connection, lifeline: Connection, theirs: tuple[Connection, ...
         one.close()
     me = os.getpid()
     faulthandler.disable()  # who asks says in one line what it died of
-    os.setsid()  # a group of its own, so that ^C reaches the one who asks alone, who ends it
+    os.setpgid(0, 0)  # a group of its own, so that ^C reaches the one who asks alone, who ends it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -me)
