@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *("definitions", "ground", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
+    *("definitions", "ground", "execution", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
     *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "deploy", "commands"),
     "doors",
 )

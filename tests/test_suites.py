@@ -20,11 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.cases import case_of
 from wfbench.errors import WfbenchError
 from wfbench.harness.plugins import discover
-from wfbench.harness.runner import Runner
-from wfbench.harness.session import Session
 from wfbench.harness.store import identity
 from wfbench.harness.suite import Grid, Suite, left_out
 
@@ -452,20 +449,6 @@ def test_rule_13_a_method_that_takes_too_long_is_a_failed_record(files: list[str
     assert records["sleeps"]["status"] == "failed"
     assert records["sleeps"]["reason"].startswith("fit: CaseTimeout: took longer than the 1.5 s of --case-timeout")
     assert "fit: CaseTimeout" in (tmp_path / "tables" / "unstructured-failures.md").read_text()
-
-
-def test_a_time_limit_does_not_count_the_scoring() -> None:
-    slow = [5.0, 0.0, 0.0]
-
-    class Scores(Runner):
-        def _evaluate(self, *arguments: Any) -> Any:
-            time.sleep(slow.pop(0))
-            return super()._evaluate(*arguments)
-
-    session = Session.__new__(Session)
-    session.limit, session.runner = 1.0, Scores()
-    record = session._run("s", case_of("magnitude"))
-    assert (record.status, slow) == ("ok", [])
 
 
 def test_a_broken_plugin_is_named_and_the_others_run(files: list[str], tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from math import inf
+from unicodedata import category
 
+LONGEST = 2000
+"""Most characters of a reason."""
 FEW = 12
 """Most names that an error lists where none is alike."""
 
@@ -36,9 +39,28 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> WfbenchError:
 
 def why(error: BaseException) -> str:
     """What an error says, in one text: its kind unless it is ours, its message, and where it arose."""
-    said = str(error) if isinstance(error, WfbenchError) else f"{type(error).__name__}: {error}"
+    said = _text(error) if isinstance(error, WfbenchError) else f"{type(error).__name__}: {_text(error)}"
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return re.sub(r" at 0x[0-9a-f]+", "", said + notes)  # an address is another one in every run
+    return re.sub(r" at 0x[0-9a-f]+", "", clean(said + notes))  # an address is another one in every run
+
+
+def kind_and_text(error: BaseException) -> str:
+    """`ValueError: not today`, clean."""
+    return clean(f"{type(error).__name__}: {_text(error)}")
+
+
+def clean(text: str) -> str:
+    """A text that a terminal, a table and a record can hold: the start of a long one, nothing that does not print."""
+    end = f"… ({len(text):,} characters)" if len(text) > LONGEST else ""
+    shown = (one if one in "\n\t" or category(one)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for one in text[:LONGEST])
+    return "".join(shown) + end
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as failure:  # a stranger's error may fail in any way
+        return f"(its text cannot be had: {type(failure).__name__})"
 
 
 def either(words: Sequence[str]) -> str:

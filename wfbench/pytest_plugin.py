@@ -80,7 +80,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "suite_*.py")
     if root := config.getoption("--data-root"):
         os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
-    config.stash[KEY] = _usage(lambda: Session(config.getoption, MARKERS))
+    config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS))
+    config.add_cleanup(session.worker.end)
 
 
 def case_test(marker: str) -> Callable[..., None]:

@@ -13,6 +13,7 @@ from wfbench.commands.base import add_json, add_plugin_paths, print_json, regist
 from wfbench.composed.transplant import KEPT
 from wfbench.conformance import checks
 from wfbench.conformance.trial import Outcome
+from wfbench.execution.worker import Died, Worker
 from wfbench.harness.plugins import pruners_in
 from wfbench.pruner import Pruner
 
@@ -77,8 +78,16 @@ def _check(options: argparse.Namespace) -> int:
         else:
             chosen.append(registry.pruner(target))
     outcomes = [Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
-    for pruner in tqdm(chosen, unit="method", leave=False, disable=None):
-        outcomes += checks.check(pruner)
+    worker = Worker(lambda index: checks.check(chosen[index]))
+    try:
+        for index, pruner in enumerate(tqdm(chosen, unit="method", leave=False, disable=None)):
+            try:
+                outcomes += worker.ask(index)
+            except Died as death:
+                reason = f"{death}, and {len(checks.CHECKS)} checks with it; a method returns or raises"
+                outcomes.append(Outcome(pruner.name, "runs", "failed", reason))
+    finally:
+        worker.end()
     bad = sum(outcome.status == "failed" for outcome in outcomes)
     if options.json:
         print_json([asdict(outcome) for outcome in outcomes])

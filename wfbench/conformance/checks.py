@@ -260,7 +260,7 @@ def _verdict(one: Callable[[Trial], None], trial: Trial, crashes: dict[str, str]
     except CheckFailed as failure:
         return "failed", str(failure)
     except Exception as error:  # a stranger's method may raise anything
-        return "failed", f"{type(error).__name__}: {error}"
+        return "failed", str(Crash(trial.pruner, error))
     return "ok", ""
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from wfbench.channels.pattern import Filter
 from wfbench.data import Labeled
-from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text
 from wfbench.harness.case import Case
+from wfbench.harness.isolation import caught
 from wfbench.harness.record import Record, fields_of
 from wfbench.harness.runner import Runner
 from wfbench.licence import handed
@@ -48,7 +49,7 @@ class Crash(CheckFailed):
         file = inspect.getsourcefile(type(method))
         at = ([one for one in frames if one.filename == file] or frames)[-1]
         self.place = f"{at.filename}:{at.lineno}, in {at.name}"
-        super().__init__(f"the method crashes: {type(error).__name__}: {error} ({self.place})")
+        super().__init__(f"the method crashes: {kind_and_text(error)} ({self.place})")
 
 
 class Skipped(Exception):
@@ -180,8 +181,8 @@ class Trial:
             return self.pruner.fit(network, handed(self.pruner.licence, data)).prune(self.target(0.5))
         except WfbenchError:
             raise
-        except (Exception, SystemExit) as error:
-            raise Crash(self.pruner, error) from error
+        except BaseException as error:
+            raise Crash(self.pruner, caught(error)) from error
 
 
 def trial_of(pruner: Pruner[Any]) -> Trial:

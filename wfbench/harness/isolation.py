@@ -9,29 +9,37 @@ import numpy as np
 import torch
 
 from wfbench.data import sealed
-from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
+from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
+from wfbench.execution.worker import at, is_worker
 from wfbench.harness.case import Case
 from wfbench.writing import Unwritable
 
-LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 """What a network may raise outside of a method, when it is scored or shrunk."""
 
 
 @contextmanager
 def stage(case: Case, name: str) -> Iterator[None]:
     """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
-    failure: Exception | SystemExit | None = None
-    with seeded(case), sealed() as asked:
+    failure: BaseException | None = None
+    with at(name), seeded(case), sealed() as asked:
         try:
             yield
         except Unwritable:  # the disk's failure, not the method's
             raise
-        except (Exception, SystemExit) as error:
-            failure = error
+        except BaseException as error:
+            failure = caught(error)
     if asked:
         raise BrokenRule(f"{case.method.name} read {asked[0]} in {name}; a method uses only what it is handed")
     if failure is not None:
-        raise CaseFailed(f"{name}: {type(failure).__name__}: {failure}") from failure
+        raise CaseFailed(f"{name}: {kind_and_text(failure)}") from failure
+
+
+def caught(error: BaseException) -> BaseException:
+    """The error of a stranger's code. The user's ^C is none and goes on; it does not arrive in a worker."""
+    if isinstance(error, KeyboardInterrupt) and not is_worker():
+        raise error
+    return error
 
 
 @contextmanager

@@ -15,7 +15,10 @@ from typing import Any
 import wfbench
 from wfbench.composed.names import build, parse
 from wfbench.data import MapStyle
-from wfbench.errors import WfbenchError, unknown
+from wfbench.errors import WfbenchError, kind_and_text, unknown
+from wfbench.harness.case import Case
+from wfbench.harness.isolation import caught
+from wfbench.harness.reuse import modules_of
 from wfbench.pruner import Pruner
 from wfbench.tasks import cifar, digits, fashion, imagenet
 from wfbench.tasks.task import Task
@@ -33,6 +36,8 @@ class Registry:
     failures: dict[str, str] = field(default_factory=dict)
     subsets: dict[str, Task] = field(default_factory=dict)
     """Tasks scored on fewer test samples, kept so that their data are read once; no tasks of their own."""
+    strange: set[str] = field(default_factory=set)
+    """Names of tasks, and modules of methods, that are not wfbench's."""
 
     def add_pruners(self, found: Iterable[Pruner[Any]], origin: str) -> None:
         for pruner in found:
@@ -51,6 +56,10 @@ class Registry:
             if task.name in self.tasks:
                 raise WfbenchError(f'task name "{task.name}" in {origin} is taken; choose another')
             self.tasks[task.name] = task
+
+    def is_strange(self, case: Case) -> bool:
+        """Whether its task, or a method that is part of it, is not wfbench's."""
+        return not self.strange.isdisjoint({case.task.name.partition("[")[0], *modules_of(case)})
 
     def pruner(self, name: str) -> Pruner[Any]:
         """The method of that name, by the grammar of `composed.names`, or an error that says what is wrong with it."""
@@ -79,8 +88,8 @@ def _subset(task: Task, n: int, name: str) -> Task:
     """`task.scored_on(n)`; of a task whose test split cannot be read, one whose cases fail for that reason."""
     try:
         len(task.test_set)
-    except (Exception, SystemExit) as error:  # a stranger's task may raise anything
-        reason = error
+    except BaseException as error:  # a stranger's task may raise anything
+        reason = caught(error)
 
         def test() -> MapStyle:
             raise reason
@@ -96,7 +105,9 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
         registry.add_pruners(pruners_of(module), module.__name__)
     for module in (digits, fashion, cifar, imagenet):
         registry.add_tasks(module.TASKS, module.__name__)
-    for named in (str(shipped("baselines")), *baseline_paths):
+    _add_pruners_in(str(shipped("baselines")), registry)
+    ours = {*registry.tasks, *(type(pruner).__module__ for pruner in registry.pruners.values())}
+    for named in baseline_paths:
         _add_pruners_in(named, registry)
     for path in python_files(task_paths):
         _guarded(registry, str(path), lambda path=path: registry.add_tasks(tasks_of(load(path)), str(path)))
@@ -104,6 +115,7 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
         _guarded(registry, entry.value, lambda e=entry: registry.add_pruners(_instances([e.load()]), e.value))
     for entry in entry_points(group="wfbench.tasks"):
         _guarded(registry, entry.value, lambda e=entry: registry.add_tasks([e.load()], e.value))
+    registry.strange = {*registry.tasks, *(type(pruner).__module__ for pruner in registry.pruners.values())} - ours
     return registry
 
 
@@ -112,8 +124,8 @@ def _guarded(registry: Registry, origin: str, add: Any) -> None:
         add()
     except WfbenchError as error:
         registry.failures[origin] = str(error)
-    except (Exception, SystemExit) as error:  # a stranger's import may raise anything
-        registry.failures[origin] = f"{type(error).__name__}: {error}"
+    except BaseException as error:  # a stranger's import may raise anything
+        registry.failures[origin] = kind_and_text(caught(error))
 
 
 def _add_pruners_in(path: str, registry: Registry) -> None:

@@ -21,7 +21,7 @@ from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
 from wfbench.harness.record import DATA, numerics
-from wfbench.licence import handed
+from wfbench.licence import Licensed, handed
 from wfbench.modules import state_of
 from wfbench.network import Network
 from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
@@ -156,6 +156,11 @@ def _libraries(of: frozenset[Definition]) -> frozenset[str]:
     return frozenset(_DEFINITIONS.libraries(of))
 
 
+def modules_of(case: Case) -> set[str]:
+    """Where method, recovery and pattern, and what they are made of, are written."""
+    return {module for module, _ in _components(case)}
+
+
 def _components(case: Case) -> set[Definition]:
     return {at for part in (case.method, case.recovery, case.target.pattern) for at in _classes(part)}
 
@@ -165,7 +170,7 @@ def _classes(component: object) -> Iterator[Definition]:
     is_written = isinstance(component, type) or hasattr(component, "__code__")  # a class or a function itself
     yield _place(component if is_written else type(component))
     for field in fields(component) if is_dataclass(component) else ():
-        if is_dataclass(part := getattr(component, field.name)) or callable(part):
+        if is_dataclass(part := getattr(component, field.name)) or callable(part) or isinstance(part, Licensed):
             yield from _classes(part)
 
 

@@ -16,7 +16,7 @@ from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case, Unread
-from wfbench.harness.isolation import limits, stage
+from wfbench.harness.isolation import caught, limits, stage
 from wfbench.harness.measures import (
     Timings,
     achieved_sparsity,
@@ -80,19 +80,23 @@ class Runner:
         dense = self._prepared(case)
         return code(case, None if isinstance(dense, CaseFailed) else dense.module)
 
-    def run(self, case: Case, suite: str = "") -> Record:
+    def run(self, case: Case, suite: str = "", died: str = "") -> Record:
         """The record of the case; failures of the task, of the method and of what the network allows are records too.
 
+        Args:
+            died: why there is no result, where that is known.
+
         Raises:
-            BrokenRule: the method changed the dense network, read a split, or its mask or sparsity is not what it says.
+            BrokenRule: the method changed the dense network, read a split, or mask or sparsity are not what it says.
         """
         found: dict[str, Any] = {"trials": 0, "status": "ok", "reason": None}
         handed_over = 0
         try:
             dense, data = self._dense_of(case), _draw(case)
             handed_over = len(data)
-            measure = self._scored_on(case)[0]
-            found["measure"] = None if measure == "accuracy" else measure
+            if died:
+                raise CaseFailed(died)
+            found["measure"] = None if (measure := self._scored_on(case)[0]) == "accuracy" else measure
             found |= self._measure(case, dense, data)
         except CaseFailed as failure:
             found |= {"status": "failed", "reason": str(failure)}
@@ -240,8 +244,8 @@ class Runner:
         if which not in self._dense:
             try:
                 self._dense[which] = Dense(case, self.device)
-            except (Exception, SystemExit) as error:  # a stranger's task may raise anything
-                self._dense[which] = failed = CaseFailed(f"task: {why(error)}")
+            except BaseException as error:  # a stranger's task may raise anything
+                self._dense[which] = failed = CaseFailed(f"task: {why(caught(error))}")
                 failed.__cause__ = error
         return self._dense[which]
 
@@ -253,9 +257,8 @@ class Runner:
         """What the case is scored by and on; kept while draw and budget stay, where the test split is not all."""
         which = (case.task.name, case.budget, case.seed, case.sampling)
         if self._scoring is None or self._scoring[0] != which:
-            there = case.task.test is not None
-            drawn = [] if there else drawn_indices(case.task.train_set, case.budget, case.seed, case.sampling)
-            self._scoring = which, case.task.scoring(drawn)
+            draws = case.task.train_set, case.budget, case.seed, case.sampling
+            self._scoring = which, case.task.scoring(drawn_indices(*draws) if case.task.test is None else [])
         return self._scoring[1]
 
     def _evaluate(self, case: Case, module: nn.Module, digest: str) -> Scores | Agreement:

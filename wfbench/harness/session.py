@@ -3,16 +3,17 @@
 import os
 import re
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from wfbench.composed.steps import steps_in
 from wfbench.errors import BrokenRule, NotFetched, WfbenchError
+from wfbench.execution.alarm import CaseTimeout, alarm, overdue
+from wfbench.execution.worker import Died, Overdue, Worker
 from wfbench.harness.case import Case
+from wfbench.harness.measures import Timings
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
@@ -69,6 +70,8 @@ class Session:
         self.bar: Any = None
         self.words: list[str] = []
         self.claims: Claims | None = None
+        self.worker = Worker(self._work)
+        self._labelled: dict[tuple[str, str], Case] = {}
         self._others: dict[str, list[Case]] = {}
         self._ran: dict[tuple[Any, ...], Mapping[str, Any]] = {}
 
@@ -130,10 +133,14 @@ class Session:
             self.results.mkdir(parents=True, exist_ok=True)
             self.claims = self.claims or Claims(self.results)
             self.claims.enter(suite)
+        if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
+            where = f"cases on {self.runner.device} run in the process of the run: "
+            self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
         self.stores[suite] = Store(path)
         self.runner.timings.learn(self.stores[suite].records)
         middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
         self._others[suite] = cases[middle:] + cases[:middle]
+        self._labelled |= {(suite, case.label()): case for case in cases}
 
     def run(self, suite: str, case: Case) -> None:
         """Run the case, or take its record; while another run is at it, run those that nobody is at."""
@@ -161,8 +168,7 @@ class Session:
             self.runner.timings.learn(store.refresh())  # another run may have been at it until now
             if known := self._known(store, asked, code):
                 return known
-            with steps_in(self.results / STEPS / key):
-                record = self._run(suite, case)
+            record = self._run(suite, case, self.results / STEPS / key)
             store.append(record)
             shutil.rmtree(self.results / STEPS / key, ignore_errors=True)
         self._ran[which] = {"status": record.status, "reason": record.reason}
@@ -192,35 +198,39 @@ class Session:
                 return True
         return False
 
-    def _run(self, suite: str, case: Case) -> Record:
+    def _run(self, suite: str, case: Case, steps: Path) -> Record:
         """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
-        if self.limit is None:
-            return self.runner.run(case, suite)
-        try:
-            with _alarm(self.limit):
+        if self.runner.device.type == "cpu" and self._may_end(case):
+            return self._apart(suite, case, steps)
+        with steps_in(steps):
+            if self.limit is None:
                 return self.runner.run(case, suite)
-        except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
-            return self.runner.run(case, suite)
+            try:
+                with alarm(self.limit):
+                    return self.runner.run(case, suite)
+            except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
+                return self.runner.run(case, suite)
 
+    def _may_end(self, case: Case) -> bool:
+        """Whether the process may have to be ended for it, or by it."""
+        return self.limit is not None or self.registry.is_strange(case)
 
-class CaseTimeout(Exception):
-    """The method took longer than `--case-timeout`."""
+    def _apart(self, suite: str, case: Case, steps: Path) -> Record:
+        """The record of a case that runs in the worker, kept over cases for what they share; a death is a failure."""
+        try:
+            record: Record = self.worker.ask((suite, case.label(), steps, self.runner.timings), self.limit)
+        except Overdue as late:
+            return self.runner.run(case, suite, f"{late.place}: CaseTimeout: {overdue(self.limit or 0)}")
+        except Died as death:
+            return self.runner.run(case, suite, f"{death}; the run went on without it, --retry-failed runs it again")
+        self.runner.timings.learn([vars(record)])
+        return record
 
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `CaseTimeout` in here after so many seconds; not before a call into C returns."""
-
-    def ring(number: int, frame: object) -> None:
-        raise CaseTimeout(f"took longer than the {seconds:g} s of --case-timeout; raise it and give --retry-failed")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    def _work(self, request: tuple[str, str, Path, Timings]) -> Record:
+        """What the worker does."""
+        suite, label, steps, self.runner.timings = request
+        with steps_in(steps):
+            return self.runner.run(self._labelled[suite, label], suite)
 
 
 def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:

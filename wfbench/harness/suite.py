@@ -20,6 +20,7 @@ from wfbench.channels.pattern import Filter
 from wfbench.data import RANDOM, Sampling
 from wfbench.errors import WfbenchError, unknown, why
 from wfbench.harness.case import Case, Unread
+from wfbench.harness.isolation import caught
 from wfbench.harness.plugins import Registry
 from wfbench.licence import Licensed
 from wfbench.pruner import Pruner
@@ -207,8 +208,8 @@ def _on(task: Task, name: str, of: Unit) -> Pattern:
     """The pattern of that name on a task; one that stands for it where the task breaks."""
     try:
         return pattern_of(name, task, of)
-    except (Exception, SystemExit) as error:  # a stranger's task may raise anything
-        return Unread(name=name, units=PATTERNS[name].units, reason=why(error))
+    except BaseException as error:  # a stranger's task may raise anything
+        return Unread(name=name, units=PATTERNS[name].units, reason=why(caught(error)))
 
 
 def _undeclared(asked: dict[str, tuple[Any, ...]], grids: list[Grid]) -> list[dict[str, tuple[Any, ...]]]:
