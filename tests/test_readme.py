@@ -57,6 +57,7 @@ AND = {
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
     "python -m benchmarks.defaults": "--tasks digits-cnn --methods obert",
+    "python -m benchmarks.probes": "--budgets 1",
     "wfbench prune": "--budget 10",
     "wfbench recommend": "--budget 10 --sparsity 0.1",
     "pytest my_suites": "--budgets 16",
