@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def test_numbers_as_they_are_written() -> None:
         "93.4", "93.6", "0.0", "0.0", "12.0", "nan",
     ]  # fmt: skip
     assert fixed(1234567.891, 2) == "1234567.89"
+    assert [fixed(value, 2, ROUND_CEILING) for value in (1.1901, 1.19, 1.19 + 1e-12)] == ["1.20", "1.19", "1.19"]
     assert len(fixed(1e300, 5)) == 307
 
 

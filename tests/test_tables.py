@@ -320,6 +320,20 @@ def test_no_speed_up_is_printed_that_is_unsteady_or_was_not_measured_or_was_else
     assert structured(old)["old"][3:] == ["–"]
 
 
+def test_the_printed_range_of_a_speed_up_holds_what_was_measured() -> None:
+    found = structured([record(seed, 0.9, **timed("s", 2.0, spread=0.1234)) for seed in range(3)])
+    assert found["m"][4:] == ["2.00 [1.87, 2.13]", "3.00 [2.87, 3.13]"]
+
+
+def test_tasks_that_were_timed_in_several_places_each_show_their_own() -> None:
+    there = timed("s", 2.0, place={**HERE, "machine": "another"})
+    records = [record(seed, 0.9, task=task, **times) for seed in range(3) for task, times in
+               (("t", timed("s", 2.0)), ("u", there), ("v", timed("s", 2.0)))]  # fmt: skip
+    text = text_of(records, "-structured")
+    assert text.count(r"2.00 \[1.90, 2.10\]") == 3
+    assert (text.count("Timed on another"), text.count("Timed on a machine")) == (1, 2)
+
+
 def test_a_method_under_two_scopes_is_two_rows_everywhere() -> None:
     records = [
         record(seed, accuracy, method=method, task=task, pattern="filter", of="macs", scope=scope, budget=budget)

@@ -116,7 +116,7 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             overview.structured(frame),
             "Mean accuracy in per cent over draws, the best first, ± half of the 95 % Student-t interval; MACs and "
             "parameters of the shrunk network as shares of the dense one's. Speed-up: how many times as fast as the "
-            "dense network, the two timed in turn, median and [range] of 41 repetitions, over draws [the ends of "
+            "dense network, the two timed in turn, median and [range] of the repetitions, over draws [the ends of "
             "all their ranges]. Each architecture is timed once a machine. –: not timed there, or a range wider "
             "than a quarter of the median.",
         ),

@@ -1,6 +1,7 @@
 """Tables across tasks and budgets, of what smaller networks cost, and of what the numbers were made with."""
 
 import hashlib
+from decimal import ROUND_CEILING, ROUND_FLOOR
 from typing import Any
 
 import numpy as np
@@ -160,22 +161,22 @@ def structured(frame: pd.DataFrame) -> list[Table]:
             .drop(columns="order")
         )
         title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}, recovery {recovery}"
-        found.append(Table(f"{title}{dense_note(part)}", table, speeds.place))
+        found.append(Table(f"{title}{dense_note(part)}", table, speeds.places.get(task, "")))
     return found
 
 
 class Speeds:
     """How much faster than the dense one the networks of records are, each architecture by its first measurement.
 
-    Of measurements from several places (device, machine, threads, torch) those of the commonest count.
+    Of measurements of a task from several places (device, machine, threads, torch) those of the commonest count.
     """
 
     def __init__(self, frame: pd.DataFrame) -> None:
-        self._timed = frame[frame["latencies"].notna()] if "latencies" in frame else frame[:0]
-        self._places = pd.Series([_place(where) for where in self._timed["environment"]], self._timed.index, dtype=str)
-        self.place = min(self._places.mode(), default="")
+        timed = frame[frame["latencies"].notna()] if "latencies" in frame else frame[:0]
+        timed = timed.assign(place=[_place(where) for where in timed["environment"]])
+        self.places: dict[str, str] = {task: min(part["place"].mode()) for task, part in timed.groupby("task")}
         self._known: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-        here = self._timed[self._places == self.place]
+        here = timed[timed["place"] == timed["task"].map(self.places)]
         for task, architecture, found in zip(
             *(here.get(name, ()) for name in ("task", "architecture", "latencies")), strict=True
         ):
@@ -200,13 +201,13 @@ def _place(where: Any) -> str:
 
 
 def _speed(draws: list[dict[str, Any] | None]) -> str:
-    """The median over draws, between the ends of all their ranges."""
+    """The median over draws, between the ends of all their ranges, rounded outwards."""
     timed = [one for one in draws if one is not None and one["high"] - one["low"] <= WIDE * one["median"] + NOISE]
     if not timed or len(timed) < len(draws):
         return "–"
     median = float(np.median([one["median"] for one in timed]))
     low, high = min(one["low"] for one in timed), max(one["high"] for one in timed)
-    return f"{fixed(median, 2)} [{fixed(low, 2)}, {fixed(high, 2)}]"
+    return f"{fixed(median, 2)} [{fixed(low, 2, ROUND_FLOOR)}, {fixed(high, 2, ROUND_CEILING)}]"
 
 
 def provenance(frame: pd.DataFrame) -> str:

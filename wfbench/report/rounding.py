@@ -29,11 +29,11 @@ PARTS = re.compile(
 COORDINATE = re.compile(rb"-?\d+\.\d+")
 
 
-def fixed(value: float, decimals: int) -> str:
-    """The value with so many decimals; a half goes to the even digit."""
+def fixed(value: float, decimals: int, rounding: str = ROUND_HALF_EVEN) -> str:
+    """The value with so many decimals; a half goes to the even digit, unless `decimal`'s `rounding` says otherwise."""
     if not np.isfinite(value):
         return f"{value:.{decimals}f}"
-    exact = Decimal(f"{value:.{DIGITS}g}").quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN, WIDE)
+    exact = Decimal(f"{value:.{DIGITS}g}").quantize(Decimal(1).scaleb(-decimals), rounding, WIDE)
     return f"{exact:f}" if exact else f"{0:.{decimals}f}"  # no negative zero
 
 
