@@ -109,8 +109,7 @@ def global_random_state(trial: Trial) -> None:
     trial.prune()
     if random_states()[:2] != before:
         raise CheckFailed("the global random state is not what it was before the run")
-    ends = []
-    numpy, python = np.random.get_state(), random.getstate()
+    ends, numpy, python = [], np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng():
             for seed in (1, 2):
