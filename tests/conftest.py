@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401, for the hook, which takes its name
+
 ROOT = Path(__file__).parent.parent
-MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "wfbench").rglob("[!_]*.py")]
-# what reads definitions has no arrays, and millions of small calls that checks would make fifty times slower
-install_import_hook([name for name in MODULES if not name.startswith("wfbench.definitions")], "beartype.beartype")
+MODULES = [path for path in (ROOT / "wfbench").rglob("[!_]*.py") if "jaxtyping" in path.read_text()]
+# elsewhere no shape is said, and mypy holds the types; checks of every small call would take longer than the calls
+NAMES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
+install_import_hook(NAMES, "tests.shapes.checked")
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,8 @@ import pytest
 import torch
 
 from tests.cases import REGISTRY, blob_task, case_of
-from tests.test_suites import ROOT, TASK
+from tests.processes import Program
+from tests.test_suites import TASK
 from wfbench.cli import main
 from wfbench.conformance.trial import TIMES
 from wfbench.errors import LONGEST, BrokenRule, WfbenchError, why
@@ -61,7 +60,7 @@ def forgets():
     os.kill(os.getpid(), signal.SIGSEGV)
 
 def counts():
-    with open(os.environ["SEEN"], "a") as seen:
+    with open(os.environ.get("SEEN", os.devnull), "a") as seen:
         seen.write(f"{os.getpid()} ")
 
 def leaks():
@@ -99,7 +98,7 @@ PRUNERS = [
     one("control", throws(ValueError("a\\x1b[31mb\\x00c\\ud800d"))),
     one("bare", bare),
     one("cleared", cleared),
-    one("call", lambda: ctypes.PyDLL(None).sleep(60)),
+    one("call", lambda: (counts(), ctypes.PyDLL(None).sleep(60))),
     one("last", lambda: None),
 ]
 """
@@ -402,17 +401,17 @@ def wait_for(true: Callable[[], Any]) -> None:
 
 
 def test_a_run_that_is_interrupted_ends_at_once_without_a_process_left(plugins: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "suites", "-p", "no:cacheprovider", "-p", "no:terminal", *GRID, *plugins]
+    command = ["suites", "-p", "no:cacheprovider", "-p", "no:terminal", *GRID, *plugins]
     command += ["--methods", "plain,counts,call", "--results", str(tmp_path)]
     seen = tmp_path / "seen"
-    run = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"SEEN": str(seen)}, stdout=subprocess.DEVNULL)
+    run = Program("pytest", *command, out=tmp_path / "out", SEEN=str(seen))
     store = tmp_path / "smoke.jsonl"
-    wait_for(lambda: store.exists() and store.read_text().count("\n") == 2)
-    (pid,) = seen.read_text().split()
+    wait_for(lambda: seen.exists() and len(seen.read_text().split()) == 2)  # the third case has begun
+    (pid,) = {*seen.read_text().split()}
     assert is_there(pid)
     began = time.monotonic()
-    run.send_signal(signal.SIGINT)
-    assert run.wait(20) == 2
+    run.signal(signal.SIGINT)
+    assert run.end(20).returncode == 2
     wait_for(lambda: not is_there(pid))
     assert time.monotonic() - began < 10
     assert [record["method"] for record in read(store)] == ["plain", "counts"]

@@ -1,6 +1,7 @@
 """The program: what it prints, and how it refuses."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -106,9 +107,9 @@ def test_doctor_passes_and_points_at_a_bad_record_file(
     assert "line 1 is cut short" in wrong["found"]
 
 
-def test_the_module_is_the_program() -> None:
-    found = subprocess.run(
-        [sys.executable, "-m", "wfbench", "tables", "--results", "/nowhere"], capture_output=True, text=True
-    )
-    assert found.returncode == 2
-    assert found.stderr.startswith("wfbench: no record files")
+def test_the_module_is_the_program(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["wfbench", "tables", "--results", "/nowhere"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("wfbench", run_name="__main__")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("wfbench: no record files")

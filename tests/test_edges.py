@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cases import case_of
+from tests.processes import Program
 from tests.test_store import room_for
 from tests.test_suites import refused, suites
 from wfbench import Pruner, ScorePruner, WfbenchError, run
@@ -44,11 +44,24 @@ class Mine(ScorePruner[None]):
 """
 
 
-def limited(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """The program as a user whom permissions bind, which the superuser's are dropped for."""
+LIMITED = """
+import contextlib, io, json, sys
+from wfbench.cli import main
+
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
+        status = main(command)
+    print(json.dumps([status, said.getvalue()]))
+"""
+
+
+def limited(commands: list[list[str]]) -> list[tuple[int, str]]:
+    """Status and errors of commands of a user whom permissions bind, which the superuser's are dropped for."""
     drop = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
-    command = [*drop, sys.executable, "-m", "wfbench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [*drop, sys.executable, "-c", LIMITED, json.dumps(commands)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (found.returncode, found.stderr) == (0, ""), found
+    return [(status, said) for status, said in map(json.loads, found.stdout.splitlines())]
 
 
 @pytest.fixture
@@ -261,14 +274,14 @@ def test_commands_that_read_work_on_a_read_only_folder_and_those_that_write_say_
         file.write('{"task": "digi')
     for path in (*results.rglob("*"), results):
         path.chmod(path.stat().st_mode & ~0o222)
-    for command in (["tables", "--check", "--results", str(results)], ["compare", str(results), str(results)]):
-        found = limited(command)
-        word = f"wfbench: {results / 'mine.jsonl'}: line 2 is cut short; left out\n"
-        assert (found.returncode, found.stderr) == (0, word), found
-    for command in ("tables", "report"):
-        found = limited([command, "--results", str(results)])
-        assert found.returncode == 2
-        one_line(found.stderr.removeprefix(word), "nothing can be written to", "Permission denied")
+    where, word = ["--results", str(results)], f"wfbench: {results / 'mine.jsonl'}: line 2 is cut short; left out\n"
+    read = [["tables", "--check", *where], ["compare", str(results), str(results)]]
+    found = limited([*read, ["tables", *where], ["report", *where]])
+    assert found[:2] == [(0, word)] * 2
+    assert len(found) == 4
+    for status, said in found[2:]:
+        assert status == 2
+        one_line(said.removeprefix(word), "nothing can be written to", "Permission denied")
 
 
 def test_parquet_into_a_missing_folder_is_refused_before_the_tables(
@@ -360,20 +373,17 @@ def test_an_interrupt_is_one_line_and_leaves_nothing_behind(command: str, tmp_pa
         "check": ["check", str(plugin)],
     }[command]
     arguments += ["--out", str(tmp_path / "out.safetensors")] if command == "prune" else []
-    program = [sys.executable, "-m", "wfbench", *arguments]
-    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background begins without
-    with subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listens
-    ) as process:
-        until = time.monotonic() + 200
-        while not (tmp_path / "waits.begun").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "wfbench: interrupted\n")
-    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"waits.py", "waits.begun"}
+    program = Program("wfbench", *arguments, out=tmp_path / "said")
+    until = time.monotonic() + 200
+    while not (tmp_path / "waits.begun").exists():
+        assert program.process.is_alive(), program.end()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    program.signal(signal.SIGINT)
+    found = program.end(60)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "wfbench: interrupted\n")
+    left = {"waits.py", "waits.begun", "said", "said.err"}
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == left
 
 
 # --- train

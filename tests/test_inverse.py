@@ -1,7 +1,8 @@
 """WoodburyInverse against a dense inverse, with 40 digits where float64 would not do, and against the recursion."""
 
-import subprocess
+import resource
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from tests.cases import DAMPINGS, DEVICES
 from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, recursion_inverse
+from tests.processes import CONTEXT
 from wfbench import WfbenchError, WoodburyInverse
 from wfbench.curvature.gram import TILE_ROWS, gram
 
@@ -162,22 +164,19 @@ def test_blocks_of_covers_every_column_once() -> None:
     assert [where.stop - where.start for where in blocks_of(300, 128)] == [128, 128, 44]
 
 
-MEMORY = """
-import resource, sys, torch
-from wfbench import WoodburyInverse
-rows = torch.randn(512, 100_000)
-rows.sum(), torch.linalg.cholesky(torch.eye(9).double())
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-inverse = WoodburyInverse(rows, 1e-3, eval(sys.argv[1]))
-inverse.diagonal(), inverse.solve(torch.ones(100_000).double())
-print((peak() - before) / 1024)
-"""
+def peak_of(block: int | None) -> float:
+    """MiB by which an inverse, its diagonal and a solve raise the peak."""
+    rows = torch.randn(512, 100_000)
+    torch.linalg.cholesky(torch.eye(9).double())  # what is loaded at the first call is not counted
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    inverse = WoodburyInverse(rows, 1e-3, block)
+    inverse.diagonal(), inverse.solve(torch.ones(100_000).double())
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
 @pytest.mark.parametrize("block", [None, 2000])
 def test_memory_stays_within_the_rows_and_a_chunk(block: int | None) -> None:
     """Rows of 195 MiB; a float64 copy of rows or V would be 390 MiB more. The bound is half the rows."""
-    found = subprocess.run([sys.executable, "-c", MEMORY, repr(block)], capture_output=True, text=True, check=True)
-    assert float(found.stdout) < 97
+    with ProcessPoolExecutor(1, CONTEXT) as apart:
+        assert apart.submit(peak_of, block).result() < 97

@@ -1,6 +1,7 @@
 """Each room imports only from those above it; plugins come in by the doors."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,13 @@ def test_baselines_use_the_doors_alone_as_a_stranger_would() -> None:
         tree = ast.parse(path.read_text())
         private = [a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names if a.name[0] == "_"]
         assert not private, f"{path.name} imports {private}"
+
+
+def test_no_function_inside_of_another_says_a_shape() -> None:
+    """The tests check the shapes of all others."""
+    for module, path in library().items():
+        for outer in ast.walk(ast.parse(path.read_text())):
+            for inner in ast.walk(outer) if isinstance(outer, ast.FunctionDef) else ():
+                if isinstance(inner, ast.FunctionDef) and inner is not outer:
+                    said = ast.unparse([inner.args, inner.returns] if inner.returns else inner.args)
+                    assert not re.search(r"(Float|Int|Bool|UInt8|Shaped)\[", said), f"{module}: {inner.name}"

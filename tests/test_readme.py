@@ -1,11 +1,9 @@
 """What README and docs tell people to do works as written: commands run, files do what they say, numbers are true."""
 
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from configparser import ConfigParser
 from dataclasses import fields
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from tests.cases import blob_task
+from tests.processes import Program
 from wfbench import NM, RECOVERIES, Case, Network, Record, Target, discover, run
 from wfbench.cli import main
 from wfbench.composed import names
@@ -49,11 +48,12 @@ INSTEAD = {
     "pip install -e .": "pip show wfbench",
     "pip install -q tox '&&' tox run -e suites": "tox suites",
     "pip install -q tox '&&' tox run -e tests": "tox tests",
-    "pytest tests -n 2": "pytest tests/test_stats.py",
+    "pytest tests -n 2 --dist worksteal": "pytest tests/test_layering.py",
 }
 """Run in place of what installs things, or is what runs this test; `tox NAME` is what tox.ini says of NAME."""
 
 AND = {
+    "wfbench doctor": "digits-cnn fashion-mlpnet",
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
     "python -m benchmarks.defaults": "--tasks digits-cnn --methods obert",
@@ -66,7 +66,7 @@ AND = {
 """Added, to the first that the command begins with, so that it does not take long."""
 
 AS_WRITTEN = (
-    *("wfbench check", "wfbench compare", "wfbench doctor", "wfbench list", "wfbench report", "wfbench requalify"),
+    *("wfbench check", "wfbench compare", "wfbench list", "wfbench report", "wfbench requalify"),
     *("wfbench tables", "python -m benchmarks.coverage", "pip show", "pytest test_my_method.py", "pytest tests/"),
 )
 
@@ -153,7 +153,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        subprocess.run([sys.executable, "my_cnn.py"], check=True)  # what other files read
+        runpy.run_path("my_cnn.py", run_name="__main__")  # what other files read
         pytest_passes(shlex.split(f"pytest suites -m smoke {shlex.join(narrowed('pytest suites -m smoke'))}")[1:])
         assert main(["report"]) == 0
         for more in ("--out small.safetensors", "--sparse --out packed.safetensors"):
@@ -185,10 +185,10 @@ def test_a_command_runs(command: str, here: Path) -> None:
     elif program == "pytest":
         pytest_passes(words)
     else:
-        before = [sys.executable] if program == "python" else [sys.executable, "-m", program]
-        found = subprocess.run(
-            [*before, *words], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-        )
+        if program == "python":
+            module, program, *words = words
+            assert module == "-m"
+        found = Program(program, *words, out=here / "said", folder=here).end()
         assert found.returncode == 0, found.stdout + found.stderr
         if "coverage" in command:  # the figures that the page gives of it
             said = PAGES["docs/tables.md"].split("In this simulation")[1]

@@ -44,8 +44,9 @@ DEVICES = ("cpu", *(["cuda"] if torch.cuda.is_available() else []))
 
 def exact_sparsity(trial: Trial) -> None:
     """Weights and mask meet the target to one weight (one a layer), and no kept weight hides a removed one."""
+    runner = Runner(trial.device)
     for sparsity in (*SPARSITIES, *([HIGH] if "unstructured" in trial.pruner.patterns else [])):
-        trial.prune(sparsity)
+        trial.prune(sparsity, runner)
 
 
 def zero_sparsity_is_identity(trial: Trial) -> None:
@@ -108,8 +109,7 @@ def global_random_state(trial: Trial) -> None:
     trial.prune()
     if random_states()[:2] != before:
         raise CheckFailed("the global random state is not what it was before the run")
-    ends = []
-    numpy, python = np.random.get_state(), random.getstate()
+    ends, numpy, python = [], np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng():
             for seed in (1, 2):
@@ -130,7 +130,7 @@ def labels_unseen(trial: Trial) -> None:
     """Other labels before the draw, permuted or renamed, change no bit, unless the licence is `Labeled`."""
     if trial.pruner.licence is Labeled:
         raise Skipped("the method may read labels")
-    before = trial.prune()
+    before = trial.first
     labels = trial.split("train")[1]
     for others in (labels.roll(1), (labels + 1) % 3):
         with altered(labels):
@@ -140,7 +140,7 @@ def labels_unseen(trial: Trial) -> None:
 
 def at_most_n_samples(trial: Trial) -> None:
     """The training samples outside the draw change no bit."""
-    before = trial.prune()
+    before = trial.first
     x, y = trial.split("train")
     drawn = draw((x, y), BUDGET, 0).inputs.flatten(1)
     outside = ~(x.flatten(1)[:, None] == drawn).all(2).any(1)
@@ -151,7 +151,7 @@ def at_most_n_samples(trial: Trial) -> None:
 
 def evaluation_unseen(trial: Trial) -> None:
     """The evaluation data change no bit."""
-    before = trial.prune()
+    before = trial.first
     x, y = trial.split("test")
     with altered(x, y):
         x.mul_(-1)
@@ -161,7 +161,7 @@ def evaluation_unseen(trial: Trial) -> None:
 
 def no_state_between_cases(trial: Trial) -> None:
     """Other cases in between change no bit, and another dense network gives another mask."""
-    first, other = trial.prune(), trial.prune(replicate=1, seed=1, budget=BUDGET // 2)
+    first, other = trial.first, trial.prune(replicate=1, seed=1, budget=BUDGET // 2)
     same(first, trial.prune(), "another case in between changes the result; keep nothing in the class or the module")
     if all(torch.equal(first.mask[name], other.mask[name]) for name in first.mask):
         raise CheckFailed("two dense networks get the same mask; keep nothing in the class or the module")

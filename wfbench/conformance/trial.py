@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,11 @@ class Trial:
         """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""
         return self._pruned(self.case(sparsity, **chosen), runner or Runner(self.device))
 
+    @cached_property
+    def first(self) -> Pruned:
+        """What the method makes of the problem as it is, computed once; checks hold what they change against it."""
+        return self.prune()
+
     def _pruned(self, case: Case, runner: Runner) -> Pruned:
         try:
             return runner.prune(case)[0]
@@ -196,7 +201,7 @@ def trial_of(pruner: Pruner[Any]) -> Trial:
     for name, task in problems().items():
         trial = Trial(pruner, task)
         try:
-            trial.prune()
+            _ = trial.first
         except Skipped as refusal:
             reasons.append(f"{name}: {refusal}")
         except Crash:
