@@ -17,6 +17,7 @@ from torch import nn
 from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
 from wfbench.definitions.installed import versions
+from wfbench.execution.precision import precision
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
@@ -100,6 +101,7 @@ def _asked(
             "torch": numerics(),
             "libraries": versions(_reached(case, module) - {"torch"}),
             "device": device.type,
+            **precision(device),
             "evaluation_batch": EVALUATION_BATCH,
             **{name: data.get(name) for name in DATA},
         },
