@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import backends
@@ -16,6 +16,7 @@ from torch import backends
 from wfbench.errors import WfbenchError
 
 
+@runtime_checkable
 class OnDevice(Protocol):
     device: torch.device
 
