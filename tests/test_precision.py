@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import backends
+from torch import Tensor, backends
 
 import wfbench
 from benchmarks.tf32 import AsOnCuda, rounded
-from tests.cases import REGISTRY
-from wfbench import Case, Network, Runner, Target, WfbenchError, fisher_rows
+from tests.cases import REGISTRY, blob_network, blobs
+from wfbench import Case, Dataset, Network, Runner, Target, WfbenchError, fisher_rows
 from wfbench.execution.precision import ACCELERATOR, FP32, precise
 from wfbench.harness.record import SCIENCE
 from wfbench.harness.reuse import question
 from wfbench.recoveries.names import RECOVERIES
+from wfbench.tasks.evaluate import _sent, evaluate, evaluation_batch
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 TASK = REGISTRY.task("digits-cnn[50]")
@@ -126,3 +127,29 @@ def test_records_of_an_accelerator_say_their_precision_and_answer_no_other_quest
     assert asked[CARD].differences(record) == []
     del record["environment"]["precision"]  # from before runs took care of it
     assert asked[CARD].differences(record) == ["precision"]
+
+
+def test_evaluation_reads_its_sums_once_and_sends_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers as batch by batch; nothing but the two sums is read, so that nothing waits in between."""
+    data, module = Dataset(blobs(203, 2), "blobs"), blob_network()
+    read: list[torch.dtype] = []
+    for kind in (int, float):
+        name = f"__{kind.__name__}__"
+        told = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda x, told=told: (read.append(x.dtype), told(x))[1])
+    found = {batch: evaluate(module, data, batch) for batch in (50, 203)}
+    assert read == [torch.int64, torch.float64] * 2
+    x, y = blobs(203, 2)
+    with torch.no_grad():
+        logits = module(x)
+    for scores in found.values():
+        assert scores.correct == sum(int(row.argmax()) == int(label) for row, label in zip(logits, y, strict=True))
+        assert scores.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits.double(), y)), rel=1e-6)
+    assert evaluation_batch(CPU) == 50 < evaluation_batch(CARD)
+
+    sent: list[Any] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda x: (sent.append("pinned"), x)[1])
+    monkeypatch.setattr(Tensor, "to", lambda x, *where, **how: (sent.append((*where, how)), x)[1])
+    for device in (CPU, CARD):
+        _sent(x, device)
+    assert sent == [(CPU, {}), "pinned", (CARD, {"non_blocking": True})]

@@ -25,7 +25,7 @@ from wfbench.harness.record import DATA, numerics
 from wfbench.licence import Licensed, handed
 from wfbench.modules import state_of
 from wfbench.network import Network
-from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
+from wfbench.tasks.evaluate import evaluate, evaluation_batch
 
 PROTOCOL = 1
 """Raised by hand where the runner asks another question with the same parts: other stages, another order."""
@@ -102,7 +102,7 @@ def _asked(
             "libraries": versions(_reached(case, module) - {"torch"}),
             "device": device.type,
             **precision(device),
-            "evaluation_batch": EVALUATION_BATCH,
+            "evaluation_batch": evaluation_batch(device),
             **{name: data.get(name) for name in DATA},
         },
         **answer,

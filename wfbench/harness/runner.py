@@ -1,7 +1,6 @@
 """`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
+from wfbench.execution.clock import now
 from wfbench.execution.precision import precise, precisely
 from wfbench.harness.case import Case, Unread
 from wfbench.harness.isolation import caught, drawn, limits, stage
@@ -142,10 +142,10 @@ class Runner:
         dense, data = self._dense_of(case), drawn(case)
         given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
-        began = time.perf_counter()
+        began = now(self.device)
         with self._watched(case, dense), stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, given)
-        seconds += time.perf_counter() - began
+        seconds += now(self.device) - began
         check_finite(recovered.state, "pruned")
         with limits("sparsity"):
             achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
@@ -211,19 +211,19 @@ class Runner:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
         saved = net.memo.saved
-        began = time.perf_counter()
+        began = now(self.device)
         with stage(case, "fit"):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
-        seconds = time.perf_counter() - began + net.memo.saved - saved
+        seconds = now(self.device) - began + net.memo.saved - saved
         self._fitted = (which, fitted, seconds)
         return fitted, seconds
 
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
-            began = time.perf_counter()
+            began = now(self.device)
             with stage(case, "prune"):
                 pruned = fitted.prune(case.target)
-            self._pruned = (case.target, pruned, time.perf_counter() - began)
+            self._pruned = (case.target, pruned, now(self.device) - began)
         return self._pruned[1], self._pruned[2]
 
     def failure(self, case: Case) -> CaseFailed | None:
