@@ -1,7 +1,6 @@
 """`python -m benchmarks`: prints every figure with its floor; timings of rivals interleaved, medians of the repeats."""
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,41 +14,46 @@ from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError
+from wfbench.execution.clock import now
+from wfbench.execution.precision import precise
 from wfbench.harness.plugins import discover
-from wfbench.harness.record import cpu_name
+from wfbench.harness.record import environment
 from wfbench.network import Network
 from wfbench.tasks.models import resnet20
 
 P, BLOCK, SMALL, DAMPING = 270_000, 2000, 50, 1e-5
 
 
-def interleaved(repeats: int, **actions: Callable[[], object]) -> dict[str, float]:
+CPU = torch.device("cpu")
+
+
+def interleaved(repeats: int, device: torch.device = CPU, **actions: Callable[[], object]) -> dict[str, float]:
     """Median seconds of each action, A B A B …, after one warm-up of each."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repeats + 1):
         for name, action in actions.items():
-            began = time.perf_counter()
+            began = now(device)
             action()
             if turn:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(now(device) - began)
     return {name: sorted(found)[len(found) // 2] for name, found in times.items()}
 
 
-def gemm_rate() -> float:
-    """The machine's float64 matrix product, FLOP/s."""
-    a = torch.randn(2000, 2000, dtype=torch.float64)
-    return 2 * 2000**3 / interleaved(3, gemm=lambda: a @ a)["gemm"]
+def gemm_rate(device: torch.device = CPU) -> float:
+    """The device's float64 matrix product, FLOP/s."""
+    a = torch.randn(2000, 2000, dtype=torch.float64, device=device)
+    return 2 * 2000**3 / interleaved(3, device, gemm=lambda: a @ a)["gemm"]
 
 
 def table(title: str, rows: list[dict[str, object]]) -> None:
     print(f"\n{title}\n{tabulate(rows, headers='keys', floatfmt='.3g')}", flush=True)
 
 
-def inverse_at_2000(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+def inverse_at_2000(device: torch.device, ks: tuple[int, ...], repeats: int, rate: float) -> None:
     """Blocks of 2000: the inverse's diagonal, then a solve, against the recursion in float64 and float32."""
     found = []
     for k in ks:
-        rows, v = torch.randn(k, P) / k**0.5, torch.randn(P, dtype=torch.float64)
+        rows, v = torch.randn(k, P, device=device) / k**0.5, torch.randn(P, dtype=torch.float64, device=device)
         two = [rows[:, start : start + BLOCK].double() for start in (0, BLOCK)]
 
         def textbook(dtype: torch.dtype, two: list[torch.Tensor] = two) -> None:
@@ -58,6 +62,7 @@ def inverse_at_2000(ks: tuple[int, ...], repeats: int, rate: float) -> None:
 
         times = interleaved(
             repeats,
+            device,
             ours=lambda rows=rows: WoodburyInverse(rows, DAMPING, BLOCK).diagonal(),  # type: ignore[misc]
             textbook64=lambda: textbook(torch.float64),
             textbook32=lambda: textbook(torch.float32),
@@ -86,13 +91,14 @@ def inverse_at_2000(ks: tuple[int, ...], repeats: int, rate: float) -> None:
     )
 
 
-def inverse_at_50(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+def inverse_at_50(device: torch.device, ks: tuple[int, ...], repeats: int, rate: float) -> None:
     """Diagonal, blocks of 50, against the recursion batched over all blocks."""
     found = []
     for k in ks:
-        rows = torch.randn(k, P) / k**0.5
+        rows = torch.randn(k, P, device=device) / k**0.5
         times = interleaved(
             repeats,
+            device,
             ours=lambda rows=rows: WoodburyInverse(rows, DAMPING, SMALL).diagonal(),  # type: ignore[misc]
             batched=lambda rows=rows: batched_recursion(rows.double(), DAMPING, SMALL),  # type: ignore[misc]
         )
@@ -111,14 +117,15 @@ def inverse_at_50(ks: tuple[int, ...], repeats: int, rate: float) -> None:
     table(f"Inverse, blocks of {SMALL}, p = {P}: diagonal, against a rank-one recursion batched over the blocks", found)
 
 
-def full_matrix(ks: tuple[int, ...], repeats: int, rate: float) -> None:
+def full_matrix(device: torch.device, ks: tuple[int, ...], repeats: int, rate: float) -> None:
     """Diagonal, full matrix: how much of the machine's float64 GEMM rate, counting 3k²p."""
     found = []
     for k in ks:
-        rows = torch.randn(k, P) / k**0.5
-        a = torch.randn(2000, 2000, dtype=torch.float64)
+        rows = torch.randn(k, P, device=device) / k**0.5
+        a = torch.randn(2000, 2000, dtype=torch.float64, device=device)
         times = interleaved(
             repeats,
+            device,
             ours=lambda rows=rows: WoodburyInverse(rows, DAMPING).diagonal(),  # type: ignore[misc]
             gemm=lambda a=a: a @ a,  # type: ignore[misc]
         )
@@ -139,15 +146,20 @@ def full_matrix(ks: tuple[int, ...], repeats: int, rate: float) -> None:
     table(f"Inverse, full matrix, p = {P}: fraction of the measured float64 GEMM rate, counting 3k²p", found)
 
 
-def per_sample(n: int, repeats: int) -> None:
+def per_sample(device: torch.device, n: int, repeats: int) -> None:
     """Per-sample gradients of ResNet-20 against a backward loop, one batched pass, and vmap."""
     torch.manual_seed(0)
-    module = resnet20().eval()
+    module = resnet20().to(device).eval()
     net, x, y = Network(module), torch.randn(n, 1, 28, 28), torch.randint(0, 10, (n,))
+    x, y = x.to(device), y.to(device)
     parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
 
     def loss(weights: dict[str, torch.Tensor], one: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(functional_call(module, weights, (one[None],)), label[None])
+
+    def ours() -> None:
+        net.memo.clear()
+        fisher_rows(net, Labeled(x, y))
 
     def plain() -> None:
         module.zero_grad()
@@ -160,7 +172,8 @@ def per_sample(n: int, repeats: int) -> None:
 
     times = interleaved(
         repeats,
-        ours=lambda: fisher_rows(net, Labeled(x, y)),
+        device,
+        ours=ours,
         plain=plain,
         loop=loop,
         vmap=lambda: vmap(grad(loss), (None, 0, 0))(parameters, x, y),
@@ -183,54 +196,61 @@ def per_sample(n: int, repeats: int) -> None:
 def layer_wise(name: str, net: Network, x: torch.Tensor, repeats: int) -> None:
     """One pass a network against passes for every layer; 90 % of the weights are gone."""
     found = []
-    for what, (before, now) in actions(net, x, 0.9).items():
-        times = interleaved(repeats, before=before, now=now)
-        old, new = before(), now()
+    for what, (before, after) in actions(net, x, 0.9).items():
+        times = interleaved(repeats, net.device, before=before, after=after)
+        old, new = before(), after()
         same = all(torch.equal(old[key], new[key]) for key in net.weights)
         found.append(
             {
                 "what": what,
                 "before s": times["before"],
-                "now s": times["now"],
-                "before / now": times["before"] / times["now"],
+                "now s": times["after"],
+                "before / now": times["before"] / times["after"],
                 "same bits": same,
             }
         )
     table(f"Layer-wise, {name}, n = {len(x)}", found)
 
 
-def layers(repeats: int) -> None:
+def layers(device: torch.device, repeats: int) -> None:
     """On ResNet-20 and, where its package is here, EfficientNet-Lite0: random inputs, 50 and 16 samples."""
     torch.manual_seed(0)
-    layer_wise(
-        "ResNet-20 on 28×28", Network(discover().task("fashion-resnet20").dense()), torch.randn(50, 1, 28, 28), repeats
-    )
+    small = Network(discover().task("fashion-resnet20").dense().to(device))
+    layer_wise("ResNet-20 on 28×28", small, torch.randn(50, 1, 28, 28).to(device), repeats)
     try:
         large = discover().task("imagenet-efficientnet-lite0").dense()
     except WfbenchError as error:
         print(f"\nLayer-wise, EfficientNet-Lite0: {error}")
         return
-    layer_wise("EfficientNet-Lite0", Network(large), torch.randn(16, 3, 224, 224), 1)
+    layer_wise("EfficientNet-Lite0", Network(large.to(device)), torch.randn(16, 3, 224, 224).to(device), 1)
+
+
+def engine(device: torch.device, only: str | None = None, repeats: int = 3) -> None:
+    """Prints the tables, or one of them."""
+    with precise(device):
+        rate, where = gemm_rate(device), environment(device)
+        threads = f"{where['threads']} threads, torch {where['torch']}"
+        print(f"{where['machine']}, {threads}, float64 GEMM {rate / 1e9:.0f} GFLOP/s")
+        print("Floors: FLOPs of the algorithm in float64, bytes of the float32 rows read once a pass.")
+        if only in (None, "gradients"):
+            per_sample(device, 256, repeats)
+        if only in (None, "layers"):
+            layers(device, repeats)
+        if only in (None, "50"):
+            inverse_at_50(device, (64, 256), repeats, rate)
+        if only in (None, "2000"):
+            inverse_at_2000(device, (64, 256, 1000), repeats, rate)
+        if only in (None, "full"):
+            full_matrix(device, (64, 256, 1000), repeats, rate)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each action (default 3)")
     parser.add_argument("--only", choices=["2000", "50", "full", "gradients", "layers"], help="one part alone")
+    parser.add_argument("--device", type=torch.device, default=CPU, help="cpu, cuda, cuda:1, … (default: cpu)")
     options = parser.parse_args()
-    rate = gemm_rate()
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, GEMM {rate / 1e9:.0f} GFLOP/s")
-    print("Floors: FLOPs of the algorithm in float64, bytes of the float32 rows read once a pass.")
-    if options.only in (None, "gradients"):
-        per_sample(256, options.repeats)
-    if options.only in (None, "layers"):
-        layers(options.repeats)
-    if options.only in (None, "50"):
-        inverse_at_50((64, 256), options.repeats, rate)
-    if options.only in (None, "2000"):
-        inverse_at_2000((64, 256, 1000), options.repeats, rate)
-    if options.only in (None, "full"):
-        full_matrix((64, 256, 1000), options.repeats, rate)
+    engine(options.device, options.only, options.repeats)
 
 
 if __name__ == "__main__":

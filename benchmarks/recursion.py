@@ -6,7 +6,7 @@ from torch import Tensor
 
 def recursion(rows: Tensor, damping: float) -> Tensor:
     """`(RᵀR + λI)⁻¹ [b, b]` by k Sherman-Morrison updates, in the dtype of `rows [k, b]`."""
-    inverse = torch.eye(rows.shape[1], dtype=rows.dtype) / damping
+    inverse = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device) / damping
     for row in rows:
         pulled = inverse @ row
         inverse.addr_(pulled, pulled, alpha=-1 / float(1 + row @ pulled))
@@ -16,7 +16,7 @@ def recursion(rows: Tensor, damping: float) -> Tensor:
 def batched_recursion(rows: Tensor, damping: float, width: int) -> Tensor:
     """The same for all diagonal blocks of one width at once: `[p / width, width, width]`."""
     k, p = rows.shape
-    inverse = torch.eye(width, dtype=rows.dtype).repeat(p // width, 1, 1) / damping
+    inverse = torch.eye(width, dtype=rows.dtype, device=rows.device).repeat(p // width, 1, 1) / damping
     for row in rows.reshape(k, p // width, width):
         pulled = (inverse @ row[..., None])[..., 0]
         scale = 1 + (row * pulled).sum(1)

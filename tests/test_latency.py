@@ -13,6 +13,7 @@ from tests.test_filters import case_of
 from wfbench import Runner
 from wfbench.channels import latency
 from wfbench.channels.latency import Timing, architecture, latencies
+from wfbench.execution.clock import now
 from wfbench.harness.measures import Timings
 from wfbench.harness.record import Record
 
@@ -125,8 +126,41 @@ def test_one_thread_on_the_processor_has_a_clock_of_its_own(monkeypatch: pytest.
     clocks = {}
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda count=threads: count)
-        clocks[threads] = latency._clock(torch.zeros(1))
+        clocks[threads] = latency._clock(torch.device("cpu"))
     before = [clock() for clock in clocks.values()]
     time.sleep(0.2)  # in which this thread has no time on the processor
     slept, waited = (clock() - began for clock, began in zip(clocks.values(), before, strict=True))
     assert slept < 0.1 < 0.19 < waited
+
+
+def test_on_cuda_events_around_the_call_tell_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle, began, the call, ended, waited for; milliseconds by the device."""
+    seen: list[str] = []
+
+    class Event:
+        def __init__(self, device: torch.device, enable_timing: bool) -> None:
+            assert (device.type, enable_timing) == ("cuda", True)
+
+        def record(self) -> None:
+            seen.append("record")
+
+        def synchronize(self) -> None:
+            seen.append("wait")
+
+        def elapsed_time(self, end: "Event") -> float:
+            return 3.0 if end is not self else 0.0
+
+    monkeypatch.setattr(torch, "Event", Event)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: seen.append(f"idle {device}"))
+    seconds = latency._timer(lambda: seen.append("call"), torch.device("cuda", 1))()
+    assert (seconds, seen) == (0.003, ["idle cuda:1", "record", "call", "record", "wait"])
+
+
+def test_seconds_on_a_device_begin_and_end_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    card = torch.device("cuda")
+    first, second = now(card), now(card)
+    assert (first <= second, waited) == (True, [card, card])
+    assert second <= now(torch.device("cpu"))
+    assert len(waited) == 2

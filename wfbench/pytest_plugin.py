@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
@@ -30,6 +31,7 @@ MARKERS = {
     "damping": "multiples, shares and cross-validated values of the damping",
     "lead": "10 to 100 samples, the best WoodFishers against every rival, five draws",
     "cifar": "CIFAR-10 as JPEG with ResNet-20, which the user brings: weights and channels, five draws",
+    "gpu": "one case of each kind on a CUDA device, and the engine's speed there; skipped where there is none",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }
 
@@ -51,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(name, action="append", default=[], metavar="PATH", help=about)
     photographs = "the photographs of the imagenet tasks, one folder a class (default: WFBENCH_IMAGENET, or the cache)"
     group.addoption("--data-root", metavar="DIR", help=photographs)
-    group.addoption("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+    group.addoption("--device", help="cpu, cuda, cuda:1, … (default: cpu; with -m gpu cuda)")
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run (default: serial)")
     limit = "seconds after which a method has a failed record (default: no limit)"
     group.addoption("--case-timeout", type=float, metavar="S", help=limit)
@@ -120,11 +122,14 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
         _usage(ours.check)
     by_suite: dict[str, list[Case]] = {}
     for item in items[:]:
+        markers = {mark.name for mark in item.iter_markers()}
+        if reason := ours.skipped(markers):
+            item.add_marker(pytest.mark.skip(reason=reason))
+            continue
         parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
         suite = getattr(getattr(item, "module", None), "SUITE", None)
         if "case" not in parameters or not isinstance(suite, Suite):
             continue
-        markers = {mark.name for mark in item.iter_markers()}
         if isinstance(case := parameters["case"], Case) and not ours.joins_in_vain(suite, markers):
             by_suite.setdefault(suite.name, []).append(case)
         else:  # not in the selection; what stands for a suite without cases would count as skipped
@@ -153,6 +158,12 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
     session.bar.set_postfix(session.counts, refresh=False)
     session.bar.update()
     return "passed", "", "PASSED"
+
+
+@pytest.fixture
+def run_device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the cases of this run are computed."""
+    return request.config.stash[KEY].runner.device
 
 
 @pytest.fixture
@@ -185,6 +196,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
         terminalreporter.write_line(f"plugin {origin} was left out: {reason}", yellow=True)
     if session.unlabelled:
         terminalreporter.write_line(f"left out, as their training samples have no labels: {session.unlabelled}")
+    for reason in session.reasons:
+        terminalreporter.write_line(f"skipped: {reason}", yellow=True)
     if session.left_out:
         terminalreporter.write_line(f"not declared with the other options: {session.left_out}", yellow=True)
     for word in session.words:

@@ -13,6 +13,7 @@ from wfbench.channels.readers import Order, Read, ReadPruner, gate_rows, over_ch
 from wfbench.curvature.damping import Damping, check_damping
 from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
+from wfbench.curvature.parallel import in_parallel
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
 from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, only_layer_scope, patches
@@ -52,6 +53,7 @@ __all__ = [
     "gate_rows",
     "gradients",
     "gram",
+    "in_parallel",
     "inverse",
     "keep_all_but",
     "keep_largest",

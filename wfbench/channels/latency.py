@@ -11,6 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from wfbench.execution.clock import now
+
 Timing: TypeAlias = dict[str, int | float]
 """Of one batch size: `batch`; `median`, `low`, `high` of dense over small; `latency`, `dense_latency` [s], medians."""
 
@@ -52,23 +54,38 @@ def latencies(dense: nn.Module, small: nn.Module, x: Tensor) -> list[Timing]:
 
 def _least(dense: nn.Module, small: nn.Module, x: Tensor) -> list[float]:
     """Least seconds of a call of each network, called in turn, each as often the first."""
-    clock = _clock(x)
-    timers = [Timer(partial(module, x), timer=clock) for module in (dense, small)]
+    timers = [_timer(partial(module, x), x.device) for module in (dense, small)]
     least, began, calls = [float("inf")] * 2, time.perf_counter(), 0
     while calls < CALLS or time.perf_counter() - began < SECONDS:
         for which in (0, 1) if calls % 2 else (1, 0):
-            least[which] = min(least[which], timers[which].timeit(1))
+            least[which] = min(least[which], timers[which]())
         calls += 1
     return least
 
 
-def _clock(x: Tensor) -> Callable[[], float]:
-    """One thread's own time on the processor, in which other processes have no part; else the wall clock's."""
-    if x.device.type == "cpu" and torch.get_num_threads() == 1:
-        return time.thread_time
-    from torch.utils.benchmark import timer  # waits for the device; slow to import, and warns where nvcc has no GPU
+def _timer(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """What makes the call and says how many seconds it took, with the device idle before and after."""
+    if device.type == "cuda":
+        return partial(_between_events, call, device)
+    return partial(Timer(call, timer=_clock(device)).timeit, 1)
 
-    return timer
+
+def _between_events(call: Callable[[], object], device: torch.device) -> float:
+    """By the device's own clock: the host's would count the waiting for it too."""
+    began, ended = (torch.Event(device, enable_timing=True) for _ in range(2))
+    torch.accelerator.synchronize(device)
+    began.record()
+    call()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """One thread's own time on the processor, in which other processes have no part; else the wall clock's."""
+    if device.type == "cpu":
+        return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    return partial(now, device)
 
 
 def _summary(batch: int, pairs: Tensor) -> Timing:

@@ -40,8 +40,7 @@ def per_sample_gradients(
         WfbenchError: samples are not independent; a layer's input is changed in place; no autograd.
     """
     t, m, _ = out.shape
-    filled = torch.cat([x, x.new_zeros((TILE - t, *x.shape[1:]))]).to(net.device)
-    apart = net.memo.take(("apart", *coordinates), lambda: _apart(net, filled[:CHECKED], coordinates))
+    apart, filled = check_layers(net, x, coordinates), _filled(net, x)
     columns = _columns(coordinates)
     drawn: list[Tensor] = []
 
@@ -56,6 +55,20 @@ def per_sample_gradients(
         raise WfbenchError(f"the rows of {', '.join(sorted(unseen))} are seen for some samples and not for others")
     if apart:
         _one_at_a_time(net, filled[:t], drawn[0], {name: columns[name] for name in sorted(apart)}, out)
+
+
+def check_layers(net: Network, x: Float[Tensor, "t *input"], coordinates: dict[str, Tensor]) -> frozenset[str]:
+    """Names of the tensors that are differentiated sample by sample, found out once a network, on the first samples.
+
+    Raises:
+        WfbenchError: as `per_sample_gradients`.
+    """
+    return net.memo.take(("apart", *coordinates), lambda: _apart(net, _filled(net, x)[:CHECKED], coordinates))
+
+
+def _filled(net: Network, x: Float[Tensor, "t *input"]) -> Float[Tensor, "n *input"]:
+    """With zeros up to a tile, on the network's device."""
+    return torch.cat([x, x.new_zeros((TILE - len(x), *x.shape[1:]))]).to(net.device)
 
 
 def _columns(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:

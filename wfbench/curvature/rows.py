@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from wfbench.curvature.gram import gram
-from wfbench.curvature.per_sample import TILE, per_sample_gradients
+from wfbench.curvature.parallel import Shares
+from wfbench.curvature.per_sample import TILE, check_layers, per_sample_gradients
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
@@ -182,7 +183,10 @@ def _compute(
     make = torch.empty if batch == 1 else torch.zeros
     rows = make((k, p), dtype=net.dtype, device=net.device)
     random = _randoms(n, asked, outputs)
-    for start in range(0, n, TILE):
+    shares = Shares(n, TILE, batch)
+    if shares.is_one_of_several:  # what is found out on the first samples holds for all processes
+        check_layers(net, data.inputs[:TILE], coordinates)
+    for start in shares:
         stop = min(start + TILE, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
         drawn = None if random is None else random[start:stop].to(net.device)
@@ -196,6 +200,7 @@ def _compute(
         )
         if batch > 1:
             rows.index_add_(0, torch.arange(start, stop, device=net.device) // batch, place, alpha=1 / batch)
+    shares.complete(rows)
     if not torch.isfinite(rows.sum()):
         raise WfbenchError("the per-sample gradients contain NaN or infinite values; check the weights and inputs")
     count = n * asked.draws * (asked.probes or 1) / batch

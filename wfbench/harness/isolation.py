@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from wfbench.data import sealed
+from wfbench.data import Labeled, Unlabeled, draw, sealed
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
 from wfbench.execution.worker import at, is_worker
 from wfbench.harness.case import Case
@@ -16,6 +16,16 @@ from wfbench.writing import Unwritable
 
 LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 """What a network may raise outside of a method, when it is scored or shrunk."""
+
+
+def drawn(case: Case) -> Labeled | Unlabeled:
+    """The calibration samples; none where the case needs labels and there are none is a failure of the case."""
+    with limits("draw"):
+        drawn = draw(case.task.train_set, case.budget, case.seed, case.sampling)
+        if case.track == "labeled" and not isinstance(drawn, Labeled):
+            needing = case.method.name if case.method.licence is Labeled else f"recovery {case.recovery.name}"
+            raise WfbenchError(f"{needing} needs labels, and {case.task.train_set.name} has none; choose one without")
+    return drawn
 
 
 @contextmanager

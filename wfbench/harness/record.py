@@ -120,7 +120,7 @@ UNUSUAL = tuple(one.name for one in fields(Record) if one.metadata["unusual"])
 NUMBERS = tuple(one.name for one in fields(Record) if one.type in ("float", "float | None", float, float | None))
 NESTED = tuple(one.name for one in fields(Record) if "[" in str(one.type))
 """Fields that hold lists or mappings."""
-NUMERICS = ("torch", "device", "machine", "threads", "evaluation_batch")
+NUMERICS = ("torch", "device", "machine", "threads", "precision", "evaluation_batch")
 """Of the environment, what the last digits may hang on."""
 PLACE = ("device", "machine", "threads", "torch")
 """Of the environment, what times hang on."""

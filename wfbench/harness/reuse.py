@@ -17,6 +17,7 @@ from torch import nn
 from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
 from wfbench.definitions.installed import versions
+from wfbench.execution.precision import precision
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
@@ -24,7 +25,7 @@ from wfbench.harness.record import DATA, numerics
 from wfbench.licence import Licensed, handed
 from wfbench.modules import state_of
 from wfbench.network import Network
-from wfbench.tasks.evaluate import EVALUATION_BATCH, evaluate
+from wfbench.tasks.evaluate import evaluate, evaluation_batch
 
 PROTOCOL = 1
 """Raised by hand where the runner asks another question with the same parts: other stages, another order."""
@@ -100,7 +101,8 @@ def _asked(
             "torch": numerics(),
             "libraries": versions(_reached(case, module) - {"torch"}),
             "device": device.type,
-            "evaluation_batch": EVALUATION_BATCH,
+            **precision(device),
+            "evaluation_batch": evaluation_batch(device),
             **{name: data.get(name) for name in DATA},
         },
         **answer,

@@ -1,7 +1,6 @@
 """`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
 
 import math
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +12,12 @@ from wfbench.admission.network import check_network, own_copy
 from wfbench.admission.splits import check_splits
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
-from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
+from wfbench.data import Dataset, Labeled, Unlabeled, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
+from wfbench.execution.clock import now
+from wfbench.execution.precision import precise, precisely
 from wfbench.harness.case import Case, Unread
-from wfbench.harness.isolation import caught, limits, stage
+from wfbench.harness.isolation import caught, drawn, limits, stage
 from wfbench.harness.measures import (
     Timings,
     achieved_sparsity,
@@ -56,7 +57,8 @@ class Runner:
     def __init__(self, device: str = "cpu") -> None:
         try:
             self.device = torch.device(device)
-            torch.empty(0, device=self.device)
+            with precise(self.device):
+                torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
@@ -80,6 +82,7 @@ class Runner:
         dense = self._prepared(case)
         return code(case, None if isinstance(dense, CaseFailed) else dense.module)
 
+    @precisely
     def run(self, case: Case, suite: str = "", died: str = "") -> Record:
         """The record of the case; failures of the task, of the method and of what the network allows are records too.
 
@@ -92,7 +95,7 @@ class Runner:
         found: dict[str, Any] = {"trials": 0, "status": "ok", "reason": None}
         handed_over = 0
         try:
-            dense, data = self._dense_of(case), _draw(case)
+            dense, data = self._dense_of(case), drawn(case)
             handed_over = len(data)
             if died:
                 raise CaseFailed(died)
@@ -110,6 +113,7 @@ class Runner:
             code=self.code(case),
         )
 
+    @precisely
     def prune(self, case: Case) -> tuple[Pruned, float]:
         """The pruned network before any recovery, and the seconds that fitting and pruning took.
 
@@ -117,7 +121,7 @@ class Runner:
             CaseFailed: the method has no result.
             BrokenRule: as `run`.
         """
-        dense, data = self._dense_of(case), _draw(case)
+        dense, data = self._dense_of(case), drawn(case)
         with self._watched(case, dense):
             check_finite(dense.network.state(), "dense")
             fitted, fitting = self._fit(case, dense, data)
@@ -127,6 +131,7 @@ class Runner:
                 achieved_sparsity(case.method, case.target, dense.network, pruned, data.inputs[:1])
         return pruned, fitting + pruning
 
+    @precisely
     def recover(self, case: Case) -> tuple[Pruned, Pruned, float]:
         """The pruned network, the recovered one, and the seconds that fitting, pruning and recovery took.
 
@@ -134,13 +139,13 @@ class Runner:
             CaseFailed: method or recovery have no result.
             BrokenRule: as `run`.
         """
-        dense, data = self._dense_of(case), _draw(case)
+        dense, data = self._dense_of(case), drawn(case)
         given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
-        began = time.perf_counter()
+        began = now(self.device)
         with self._watched(case, dense), stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, given)
-        seconds += time.perf_counter() - began
+        seconds += now(self.device) - began
         check_finite(recovered.state, "pruned")
         with limits("sparsity"):
             achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
@@ -206,19 +211,19 @@ class Runner:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
         saved = net.memo.saved
-        began = time.perf_counter()
+        began = now(self.device)
         with stage(case, "fit"):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
-        seconds = time.perf_counter() - began + net.memo.saved - saved
+        seconds = now(self.device) - began + net.memo.saved - saved
         self._fitted = (which, fitted, seconds)
         return fitted, seconds
 
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
-            began = time.perf_counter()
+            began = now(self.device)
             with stage(case, "prune"):
                 pruned = fitted.prune(case.target)
-            self._pruned = (case.target, pruned, time.perf_counter() - began)
+            self._pruned = (case.target, pruned, now(self.device) - began)
         return self._pruned[1], self._pruned[2]
 
     def failure(self, case: Case) -> CaseFailed | None:
@@ -288,13 +293,3 @@ class Runner:
 def run(case: Case, device: str = "cpu") -> Record:
     """Run one case on its own."""
     return Runner(device).run(case)
-
-
-def _draw(case: Case) -> Labeled | Unlabeled:
-    """The calibration samples; none where the case needs labels and there are none is a failure of the case."""
-    with limits("draw"):
-        drawn = draw(case.task.train_set, case.budget, case.seed, case.sampling)
-        if case.track == "labeled" and not isinstance(drawn, Labeled):
-            needing = case.method.name if case.method.licence is Labeled else f"recovery {case.recovery.name}"
-            raise WfbenchError(f"{needing} needs labels, and {case.task.train_set.name} has none; choose one without")
-    return drawn

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from wfbench.composed.steps import steps_in
 from wfbench.errors import BrokenRule, NotFetched, WfbenchError
 from wfbench.execution.alarm import CaseTimeout, alarm, overdue
@@ -23,6 +25,8 @@ from wfbench.harness.suite import Suite, left_out, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import Unwritable, check_file, check_folder
 
+CARD = "gpu"
+"""The suite that, alone, runs on CUDA unless another device is asked for."""
 STEPS = ".steps"
 """Folder, within the results, of what cases that are not finished have done."""
 WAIT = 0.1
@@ -45,7 +49,11 @@ class Session:
         if self.limit is not None and not 0 < self.limit < float("inf"):
             raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
         self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
-        self.runner = Runner(option("--device"))
+        self.expression: str = option("-m")
+        self.reasons: set[str] = set()
+        self._is_told = option("--device") is not None
+        alone = "cuda" if self.expression == CARD and torch.cuda.is_available() else "cpu"
+        self.runner = Runner(option("--device") or alone)
         self.chosen: dict[str, Any] = {
             "tasks": split(option, "--tasks", str),
             "methods": split(option, "--methods", str),
@@ -58,7 +66,6 @@ class Session:
         self.proofs = SameBits(self.results)
         self.counts = {"run": 0, "reused": 0, "failed": 0}
         self.failures: dict[str, str] = {}
-        self.expression: str = option("-m")
         self.markers = dict(markers)
         self.suites: dict[str, Suite] = {}
         self.narrowed: dict[str, Suite] = {}
@@ -87,6 +94,14 @@ class Session:
     def joins_in_vain(self, suite: Suite, markers: set[str]) -> bool:
         """Whether another suite of its marker declares by name what would join this one."""
         return bool(self.named & markers) and not suite.declares(self.registry, self.chosen)
+
+    def skipped(self, markers: set[str]) -> str:
+        """Why what has these markers does not run; empty where it does."""
+        if CARD not in markers or self._is_told or self.runner.device.type != "cpu":
+            return ""
+        has = "torch sees no CUDA device" if not torch.cuda.is_available() else "it is not alone, so say --device cuda"
+        self.reasons.add(reason := f"-m {CARD} runs on a CUDA device: {has}; --device cpu runs it on the processor")
+        return reason
 
     def check(self) -> None:
         """Refuse a marker that nobody declares, and a selection without a case."""
