@@ -1,9 +1,10 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.session import STEPS, Session, words
 from wfbench.harness.suite import Suite
-from wfbench.output import files
 from wfbench.recoveries.names import RECOVERIES
-from wfbench.report import frames
 from wfbench.writing import Unwritable
 
 MARKERS = {
@@ -81,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if root := config.getoption("--data-root"):
         os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
     config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS))
+    gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     config.add_cleanup(session.worker.end)
 
 
@@ -119,16 +119,18 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not session.testsfailed:  # pytest says itself what it could not collect
         _usage(ours.check)
     by_suite: dict[str, list[Case]] = {}
-    for item in items[:]:
+    in_vain = cache(ours.joins_in_vain)
+    kept: list[pytest.Item] = []
+    for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
         suite = getattr(getattr(item, "module", None), "SUITE", None)
-        if "case" not in parameters or not isinstance(suite, Suite):
-            continue
-        markers = {mark.name for mark in item.iter_markers()}
-        if isinstance(case := parameters["case"], Case) and not ours.joins_in_vain(suite, markers):
+        if "case" in parameters and isinstance(suite, Suite):
+            markers = frozenset(mark.name for mark in item.iter_markers())
+            if not isinstance(case := parameters["case"], Case) or in_vain(suite, markers):
+                continue  # not in the selection; what stands for a suite without cases would count as skipped
             by_suite.setdefault(suite.name, []).append(case)
-        else:  # not in the selection; what stands for a suite without cases would count as skipped
-            items.remove(item)
+        kept.append(item)
+    items[:] = kept
     if not items and (keyword := config.getoption("-k")) and (known := sum(map(len, ours.cases.values()))):
         raise pytest.UsageError(f'-k "{keyword}" selects none of {known} cases; --collect-only without it lists them')
     for name, cases in by_suite.items():
@@ -198,6 +200,9 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None:
     """Results of a suite on the terminal, and its tables as files, unless another run is still at it."""
+    from wfbench.output import files  # these take seconds to import
+    from wfbench.report import frames
+
     store, counts = session.stores[suite], session.counts
     if not store.records:
         return

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Session:
                 self.named |= markers & words(self.expression)
         return self.cases[suite.name]
 
-    def joins_in_vain(self, suite: Suite, markers: set[str]) -> bool:
+    def joins_in_vain(self, suite: Suite, markers: Set[str]) -> bool:
         """Whether another suite of its marker declares by name what would join this one."""
         return bool(self.named & markers) and not suite.declares(self.registry, self.chosen)
 
@@ -109,6 +109,8 @@ class Session:
 
     def prepare(self, suite: str, cases: list[Case]) -> None:
         """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
+        if self.only_listed:
+            return
         first = {(case.task.name, case.replicate): case for case in cases}
         failures = {which: self.runner.failure(case) for which, case in first.items()}
         causes = [failure and failure.__cause__ for failure in failures.values()]
@@ -125,14 +127,13 @@ class Session:
                     f"give --budgets of at most {size}"
                 )
         path = self.results / f"{suite}.jsonl"
-        if not self.only_listed:
-            check_folder(self.results)
-            if path.exists():
-                check_file(path)
-            self.words += [word for word in [set_aside(path)] if word]
-            self.results.mkdir(parents=True, exist_ok=True)
-            self.claims = self.claims or Claims(self.results)
-            self.claims.enter(suite)
+        check_folder(self.results)
+        if path.exists():
+            check_file(path)
+        self.words += [word for word in [set_aside(path)] if word]
+        self.results.mkdir(parents=True, exist_ok=True)
+        self.claims = self.claims or Claims(self.results)
+        self.claims.enter(suite)
         if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
             where = f"cases on {self.runner.device} run in the process of the run: "
             self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
