@@ -204,10 +204,10 @@ def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None
     from wfbench.report import frames
 
     store, counts = session.stores[suite], session.counts
-    if not store.records:
+    if not (records := store.records):
         return
     terminal.section(f"wfbench {suite}")
-    terminal.write_line(files.plain(frames.frame_of(store.records)))
+    terminal.write_line(files.plain(frames.frame_of(records)))
     terminal.write_line(
         f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
     )
@@ -219,7 +219,7 @@ def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None
         terminal.write_line("no tables yet: another run is at this suite, and the last one writes them")
         return
     try:
-        written = files.write(session.results, suite, store.records)
+        written = files.write(session.results, suite, records)
     except (WfbenchError, OSError) as error:
         later = f"`wfbench tables --results {session.results}` makes them from the records"
         terminal.write_line(f"no tables: {error}; {later}", red=True)

@@ -18,7 +18,7 @@ from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
-from wfbench.harness.store import SameBits, Store, set_aside
+from wfbench.harness.store import SameBits, Store
 from wfbench.harness.suite import Suite, left_out, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import Unwritable, check_file, check_folder
@@ -130,15 +130,14 @@ class Session:
         check_folder(self.results)
         if path.exists():
             check_file(path)
-        self.words += [word for word in [set_aside(path)] if word]
         self.results.mkdir(parents=True, exist_ok=True)
         self.claims = self.claims or Claims(self.results)
         self.claims.enter(suite)
         if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
             where = f"cases on {self.runner.device} run in the process of the run: "
             self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
-        self.stores[suite] = Store(path)
-        self.runner.timings.learn(self.stores[suite].records)
+        self.stores[suite] = store = Store(path, lambda record: self.runner.timings.learn([record]), mend=True)
+        self.words += [word for word in [store.aside] if word]
         middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
         self._others[suite] = cases[middle:] + cases[:middle]
         self._labelled |= {(suite, case.label()): case for case in cases}
