@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch_pruning.pruner import importance
 
 from wfbench import Filter, Fitted, Network, Pruned, Pruner, Target
 from wfbench.toolbox import dependency_graph, filters_of, pruned_of, pruning_group, remove_lowest
@@ -54,6 +53,8 @@ class TorchPruningL2(Pruner[None]):
         return FittedPeer(net, self.name, self.importance())
 
     def importance(self) -> Any:
+        from torch_pruning.pruner import importance  # it takes seconds to import
+
         return importance.MagnitudeImportance(p=2)
 
 
@@ -65,4 +66,6 @@ class TorchPruningLAMP(TorchPruningL2):
     source: ClassVar[str] = "Fang et al. 2023; Lee et al. 2021; torch-pruning, LAMPImportance"
 
     def importance(self) -> Any:
+        from torch_pruning.pruner import importance  # it takes seconds to import
+
         return importance.LAMPImportance(p=2)

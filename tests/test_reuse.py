@@ -249,6 +249,10 @@ def test_the_question_follows_configuration_data_and_checkpoint(monkeypatch: pyt
     assert asked.differences(record) == []
     for name, case in others.items():
         assert question(case).differences(record), name
+    runner = Runner()
+    for case in (dataclasses.replace(case, task=base.task) for case in others.values()):
+        asked_alone = Runner()  # what is worked out once for all of a kind is what each has alone
+        assert (runner.question(case), runner.code(case)) == (asked_alone.question(case), asked_alone.code(case))
     monkeypatch.setattr("wfbench.harness.reuse.numerics", lambda: "0.0")
     assert question(base).differences(record) == ["torch"]
 

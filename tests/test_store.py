@@ -155,6 +155,34 @@ def test_the_last_record_of_a_case_counts(record: Record, tmp_path: Path) -> Non
     assert again.find(asked, record.code, proofs) is None
 
 
+def test_which_case_a_record_is_of_does_not_hang_on_where_its_fields_stand(record: Record, tmp_path: Path) -> None:
+    asked, proofs = Runner().question(case_of("magnitude")), SameBits(tmp_path)
+    known = json.loads(record.as_json())
+    timed = [{"latency": 0.1}]
+    others = [
+        dict(reversed(known.items())),
+        {"options": {"deeper": 1, "n_inputs": 0}, **known} | {"options": known["options"]},
+        {"n_inputs": 0, "n_labels": 0, **known},
+        {"reason": 'of a text, "n_inputs": 0', **known},
+        known | {"latencies": timed},
+    ]
+    for count, other in enumerate(others):
+        path, seen = tmp_path / f"{count}.jsonl", list[dict[str, object]]()
+        path.write_text("".join(f"{lines.sealed(json.dumps(one))}\n" for one in (known, other)))
+        assert Store(path, seen.append).find(asked, record.code, proofs) == other
+        assert [one.get("latencies") for one in seen] == [None, other.get("latencies")]
+
+
+def test_a_line_that_is_changed_in_its_place_is_no_record(record: Record, tmp_path: Path) -> None:
+    asked, proofs, store = Runner().question(case_of("magnitude")), SameBits(tmp_path), Store(tmp_path / "suite.jsonl")
+    store.append(record)
+    assert store.find(asked, record.code, proofs)
+    with store.path.open("r+b") as file:
+        file.seek(store.path.read_bytes().index(b"accuracy"))
+        file.write(b"A")
+    assert store.find(asked, record.code, proofs) is None
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """No file may grow beyond so many bytes, as on a disk that is full."""

@@ -101,7 +101,7 @@ def test_files_that_nobody_verified_are_not_read(small: dict[str, bytes], server
         torch.save((torch.full((9, 28, 28), 3, dtype=torch.uint8), torch.zeros(9)), processed / name)
     folder = fashion.fetch()
     assert {name: (folder / name).read_bytes() for name in small} == small
-    images, labels = fashion._pair(folder, "t10k")
+    images, labels = fashion._pair(fashion.verify(folder), "t10k")
     pixels = torch.arange(96, dtype=torch.float32).reshape(6, 1, 4, 4)
     torch.testing.assert_close(images, (pixels / 255 - 0.2860) / 0.3530)
     assert labels.numpy().astype("u1").tobytes() == small["t10k-labels-idx1-ubyte"][8:]

@@ -1,9 +1,10 @@
 """Suites through pytest: options, markers, one item a case, resume, progress and a table at the end."""
 
+import gc
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,7 @@ from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.session import STEPS, Session, words
 from wfbench.harness.suite import Suite
-from wfbench.output import files
 from wfbench.recoveries.names import RECOVERIES
-from wfbench.report import frames
 from wfbench.writing import Unwritable
 
 MARKERS = {
@@ -83,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if root := config.getoption("--data-root"):
         os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
     config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS))
+    gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     config.add_cleanup(session.worker.end)
 
 
@@ -121,19 +121,20 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not session.testsfailed:  # pytest says itself what it could not collect
         _usage(ours.check)
     by_suite: dict[str, list[Case]] = {}
-    for item in items[:]:
-        markers = {mark.name for mark in item.iter_markers()}
-        if reason := ours.skipped(markers):
-            item.add_marker(pytest.mark.skip(reason=reason))
-            continue
+    in_vain = cache(ours.joins_in_vain)
+    kept: list[pytest.Item] = []
+    for item in items:
+        markers = frozenset(mark.name for mark in item.iter_markers())
         parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
         suite = getattr(getattr(item, "module", None), "SUITE", None)
-        if "case" not in parameters or not isinstance(suite, Suite):
-            continue
-        if isinstance(case := parameters["case"], Case) and not ours.joins_in_vain(suite, markers):
+        if reason := ours.skipped(markers):
+            item.add_marker(pytest.mark.skip(reason=reason))
+        elif "case" in parameters and isinstance(suite, Suite):
+            if not isinstance(case := parameters["case"], Case) or in_vain(suite, markers):
+                continue  # not in the selection; what stands for a suite without cases would count as skipped
             by_suite.setdefault(suite.name, []).append(case)
-        else:  # not in the selection; what stands for a suite without cases would count as skipped
-            items.remove(item)
+        kept.append(item)
+    items[:] = kept
     if not items and (keyword := config.getoption("-k")) and (known := sum(map(len, ours.cases.values()))):
         raise pytest.UsageError(f'-k "{keyword}" selects none of {known} cases; --collect-only without it lists them')
     for name, cases in by_suite.items():
@@ -211,11 +212,14 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
 
 def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None:
     """Results of a suite on the terminal, and its tables as files, unless another run is still at it."""
+    from wfbench.output import files  # these take seconds to import
+    from wfbench.report import frames
+
     store, counts = session.stores[suite], session.counts
-    if not store.records:
+    if not (records := store.records):
         return
     terminal.section(f"wfbench {suite}")
-    terminal.write_line(files.plain(frames.frame_of(store.records)))
+    terminal.write_line(files.plain(frames.frame_of(records)))
     terminal.write_line(
         f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
     )
@@ -227,7 +231,7 @@ def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None
         terminal.write_line("no tables yet: another run is at this suite, and the last one writes them")
         return
     try:
-        written = files.write(session.results, suite, store.records)
+        written = files.write(session.results, suite, records)
     except (WfbenchError, OSError) as error:
         later = f"`wfbench tables --results {session.results}` makes them from the records"
         terminal.write_line(f"no tables: {error}; {later}", red=True)

@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-import torch_pruning
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,8 +23,6 @@ TRANSPOSED = nn.modules.conv._ConvTransposeNd
 ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 """Norms over several channels: with one gone the others change, so such channels stay."""
 STATISTICS = ("running_mean", "running_var")
-POSITIONS = 2**18
-"""Most positions of a group's channels, over all layers, that are followed; VGG-16 has 150 000, Swin any number."""
 
 
 @dataclass(frozen=True)
@@ -102,60 +98,19 @@ def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> A
     Raises:
         WfbenchError: the network cannot be traced.
     """
+    from wfbench.channels.graph import Graph
+
     for parameter in module.parameters():
         parameter.requires_grad_(True)  # the graph is read from autograd's
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
-            return _Graph().build_dependency(module, example_inputs=example)
+            return Graph().build_dependency(module, example_inputs=example)
     except Exception as error:  # the tracer may fail in any way
         raise WfbenchError(
             f"{type(module).__name__} cannot be traced ({type(error).__name__}: {error}); write its forward pass with "
             "torch operations that autograd records, or leave structured pruning out"
         ) from error
-
-
-class _Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
-    """torch-pruning's graph, which gives up where the positions of a group's channels multiply without end."""
-
-    followed = 0
-
-    def build_dependency(self, *args: Any, **options: Any) -> Any:
-        built = super().build_dependency(*args, **options)
-        for node in self.module2node.values():
-            for dependency in node.dependencies:
-                dependency.index_mapping = _Followed(self, dependency.index_mapping)
-        return built
-
-    def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
-        self.followed = 0
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of torch-pruning, about how deep it looks
-                return super().get_pruning_group(module, pruning_fn, idxs)
-        except Exception as error:  # it may fail in any way where it misreads an operation
-            raise WfbenchError(
-                f"channels of {self._module2name[module]} cannot be followed through the network "
-                f"({type(error).__name__}: {error}); leave structured pruning out"
-            ) from error
-
-
-class _Followed(list[Any]):
-    """What maps the positions of channels from layer to layer, and counts them for its graph."""
-
-    def __init__(self, graph: _Graph, mappings: Sequence[Any]) -> None:
-        super().__init__(mappings)
-        self._graph = graph
-
-    def __iter__(self) -> Iterator[Any]:
-        return (None if mapping is None else partial(self._counted, mapping) for mapping in super().__iter__())
-
-    def _counted(self, mapping: Any, positions: Any) -> Any:
-        each = 1 if mapping.reverse else getattr(mapping, "_stride", 1)
-        self._graph.followed += each * len(positions)
-        if self._graph.followed > POSITIONS:
-            raise RuntimeError(f"they come to stand in more than {POSITIONS} places, as in shifted windows")
-        return mapping(positions)
 
 
 def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
@@ -262,6 +217,8 @@ def pruning_group(graph: Any, layer: nn.Module, channels: Sequence[int]) -> Any:
 
 
 def _pruner(layer: nn.Module) -> Any:
+    import torch_pruning  # it takes seconds to import
+
     if isinstance(layer, nn.Linear):
         return torch_pruning.prune_linear_out_channels
     assert isinstance(layer, CONVOLUTION)

@@ -207,7 +207,7 @@ def _pair(data: Labeled | Unlabeled) -> Any:
 
 def _try(runner: Runner, task: Task, trial: Trial, sparsity: float, of: Unit, registry: Registry) -> None:
     case = case_of(task, sparsity, trial.method, trial.recovery, of, registry=registry)
-    _, recovered, seconds = runner.recover(case)
+    _, recovered, seconds, _ = runner.recover(case)
     net = Network(task.dense())
     dense, module = net.module(), net.module()
     module.load_state_dict(recovered.state)

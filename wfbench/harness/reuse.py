@@ -80,6 +80,30 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
     return _asked(case, module, device, data, {})
 
 
+MOST_KNOWN = 1000
+"""Most parts of questions that are kept: where every case has a method object of its own, none is asked for again."""
+
+
+class Questions:
+    """What cases ask on a device, and by which code: worked out once for all that differ in their identity alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: dict[tuple[int, ...], tuple[tuple[object, ...], Question, str | None]] = {}
+
+    def of(self, case: Case, module: nn.Module, checkpoint: str) -> tuple[Question, str | None]:
+        """As `question` and `code`."""
+        parts = (case.task, module, case.method, case.recovery, case.target.pattern)
+        which = tuple(map(id, parts))
+        if which not in self._known:
+            if len(self._known) == MOST_KNOWN:
+                self._known.clear()
+            asked = question(case, module, checkpoint, self._device)
+            self._known[which] = parts, asked, code(case, module)  # with the parts themselves, whose ids stay theirs
+        _, asked, by = self._known[which]
+        return Question(asked.said | case.identity(), asked.usual), by
+
+
 def unanswerable(case: Case, reason: str, device: torch.device) -> Question:
     """What a case asks whose task cannot be prepared: it has no data, and the failure is its one answer.
 

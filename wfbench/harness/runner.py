@@ -27,7 +27,7 @@ from wfbench.harness.measures import (
     realised_change,
 )
 from wfbench.harness.record import Record, environment, fields_of
-from wfbench.harness.reuse import Question, checkpoint_digest, code, question, unanswerable
+from wfbench.harness.reuse import Question, Questions, checkpoint_digest, code, unanswerable
 from wfbench.kinds.network import adapted
 from wfbench.licence import handed
 from wfbench.network import Network, Params
@@ -63,6 +63,7 @@ class Runner:
             reason = str(error).splitlines()[0]
             raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
         self.timings = Timings()
+        self._questions = Questions(self.device)
         self._dense: dict[tuple[str, int], Dense | CaseFailed] = {}
         self._shared_for: tuple[Any, ...] = ()
         self._fitted: tuple[tuple[Any, ...], Fitted, float] | None = None
@@ -75,12 +76,14 @@ class Runner:
         dense = self._prepared(case)
         if isinstance(dense, CaseFailed):
             return unanswerable(case, str(dense), self.device)
-        return question(case, dense.module, dense.digest, self.device)
+        return self._questions.of(case, dense.module, dense.digest)[0]
 
     def code(self, case: Case) -> str | None:
         """The digest of the code that shapes the case's result; None where it cannot be read."""
         dense = self._prepared(case)
-        return code(case, None if isinstance(dense, CaseFailed) else dense.module)
+        if isinstance(dense, CaseFailed):
+            return code(case, None)
+        return self._questions.of(case, dense.module, dense.digest)[1]
 
     @precisely
     def run(self, case: Case, suite: str = "", died: str = "") -> Record:
@@ -132,8 +135,8 @@ class Runner:
         return pruned, fitting + pruning
 
     @precisely
-    def recover(self, case: Case) -> tuple[Pruned, Pruned, float]:
-        """The pruned network, the recovered one, and the seconds that fitting, pruning and recovery took.
+    def recover(self, case: Case) -> tuple[Pruned, Pruned, float, float]:
+        """The pruned network, the recovered one, the seconds that fitting, pruning and recovery took, and its sparsity.
 
         Raises:
             CaseFailed: method or recovery have no result.
@@ -148,12 +151,12 @@ class Runner:
         seconds += now(self.device) - began
         check_finite(recovered.state, "pruned")
         with limits("sparsity"):
-            achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
-        return pruned, recovered, seconds
+            achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
+        return pruned, recovered, seconds, achieved
 
     def _measure(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> dict[str, Any]:
         seen, x = handed(case.method.licence, data), data.inputs[:1]
-        pruned, recovered, seconds = self.recover(case)
+        pruned, recovered, seconds, achieved = self.recover(case)
         with limits("dense network"):
             before = self._evaluate(case, dense.module, dense.digest)
         if isinstance(before, Scores):
@@ -161,8 +164,6 @@ class Runner:
                 case.task.check_registered(case.replicate, before)
             except WfbenchError as error:
                 raise BrokenRule(str(error)) from error
-        with limits("sparsity"):
-            achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, x)
         with limits("scores"):
             steps = [
                 {"sparsity": sparsity, **self._score(case, dense, state).headline} for sparsity, state in pruned.path
@@ -197,8 +198,7 @@ class Runner:
             removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
             return latencies(dense.network.module(), shrunk(dense.network, pruned.state, x, removed), x.to(self.device))
 
-        place = environment(self.device)
-        return costs | self.timings.take(case.task.name, costs["architecture"], place, measure)
+        return costs | self.timings.take(case.task.name, costs["architecture"], environment(self.device), measure)
 
     def _fit(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> tuple[Fitted, float]:
         net = dense.network

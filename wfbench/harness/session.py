@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
-from wfbench.harness.store import SameBits, Store, set_aside
+from wfbench.harness.store import SameBits, Store
 from wfbench.harness.suite import Suite, left_out, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import Unwritable, check_file, check_folder
@@ -91,11 +91,11 @@ class Session:
                 self.named |= markers & words(self.expression)
         return self.cases[suite.name]
 
-    def joins_in_vain(self, suite: Suite, markers: set[str]) -> bool:
+    def joins_in_vain(self, suite: Suite, markers: Set[str]) -> bool:
         """Whether another suite of its marker declares by name what would join this one."""
         return bool(self.named & markers) and not suite.declares(self.registry, self.chosen)
 
-    def skipped(self, markers: set[str]) -> str:
+    def skipped(self, markers: Set[str]) -> str:
         """Why what has these markers does not run; empty where it does."""
         if CARD not in markers or self._is_told or self.runner.device.type != "cpu":
             return ""
@@ -124,6 +124,8 @@ class Session:
 
     def prepare(self, suite: str, cases: list[Case]) -> None:
         """Find out before the first case what would stop the run: data, checkpoints, budgets, the record file."""
+        if self.only_listed:
+            return
         first = {(case.task.name, case.replicate): case for case in cases}
         failures = {which: self.runner.failure(case) for which, case in first.items()}
         causes = [failure and failure.__cause__ for failure in failures.values()]
@@ -140,19 +142,17 @@ class Session:
                     f"give --budgets of at most {size}"
                 )
         path = self.results / f"{suite}.jsonl"
-        if not self.only_listed:
-            check_folder(self.results)
-            if path.exists():
-                check_file(path)
-            self.words += [word for word in [set_aside(path)] if word]
-            self.results.mkdir(parents=True, exist_ok=True)
-            self.claims = self.claims or Claims(self.results)
-            self.claims.enter(suite)
+        check_folder(self.results)
+        if path.exists():
+            check_file(path)
+        self.results.mkdir(parents=True, exist_ok=True)
+        self.claims = self.claims or Claims(self.results)
+        self.claims.enter(suite)
         if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
             where = f"cases on {self.runner.device} run in the process of the run: "
             self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
-        self.stores[suite] = Store(path)
-        self.runner.timings.learn(self.stores[suite].records)
+        self.stores[suite] = store = Store(path, lambda record: self.runner.timings.learn([record]), mend=True)
+        self.words += [word for word in [store.aside] if word]
         middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
         self._others[suite] = cases[middle:] + cases[:middle]
         self._labelled |= {(suite, case.label()): case for case in cases}

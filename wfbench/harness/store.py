@@ -1,7 +1,9 @@
 """Records on disk: one JSON object a line, appended whole, the last one of a case counting."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,19 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_record(line: dict[str, Any]) -> None:
-    _ = [{**USUAL, **line}[name] for name in (*IDENTITY, "status")]
+    _ = identity(line), line["status"]
+
+
+_identity = itemgetter(*IDENTITY)
 
 
 def identity(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Which case a record, or a question, is of."""
-    return tuple({**USUAL, **record}[name] for name in IDENTITY)
+    try:
+        found: tuple[Any, ...] = _identity(record)
+    except KeyError:
+        found = _identity({**USUAL, **record})
+    return found
 
 
 def latest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -73,24 +82,50 @@ class SameBits:
         return self._found
 
 
+def _head(line: bytes) -> dict[str, Any] | None:
+    """What says which case a record is of, which stands first; None where it does not, or where it was timed."""
+    end = line.find(b', "n_inputs": ')
+    if end < 0 or b'"latencies": ' in line:
+        return None
+    with suppress(ValueError):
+        found: dict[str, Any] = json.loads(line[:end] + b"}")
+        return found if found.keys() >= {*IDENTITY} else None
+    return None
+
+
 class Store:
     """The records of one suite, to which several runs append. A record is on disk when `append` returns.
 
-    What cannot be read is left out with a warning.
+    What is kept of a record is where it stands. What cannot be read is left out with a warning.
+
+    Args:
+        each: called when the file is read with every record that was timed, and with which case others are of.
+        mend: what cannot be read is moved to `NAME.aside`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, each: Callable[[dict[str, Any]], object] = id, *, mend: bool = False) -> None:
         self.path = path
-        self.records: list[dict[str, Any]] = []
-        self._latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.aside = ""
+        """Which lines were moved."""
+        self._places: dict[tuple[Any, ...], lines.Place] = {}
         self._new: set[tuple[Any, ...]] = set()
         self._lines = lines.Followed(path, "record", _is_record)
-        self.refresh()
+        self._read(each, _head)
+        if mend and self._lines.is_damaged:
+            self.aside = set_aside(path)
+            self._read(each, _head)
+        lines.warn(path, self._lines.bad)
         self._new.clear()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All records, in order, read anew."""
+        return read(self.path)
 
     def find(self, asked: Question, code: str | None, proofs: SameBits) -> dict[str, Any] | None:
         """The last record of the case, if it answers what is asked by this code, or by one shown to give the same."""
-        record = self._latest.get(identity(asked.said))
+        place = self._places.get(identity(asked.said))
+        record = place and self._lines.at(place)
         if record is None or asked.differences(record) or not proofs.same(record, code_of(record), code):
             return None
         return record
@@ -101,13 +136,22 @@ class Store:
 
     def refresh(self) -> list[dict[str, Any]]:
         """Take over what this and other runs have appended since; the records that are new."""
-        found = self._lines.more()
-        lines.warn(self.path, found)
-        new = [one for one in found.good if not found.again or self._latest.get(identity(one)) != one]
-        self.records += new
-        self._latest |= {identity(record): record for record in new}
-        self._new |= {identity(record) for record in new}
-        return new
+        found: list[dict[str, Any]] = []
+        self._read(found.append, lambda line: None)
+        lines.warn(self.path, self._lines.bad)
+        return found
+
+    def _read(self, each: Callable[[dict[str, Any]], object], head: Callable[[bytes], dict[str, Any] | None]) -> None:
+        """What has come since the last time; where the file was replaced, what it has that was not there."""
+        before: dict[tuple[Any, ...], lines.Place] = {}
+        if self._lines.starts_again():
+            before, self._places = self._places, {}
+        for place, record in self._lines.more(head):
+            which = identity(record)
+            self._places[which] = place
+            if which not in before or before[which].hash != place.hash:
+                self._new.add(which)
+                each(record)
 
     def append(self, record: Record) -> None:
         """Write one line, whole or not at all.

@@ -4,13 +4,13 @@ import fcntl
 import hashlib
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+from weakref import finalize
 
 from wfbench.errors import WfbenchError
 from wfbench.writing import Unwritable, whole
@@ -18,7 +18,9 @@ from wfbench.writing import Unwritable, whole
 ASIDE = ".aside"
 """What the name of a file gets for the lines of it that cannot be read."""
 
-SEAL = re.compile(rb', "digest": "[0-9a-f]{16}"\}$')
+SEAL = ', "digest": "{}"}}'
+SEALED = len(SEAL.format("0" * 16))
+CHANGED = "was changed, by its digest"
 
 
 class Damaged(UserWarning):
@@ -31,12 +33,18 @@ class Lines(NamedTuple):
     Args:
         good: the objects, in order.
         bad: place from 1 on, text, and what is wrong with each of the others.
-        again: it is the text from the beginning, of a file of which some was read before.
     """
 
     good: list[dict[str, Any]]
     bad: list[tuple[int, bytes, str]]
-    again: bool = False
+
+
+class Place(NamedTuple):
+    """Where a line stands in a file, its bytes without the end, and their hash, by which it is known again."""
+
+    start: int
+    size: int
+    hash: int
 
 
 def parse(text: bytes, kind: str, check: Callable[[dict[str, Any]], object], first: int = 1) -> Lines:
@@ -49,28 +57,37 @@ def parse(text: bytes, kind: str, check: Callable[[dict[str, Any]], object], fir
     found = Lines([], [])
     *ended, rest = text.split(b"\n")
     for number, line in enumerate(ended + [rest] * bool(rest), start=first):
-        try:
-            one = json.loads(line)
-            check(one)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            is_last = number == first + len(ended)
-            found.bad.append((number, line, "is cut short" if is_last else f"is not a {kind}"))
-            continue
-        digest, seal = one.pop("digest", None), SEAL.search(line)
-        if digest and not (seal and _digest(line[: seal.start()]) == digest):
-            found.bad.append((number, line, "was changed, by its digest"))
-        else:
+        one = _object(line, kind, check)
+        if isinstance(one, dict):
             found.good.append(one)
+        else:
+            is_cut = number == first + len(ended) and one != CHANGED
+            found.bad.append((number, line, "is cut short" if is_cut else one))
     return found
+
+
+def _object(line: bytes, kind: str, check: Callable[[dict[str, Any]], object]) -> dict[str, Any] | str:
+    """The object of a line, or what is wrong with it."""
+    try:
+        one: dict[str, Any] = json.loads(line)
+        check(one)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"is not a {kind}"
+    return one if not one.pop("digest", None) or is_sealed(line) else CHANGED
 
 
 def sealed(line: str) -> str:
     """The JSON object with a digest of its text as the last member."""
-    return f'{line[:-1]}, "digest": "{_digest(line[:-1].encode())}"}}'
+    return line[:-1] + _seal(line[:-1].encode())
 
 
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:16]
+def is_sealed(line: bytes) -> bool:
+    """Whether a line is what `sealed` gave."""
+    return line.endswith(_seal(line[:-SEALED]).encode())
+
+
+def _seal(text: bytes) -> str:
+    return SEAL.format(hashlib.sha256(text).hexdigest()[:16])
 
 
 def read(path: Path, kind: str, check: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
@@ -82,42 +99,75 @@ def read(path: Path, kind: str, check: Callable[[dict[str, Any]], object]) -> li
         WfbenchError: it is no regular file.
     """
     found = parse(_content(path), kind, check)
-    warn(path, found)
+    warn(path, found.bad)
     return found.good
 
 
 class Followed:
-    """A file of lines to which other processes append."""
+    """A file of lines to which other processes append; it is held open, so that places stay what they are."""
 
     def __init__(self, path: Path, kind: str, check: Callable[[dict[str, Any]], object]) -> None:
         self._path, self._kind, self._check = path, kind, check
-        self._file, self._offset, self._number = (0, 0), 0, 1
+        self._file: BinaryIO | None = None
+        self._offset, self._number = 0, 1
+        self.bad: list[tuple[int, bytes, str]] = []
+        """Those of the last reading that cannot be read."""
 
-    def more(self) -> Lines:
-        """What has come since the last time, up to the last whole line; all of it where the file was replaced."""
+    def starts_again(self) -> bool:
+        """Whether the next reading is from the beginning, as the file is another one or is cut."""
         try:
-            with self._path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                which = status.st_dev, status.st_ino
-                again = self._offset > 0 and (self._file != which or status.st_size < self._offset)
-                if again:
-                    self._offset, self._number = 0, 1
-                self._file = which
-                file.seek(self._offset)
-                text = file.read()
+            status = self._path.stat()
         except FileNotFoundError:
-            return Lines([], [])
-        text = text[: text.rfind(b"\n") + 1]
-        found = parse(text, self._kind, self._check, self._number)
-        self._offset += len(text)
-        self._number += text.count(b"\n")
-        return found._replace(again=again)
+            return False
+        if self._file and os.path.samestat(status, os.fstat(self._file.fileno())) and status.st_size >= self._offset:
+            return False
+        self._file = self._path.open("rb", buffering=0)
+        finalize(self, self._file.close)
+        self._offset, self._number = 0, 1
+        return True
+
+    def more(self, head: Callable[[bytes], dict[str, Any] | None]) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """What has come since the last reading, up to the last whole line.
+
+        Args:
+            head: of the text of a line that is as it was written, all that is needed; None where it cannot be told.
+        """
+        self.bad = []
+        if self._file is None or os.fstat(self._file.fileno()).st_size == self._offset:
+            return
+        with open(self._file.fileno(), "rb", closefd=False) as file:  # with a buffer that knows of no earlier reading
+            file.seek(self._offset)
+            for text in file:
+                if not text.endswith(b"\n"):
+                    break
+                line, start = text[:-1], self._offset
+                one = (is_sealed(line) and head(line)) or _object(line, self._kind, self._check)
+                self._offset += len(text)
+                self._number += 1
+                if isinstance(one, dict):
+                    yield Place(start, len(line), hash(line)), one
+                else:
+                    self.bad.append((self._number - 1, line, one))
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether, by the last reading, there are lines that cannot be read, or there is one without its end."""
+        return bool(self.bad or (self._file and os.fstat(self._file.fileno()).st_size > self._offset))
+
+    def at(self, place: Place) -> dict[str, Any] | None:
+        """The object of a line; None where it is no longer the one that was read."""
+        line = os.pread(self._file.fileno(), place.size, place.start) if self._file else b""
+        if hash(line) != place.hash:
+            return None
+        one: dict[str, Any] = json.loads(line)
+        one.pop("digest", None)
+        return one
 
 
-def warn(path: Path, found: Lines) -> None:
+def warn(path: Path, bad: list[tuple[int, bytes, str]]) -> None:
     """A `Damaged` warning that names the lines that cannot be read, where there are any."""
-    if found.bad:
-        warnings.warn(f"{_said(path, found)}; left out", Damaged, stacklevel=3)
+    if bad:
+        warnings.warn(f"{_said(path, bad)}; left out", Damaged, stacklevel=3)
 
 
 def _content(path: Path) -> bytes:
@@ -131,9 +181,9 @@ def _content(path: Path) -> bytes:
         return file.read()
 
 
-def _said(path: Path, found: Lines) -> str:
+def _said(path: Path, bad: list[tuple[int, bytes, str]]) -> str:
     numbers: dict[str, list[int]] = {}
-    for number, _, why in found.bad:
+    for number, _, why in bad:
         numbers.setdefault(why, []).append(number)
     parts = [f"line {', '.join(map(str, lines))} {why}" for why, lines in numbers.items()]
     return f"{path}: {'; '.join(parts)}"
@@ -165,7 +215,7 @@ def set_aside(path: Path, kind: str, check: Callable[[dict[str, Any]], object]) 
             os.fchmod(new.fileno(), os.fstat(file).st_mode)
             new.flush()
             os.fsync(new.fileno())
-    return f"{_said(path, found)}; kept in {aside.name}"
+    return f"{_said(path, found.bad)}; kept in {aside.name}"
 
 
 def append(path: Path, text: bytes) -> None:

@@ -3,11 +3,13 @@
 import gzip
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from wfbench.errors import NotFetched, WfbenchError
@@ -69,12 +71,14 @@ def _copy_from_debian(folder: Path) -> bool:
     return True
 
 
-def verify(folder: Path) -> None:
-    """Check the four files against the SHA-256 of their contents."""
-    for name, expected in CONTENTS.items():
-        path = folder / name
-        if hashlib.sha256(content(path, "run `wfbench fetch fashion-mlpnet`")).hexdigest() != expected:
-            raise WfbenchError(f"{path} is damaged (wrong SHA-256); delete it and run `wfbench fetch fashion-mlpnet`")
+def verify(folder: Path) -> dict[str, bytes]:
+    """The contents of the four files, checked against their SHA-256."""
+    found = {name: content(folder / name, "run `wfbench fetch fashion-mlpnet`") for name in CONTENTS}
+    for name, text in found.items():
+        if hashlib.sha256(text).hexdigest() != CONTENTS[name]:
+            remedy = "delete it and run `wfbench fetch fashion-mlpnet`"
+            raise WfbenchError(f"{folder / name} is damaged (wrong SHA-256); {remedy}")
+    return found
 
 
 @cache
@@ -83,25 +87,26 @@ def fashion() -> dict[str, tuple[Tensor, Tensor]]:
     folder = raw_folder()
     if not folder.exists() and not _copy_from_debian(folder):
         raise NotFetched(f"Fashion-MNIST is not in {folder}; run `wfbench fetch fashion-mlpnet` once")
-    verify(folder)
-    x, y = _pair(folder, "train")
+    files = verify(folder)
+    x, y = _pair(files, "train")
     return {
         "train": (x[:-VALIDATION], y[:-VALIDATION]),
         "validation": (x[-VALIDATION:], y[-VALIDATION:]),
-        "test": _pair(folder, "t10k"),
+        "test": _pair(files, "t10k"),
     }
 
 
-def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Inputs and labels from the verified files; torchvision's data set would take what lies beside them first."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    images, labels = (str(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    return _normalise(read_image_file(images)), read_label_file(labels).long()
+def _pair(files: Mapping[str, bytes], part: str) -> tuple[Tensor, Tensor]:
+    """Inputs and labels from the verified files."""
+    images, labels = (_bytes(files[f"{part}-{kind}-ubyte"]) for kind in ("images-idx3", "labels-idx1"))
+    return images.to(torch.float32).div_(255).sub_(MEAN).div_(STD).unsqueeze(1), labels.long()
 
 
-def _normalise(images: Tensor) -> Tensor:
-    return ((images.to(torch.float32) / 255 - MEAN) / STD).unsqueeze(1)
+def _bytes(idx: bytes) -> UInt8[Tensor, "..."]:
+    """What an idx file holds: behind two zeros, the type (8, bytes) and the number of axes come their lengths."""
+    axes = idx[3]
+    lengths = np.frombuffer(idx, ">u4", axes, offset=4)
+    return torch.from_numpy(np.frombuffer(idx, np.uint8, offset=4 + 4 * axes).reshape(lengths).copy())
 
 
 def _task(name: str, about: str, build: Callable[[], nn.Module]) -> Task:
