@@ -11,7 +11,7 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from wfbench.commands import Commands
-from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands.base import add_device, add_json, add_memory, add_plugin_paths, print_json, registry_of
 from wfbench.deploy import direct
 from wfbench.deploy.comparison import NOT_FASTER, costs_of, table
 from wfbench.errors import WfbenchError
@@ -75,6 +75,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
     add_device(parser)
+    add_memory(parser)
     add_json(parser)
 
 
@@ -89,7 +90,8 @@ def prune(options: argparse.Namespace) -> int:
         check_onnx()
     with tqdm(total=len(STAGES), unit="stage", leave=False, disable=None) as bar:
         case = case_of(options, told(bar, "read"))
-        outcome = pruned_network(case, options.device, told(bar, "prune"), told(bar, "recover and score"))
+        stages = told(bar, "prune"), told(bar, "recover and score")
+        outcome = pruned_network(case, options.device, *stages, memory=options.memory)
         told(bar, "measure")()
         x = case.task.train_set.take([0]).inputs
         found = costs_of(deepcopy(case.task.dense(case.replicate)).cpu(), outcome.module, x, outcome.record.latencies)

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wfbench.curvature.memory import by_columns
+
 WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
 TILE_ROWS = 128
@@ -28,10 +30,9 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
         for start, stop in pairwise(edges)
         for left in range(0, stop, TILE_ROWS)
     ]
-    which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
-    for columns in which.split(WIDE_COLUMNS):
-        chunk = padded[:, : len(columns)]
-        chunk[:k] = rows[:, columns]
+    for _, part in by_columns(rows, WIDE_COLUMNS, None if kept is None else kept.nonzero()[:, 0]):
+        chunk = padded[:, : part.shape[1]]
+        chunk[:k] = part
         for tile, panel in products:
             out[tile, panel] += chunk[tile] @ chunk[panel].T
     lower = out[:k, :k].tril()
