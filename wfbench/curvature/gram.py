@@ -22,7 +22,7 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
     The tile of an entry hangs on its place alone, never on the number of rows.
     """
     k, p = rows.shape
-    edges = _edges(k)
+    edges = row_edges(k)
     out = rows.new_zeros((edges[-1], edges[-1]), dtype=torch.float64)
     padded = rows.new_zeros((edges[-1], min(WIDE_COLUMNS, p)), dtype=torch.float64)
     products = [
@@ -39,7 +39,7 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
     return lower + lower.tril(-1).T
 
 
-def _edges(k: int) -> Sequence[int]:
+def row_edges(k: int) -> Sequence[int]:
     """Where the tiles of k rows or a few more begin and end."""
     edges = [0, 16, 32, 64, *range(TILE_ROWS, k + TILE_ROWS, TILE_ROWS)]
     return edges[: bisect_left(edges, k) + 1]

@@ -107,7 +107,7 @@ class WoodburyInverse:
         k, start = self.rows.shape[0], 0
         for width, run in groupby(self._widths):
             blocks = len(list(run))
-            batch = max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
+            batch = blocks_at_a_time(k, width)
             for first in range(0, blocks, batch):
                 stop = start + min(batch, blocks - first) * width
                 yield slice(start, stop), self._part(slice(start, stop), width)
@@ -262,6 +262,11 @@ def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
     if min(widths, default=0) < 1 or sum(widths) != p:
         raise WfbenchError(f"block widths {widths} must be at least 1 each and sum to the {p} columns of the rows")
     return widths
+
+
+def blocks_at_a_time(k: int, width: int) -> int:
+    """Blocks of one batch."""
+    return max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
 
 
 def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:

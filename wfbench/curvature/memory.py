@@ -98,7 +98,7 @@ def room(
         WfbenchError: the temporary folder is full.
     """
     size = prod(shape) * dtype.itemsize
-    if torch.device(device).type != "cpu" or size < SMALL or _held[0] + size <= ROWS * bound():
+    if torch.device(device).type != "cpu" or fits(_held[0] + size, bound()) or size < SMALL:
         make = torch.zeros if zeros else torch.empty
         found = make(tuple(shape), dtype=dtype, device=device)
         if found.device.type == "cpu":
@@ -106,6 +106,11 @@ def room(
             finalize(found.untyped_storage(), _hold, -size).atexit = False
         return found
     return _in_file(tuple(shape), dtype)
+
+
+def fits(size: int, limit: int) -> bool:
+    """Whether rows of so many bytes are in memory under a bound."""
+    return size <= ROWS * limit
 
 
 def stored(tensor: Tensor) -> Tensor:

@@ -109,8 +109,13 @@ def probes_of(net: Network, data: Labeled | Unlabeled, over: Over = "prunable") 
     """
     outputs = net.logits({}, data.inputs[:1]).shape[1]
     columns = sum(tensor.numel() for tensor in (net.weights if over == "prunable" else net.movable).values())
-    rows = len(data) * outputs
-    return None if rows <= MAX_ROWS and rows * columns <= MAX_ENTRIES else max(1, PROBE_ROWS // len(data))
+    return probes_for(len(data), outputs, columns)
+
+
+def probes_for(n: int, outputs: int, columns: int) -> int | None:
+    """The same for so many samples, outputs and columns."""
+    rows = n * outputs
+    return None if rows <= MAX_ROWS and rows * columns <= MAX_ENTRIES else max(1, PROBE_ROWS // n)
 
 
 def gradients(
