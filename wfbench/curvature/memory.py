@@ -5,12 +5,14 @@ A tensor in a file is an ordinary one whose pages come in as they are read. `tou
 back to the file when they are many. On devices other than the CPU everything stays there.
 """
 
+import ctypes
 import mmap
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from math import prod
 from pathlib import Path
 from weakref import WeakValueDictionary, finalize
@@ -26,6 +28,7 @@ ROWS, PASS, PAGES = 1 / 2, 1 / 4, 1 / 8
 BOUND = "most that curvature rows, their Grams and factors take on the CPU, beyond which they lie in files"
 SMALL = 2**20
 """Bytes below which nothing goes to a file."""
+M_MMAP_THRESHOLD = -3
 PIECE = 2**14
 """Columns at a time where no bit hangs on how many."""
 
@@ -123,8 +126,20 @@ def stored(tensor: Tensor) -> Tensor:
     return found
 
 
+@cache
+def _given_back_at_once() -> None:
+    """From now on glibc gives large tensors back to the system when they end, in place of keeping them for the next."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, SMALL)
+        libc.malloc_trim(0)
+    except (OSError, AttributeError):  # another libc, which does as it does
+        return
+
+
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = prod(shape) * dtype.itemsize
+    _given_back_at_once()
     try:
         with tempfile.TemporaryFile(prefix="wfbench-") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later

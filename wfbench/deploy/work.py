@@ -77,11 +77,12 @@ def checked(shapes: Shapes) -> Work:
 def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
     """What the rows of n samples take: whole tiles, the last one filled up."""
     tiles = ceil(n / TILE)
+    unwritten = Work(0, 0, -8.0 * (tiles * TILE - n) * cotangents * shapes.p)
     return {
         "check of the rows": checked(shapes),
         "forward": forward(shapes, TILE) * tiles,
         "backward": backward(shapes, TILE) * (tiles * cotangents),
-        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + finite(n * cotangents, shapes.p),
+        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
     }
 
 
@@ -163,14 +164,13 @@ class Inverse:
             found += diagonal(self.k, self.p, masked=masked) if diagonals else Work()
             found += solve(self.k, self.p) if solves else Work()
             return found + (product(self.k, self.p) + product(self.k, self.p, masked=masked)) * moves
-        each = [self._block(width, diagonals, solves, moves) * count for width, count in self.widths.items()]
-        return total(each)
+        return total([self._blocks(*of, diagonals, solves, moves) for of in self.widths.items()])
 
-    def _block(self, width: int, diagonals: bool, solves: bool, moves: bool) -> Work:
+    def _blocks(self, width: int, count: int, diagonals: bool, solves: bool, moves: bool) -> Work:
         k, dual, masked = self.k, self.k <= width, self.kept < 1
         if dual and k * width > WIDE_NUMBERS:
             alone = Inverse(k, [width], self.kept)
-            return alone.factor() + alone.rescored(diagonals=diagonals, solves=solves, moves=moves)
+            return (alone.factor() + alone.rescored(diagonals=diagonals, solves=solves, moves=moves)) * count
         m = width * (self.kept if dual else 1.0)
         side = k if dual else width
         numbers = 2.0 * k * m + side**2  # of a product of the rows with themselves
@@ -182,8 +182,9 @@ class Inverse:
             work += Work(0, (10.0 if dual else 4.0) * k * m + 4.0 * side**2, 8.0 * (5 if dual else 2) * k * m)
         if moves:
             work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m))
-        launches = (6 + 6 * masked + 6 * diagonals + 9 * solves + 3 * moves) / blocks_at_a_time(k, width)
-        return Work(work.flops32, work.flops64, work.moved, launches)
+        launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
+        batches = ceil(count / blocks_at_a_time(k, width))
+        return Work(0, count * work.flops64, count * work.moved, launches * batches)
 
 
 def _typed(flops: float, size: int) -> tuple[float, float]:
