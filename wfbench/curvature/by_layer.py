@@ -53,7 +53,7 @@ def by_layer(
         if {len(inputs[0]), len(output)} != {len(x)}:
             unseen.update(wanted.values())
             return None
-        read = keep(inputs[0])
+        read = put_by(inputs[0])
         replaced = None
         if not output.requires_grad:
             anchors.append(output.requires_grad_())
@@ -77,7 +77,7 @@ def by_layer(
         output.register_hook(backward)
         return replaced
 
-    with torch.enable_grad(), kept_within_bound(net) as keep, net.hooked(record) as module:
+    with torch.enable_grad(), kept_within_bound(net) as put_by, net.hooked(record) as module:
         logits = module(x)
         pulled = cotangents(logits)
         for current in range(m):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wfbench.curvature.memory import by_columns
+from wfbench.curvature.memory import by_columns, kept_columns
 
 WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
@@ -30,7 +30,8 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
         for start, stop in pairwise(edges)
         for left in range(0, stop, TILE_ROWS)
     ]
-    for _, part in by_columns(rows, WIDE_COLUMNS, None if kept is None else kept.nonzero()[:, 0]):
+    every = (part for _, part in by_columns(rows, WIDE_COLUMNS))
+    for part in every if kept is None else kept_columns(rows, kept, WIDE_COLUMNS):
         chunk = padded[:, : part.shape[1]]
         chunk[:k] = part
         for tile, panel in products:

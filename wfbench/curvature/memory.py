@@ -18,7 +18,7 @@ from pathlib import Path
 from weakref import WeakValueDictionary, finalize
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench.errors import WfbenchError
@@ -175,27 +175,27 @@ def release(tensor: Tensor) -> None:
         file.seen = 0
 
 
-def by_columns(
-    rows: Float[Tensor, "k p"], width: int, which: Int[Tensor, " q"] | None = None
-) -> Iterator[tuple[slice | Int[Tensor, " c"], Float[Tensor, "k c"]]]:
-    """The columns, or those of an ascending index, so many at a time: where they are, and they."""
+def by_columns(rows: Float[Tensor, "k p"], width: int) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
+    """So many columns at a time: where they are, and they."""
     k, p = rows.shape
-    if which is None:
-        for start in range(0, p, width):
-            part = slice(start, min(start + width, p))
-            yield part, rows[:, part]
-            touched(rows, k * (part.stop - part.start) * rows.itemsize)
-        return
-    for index in which.split(width):
-        yield index, rows[:, index]
-        if _files:
-            touched(rows, k * int(index[-1] - index[0] + 1) * rows.itemsize)
+    for start in range(0, p, width):
+        part = slice(start, min(start + width, p))
+        yield part, rows[:, part]
+        touched(rows, k * (part.stop - part.start) * rows.itemsize)
+
+
+def kept_columns(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"], width: int) -> Iterator[Float[Tensor, "k c"]]:
+    """So many of the kept columns at a time, copied."""
+    for index in kept.nonzero()[:, 0].split(width):
+        yield rows[:, index]
+        if len(index) and rows.untyped_storage().data_ptr() in _files:
+            touched(rows, len(rows) * int(index[-1] - index[0] + 1) * rows.itemsize)
 
 
 def selected(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
     """A copy of the kept columns."""
     found, start = room((len(rows), int(kept.sum())), rows.dtype, rows.device), 0
-    for _, part in by_columns(rows, PIECE, kept.nonzero()[:, 0]):
+    for part in kept_columns(rows, kept, PIECE):
         found[:, start : start + part.shape[1]] = part
         start += part.shape[1]
         touched(found, part.nbytes)
