@@ -69,24 +69,19 @@ class _Keeping(Recovery[Any]):
 
 
 def pruned_network(
-    case: Case,
-    device: str = "cpu",
-    pruning: Callable[[], None] = nothing,
-    scoring: Callable[[], None] = nothing,
-    memory: int | None = None,
+    case: Case, device: str = "cpu", pruning: Callable[[], None] = nothing, scoring: Callable[[], None] = nothing
 ) -> Outcome:
     """Run the case as a suite does, and keep the network that was scored.
 
     Args:
         pruning: called before the network is pruned.
         scoring: called before it is recovered and scored.
-        memory: as `Runner` has it.
 
     Raises:
         WfbenchError: the case has no result, or broke a rule.
     """
     recovery = _Keeping(case.recovery)
-    runner = Runner(device, memory)
+    runner = Runner(device)
     try:
         pruning()
         with suppress(CaseFailed):  # is the record's reason below

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from wfbench.commands import Commands
 from wfbench.commands.base import add_device, add_json, add_memory, add_plugin_paths, print_json, registry_of
+from wfbench.curvature.memory import limit_to
 from wfbench.deploy import direct
 from wfbench.deploy.comparison import NOT_FASTER, costs_of, table
 from wfbench.errors import WfbenchError
@@ -88,10 +89,10 @@ def prune(options: argparse.Namespace) -> int:
         raise WfbenchError(f"{' and '.join(map(str, files))}: two of them are one file; give each a file of its own")
     if options.onnx:
         check_onnx()
+    limit_to(options.memory)
     with tqdm(total=len(STAGES), unit="stage", leave=False, disable=None) as bar:
         case = case_of(options, told(bar, "read"))
-        stages = told(bar, "prune"), told(bar, "recover and score")
-        outcome = pruned_network(case, options.device, *stages, memory=options.memory)
+        outcome = pruned_network(case, options.device, told(bar, "prune"), told(bar, "recover and score"))
         told(bar, "measure")()
         x = case.task.train_set.take([0]).inputs
         found = costs_of(deepcopy(case.task.dense(case.replicate)).cpu(), outcome.module, x, outcome.record.latencies)

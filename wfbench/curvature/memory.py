@@ -54,18 +54,20 @@ def free() -> int:
 
 
 def bound() -> int:
-    """Bytes for rows, Grams and factors: what `within` says, or half of what was free when it was first asked."""
+    """Bytes for rows, Grams and factors; half of what was free when it was first asked, where none was set."""
     if not _bound:
-        _bound.append(free() // 2)
+        limit_to(None)
     return _bound[-1]
 
 
+def limit_to(size: int | None) -> None:
+    """The bound of this process and of those that it forks, bytes; None is half of what is free now."""
+    _bound[:] = [size or free() // 2]
+
+
 @contextmanager
-def within(size: int | None) -> Iterator[None]:
-    """A bound, bytes, until it ends; None leaves it as it is."""
-    if size is None:
-        yield
-        return
+def within(size: int) -> Iterator[None]:
+    """Another bound, until it ends."""
     _bound.append(size)
     try:
         yield

@@ -73,7 +73,7 @@ class Plan:
         if self.steps is None:
             parts.append(f"the steps of {self.method} are not counted; those of WoodFisher and layer-wise methods are")
         elif self.steps:
-            whole = Step("in all", total([one.work for one in self.steps]), *map(sum, _times(self.steps)))  # type: ignore[arg-type]
+            whole = Step("in all", total([one.work for one in self.steps]), *map(sum, _times(self.steps)))
             rows = [_line(step) for step in (*self.steps, whole)]
             heads = ["step", "GFLOP float32", "GFLOP float64", "GB moved", "operations", "seconds", "at least"]
             parts.append(tabulate(rows, headers=heads, disable_numparse=True, colalign=("left", *["right"] * 6)))

@@ -89,9 +89,7 @@ def shapes_of(net: Network, x: Float[Tensor, "1 *input"]) -> Shapes:
 
     for name, layer in module.named_modules():
         if not any(layer.children()):
-            layer.register_forward_hook(
-                lambda layer, inputs, output, name=name: note(name, layer, inputs, output)  # type: ignore[misc]
-            )
+            layer.register_forward_hook(lambda layer, inputs, output, name=name: note(name, layer, inputs, output))
     with torch.no_grad(), plain_calls(module):
         outputs: Tensor = module(x.to(net.device))
     return Shapes(tuple(parts), sum(tensor.numel() for tensor in net.weights.values()), outputs.shape[1])

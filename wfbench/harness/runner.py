@@ -13,7 +13,6 @@ from wfbench.admission.network import check_network, own_copy
 from wfbench.admission.splits import check_splits
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
-from wfbench.curvature.memory import free, within
 from wfbench.data import Dataset, Labeled, Unlabeled, draw, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.harness.case import Case, Unread
@@ -52,14 +51,9 @@ class Runner:
     """Runs cases and keeps what they share: dense networks, gradients, a fitted method, scores and latencies.
 
     Sharing changes no science field; the order of cases decides only how much is saved.
-
-    Args:
-        memory: bytes for rows, Grams and factors, beyond which they lie in files; half of what is free by default.
-            It changes no bit.
     """
 
-    def __init__(self, device: str = "cpu", memory: int | None = None) -> None:
-        self.memory = memory or free() // 2
+    def __init__(self, device: str = "cpu") -> None:
         try:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)
@@ -144,7 +138,7 @@ class Runner:
         given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
         began = time.perf_counter()
-        with self._watched(case, dense), within(self.memory), stage(case, "recovery"):
+        with self._watched(case, dense), stage(case, "recovery"):
             recovered = case.recovery.apply(dense.network, pruned, given)
         seconds += time.perf_counter() - began
         check_finite(recovered.state, "pruned")
@@ -213,7 +207,7 @@ class Runner:
         self._fitted = self._pruned = None
         saved = net.memo.saved
         began = time.perf_counter()
-        with within(self.memory), stage(case, "fit"):
+        with stage(case, "fit"):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
         seconds = time.perf_counter() - began + net.memo.saved - saved
         self._fitted = (which, fitted, seconds)
@@ -222,7 +216,7 @@ class Runner:
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
             began = time.perf_counter()
-            with within(self.memory), stage(case, "prune"):
+            with stage(case, "prune"):
                 pruned = fitted.prune(case.target)
             self._pruned = (case.target, pruned, time.perf_counter() - began)
         return self._pruned[1], self._pruned[2]
