@@ -14,6 +14,8 @@ aten = torch.ops.aten
 NOTHING = {aten._unsafe_view, aten.empty, aten.new_empty, aten.empty_like, aten.detach, aten.lift_fresh}
 PICKS = {aten.index, aten.gather}
 """They read as much as they write, from a place here and there."""
+MAKES = {aten.new_zeros, aten.zeros_like, aten.ones_like, aten.full_like, aten.new_full}
+"""They look at the shape of what they are given."""
 OVERWRITES = {aten.copy_, aten.fill_, aten.zero_}
 
 
@@ -61,6 +63,8 @@ class Counted(TorchDispatchMode):
         if packet in OVERWRITES:
             read = read[1:]
         written = [one for one in tree_leaves(out) if isinstance(one, Tensor)]
+        if packet in MAKES:
+            read = []
         if packet in PICKS:
             read[0] = out
         if packet == aten.index_put_:

@@ -1,14 +1,17 @@
 """The steps of the methods whose cost is counted, from the formulas of `work`."""
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any, TypeAlias
 
 from wfbench.curvature.rows import MAX_ROWS, probes_for
 from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
+from wfbench.linalg import SYSTEM_NUMBERS
 from wfbench.network import Network
 from wfbench.pruner import Pruner
+from wfbench.walk import SAMPLES
 from wfbench.woodfisher.surgeon import STAGES, layer_blocks
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
@@ -80,7 +83,8 @@ def moments(shapes: Shapes, n: int) -> Steps:
     for part in parts:
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
-        found.append(Work(0, 2.0 * patches * d, 12.0 * n * part.read + 32 * patches + 32.0 * groups * d**2, 6))
+        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / SAMPLES) + 3)
+        found.append(Work(0, 2.0 * patches * d, 8 * numbers, 6))
     return {"forward": forward(shapes, n), "second moments": total(found)}
 
 
@@ -91,7 +95,7 @@ def _each(shapes: Shapes, cost: Callable[[int, int], Work]) -> Work:
 
 
 def inverses(shapes: Shapes) -> Work:
-    return _each(shapes, lambda rows, d: cholesky(d) + Work(0, 2 / 3 * d**3, 16.0 * d**2, 1))
+    return _each(shapes, lambda rows, d: Work(0, 1.0 * d**3, 88.0 * d**2, 9))
 
 
 def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
@@ -101,7 +105,8 @@ def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
 def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
     def in_turn(rows: int, d: int) -> Work:
         gone = sparsity * d
-        return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2, 8)
+        batches = ceil(rows / max(1, SYSTEM_NUMBERS // max(1, round(gone) ** 2)))
+        return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
     return {**moments(shapes, n), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 
@@ -112,7 +117,7 @@ def _obc(shapes: Shapes, n: int, sparsity: float) -> Steps:
         for step in range(d):
             side = d - step if d - step < 0.75 * side else side
             numbers += rows * side**2
-        return Work(0, 2 * numbers, 24 * numbers, 14.0 * d)
+        return Work(0, 2 * numbers, 20 * numbers, 14.0 * d)
 
     def kept(rows: int, d: int) -> Work:
         return cholesky(round((1 - sparsity) * d)) * rows
