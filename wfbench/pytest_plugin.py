@@ -13,6 +13,7 @@ import torch
 from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
+from wfbench.curvature.memory import BOUND
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.session import STEPS, Session, words
@@ -53,6 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     photographs = "the photographs of the imagenet tasks, one folder a class (default: WFBENCH_IMAGENET, or the cache)"
     group.addoption("--data-root", metavar="DIR", help=photographs)
     group.addoption("--device", help="cpu, cuda, cuda:1, … (default: cpu; with -m gpu cuda)")
+    about = f"{BOUND}, such as 4GiB (default: half of what is free)"
+    group.addoption("--memory", metavar="BYTES", help=about)
     group.addoption("--executor", default="serial", choices=["serial"], help="where cases run (default: serial)")
     limit = "seconds after which a method has a failed record (default: no limit)"
     group.addoption("--case-timeout", type=float, metavar="S", help=limit)

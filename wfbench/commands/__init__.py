@@ -17,6 +17,9 @@ ABOUT = {
         "fetch": "Prepare the data and weights of tasks, and say where they are.",
         "train": "Train a dense checkpoint by a task's recorded recipe, as a task TASK-SEED.",
     },
+    "plan": {
+        "plan": "Count what a method will cost on a task before anything runs: passes, FLOPs, bytes, memory and time.",
+    },
     "prune": {
         "prune": "Prune a task with a method, score it on the test split, and save the network; whole channels are "
         "taken out.",

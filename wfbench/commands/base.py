@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wfbench.curvature.memory import BOUND, bytes_of
+from wfbench.errors import WfbenchError
 from wfbench.harness.plugins import Registry, discover
 
 
@@ -20,6 +22,18 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (default: cpu)")
+
+
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    about = f"{BOUND}, such as 4GiB (default: half of what is free)"
+    parser.add_argument("--memory", type=_bytes, metavar="BYTES", help=about)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return bytes_of(text)
+    except WfbenchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_plugin_paths(parser: argparse.ArgumentParser) -> None:

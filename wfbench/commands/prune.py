@@ -11,7 +11,8 @@ from typing import Any, get_args
 from tqdm import tqdm
 
 from wfbench.commands import Commands
-from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands.base import add_device, add_json, add_memory, add_plugin_paths, print_json, registry_of
+from wfbench.curvature.memory import limit_to
 from wfbench.deploy import direct
 from wfbench.deploy.comparison import NOT_FASTER, costs_of, table
 from wfbench.errors import WfbenchError
@@ -75,6 +76,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="write the network as ONNX as well")
     add_device(parser)
+    add_memory(parser)
     add_json(parser)
 
 
@@ -87,6 +89,7 @@ def prune(options: argparse.Namespace) -> int:
         raise WfbenchError(f"{' and '.join(map(str, files))}: two of them are one file; give each a file of its own")
     if options.onnx:
         check_onnx()
+    limit_to(options.memory)
     with tqdm(total=len(STAGES), unit="stage", leave=False, disable=None) as bar:
         case = case_of(options, told(bar, "read"))
         outcome = pruned_network(case, options.device, told(bar, "prune"), told(bar, "recover and score"))

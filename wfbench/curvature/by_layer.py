@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wfbench.curvature.memory import touched
+from wfbench.curvature.passes import ChangedInPlace, kept_within_bound
 from wfbench.errors import WfbenchError
 from wfbench.layers import explicit_padding
 from wfbench.network import Network, bias_of
@@ -41,6 +43,7 @@ def by_layer(
         part, slot = gradient[:t].reshape(t, -1), out[:, current, places[name]]
         slot.add_(part) if (current, name) in written else slot.copy_(part)
         written.add((current, name))
+        touched(out, slot.nbytes)
 
     def record(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         names = {"weight": weight, "bias": bias_of(weight)}
@@ -50,7 +53,7 @@ def by_layer(
         if {len(inputs[0]), len(output)} != {len(x)}:
             unseen.update(wanted.values())
             return None
-        layer_input, version = inputs[0].detach(), inputs[0]._version
+        read = put_by(inputs[0])
         replaced = None
         if not output.requires_grad:
             anchors.append(output.requires_grad_())
@@ -59,10 +62,12 @@ def by_layer(
             return replaced
 
         def backward(gradient: Tensor) -> None:
-            if inputs[0]._version != version:
+            try:
+                layer_input = read()
+            except ChangedInPlace as error:
                 raise WfbenchError(
                     f"the input of layer {_layer(weight)} is changed in place; make that operation out-of-place"
-                )
+                ) from error
             for key, full in wanted.items():
                 try:
                     store(full, _layer_gradient(layer, key, _layer(weight), layer_input, gradient))
@@ -72,7 +77,7 @@ def by_layer(
         output.register_hook(backward)
         return replaced
 
-    with torch.enable_grad(), net.hooked(record) as module:
+    with torch.enable_grad(), kept_within_bound(net) as put_by, net.hooked(record) as module:
         logits = module(x)
         pulled = cotangents(logits)
         for current in range(m):

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wfbench.curvature.gram import WIDE_COLUMNS
+from wfbench.curvature.memory import by_columns
 from wfbench.curvature.rows import Gradients
 
 
@@ -42,7 +43,7 @@ def row_diagnostics(found: Gradients, damping: float) -> dict[str, float]:
 def predicted_change(found: Gradients, delta: Float[Tensor, " p"], *, labeled: bool) -> float:
     """`gᵀδ + ½‖Rδ‖²` from empirical rows (g the gradient of the loss), `½‖Rδ‖²` from others; nats, without λ."""
     along = torch.zeros(len(found.rows), dtype=torch.float64, device=found.rows.device)
-    for columns, part in zip(found.rows.split(WIDE_COLUMNS, 1), delta.split(WIDE_COLUMNS), strict=True):
-        along += columns.double() @ part
+    for where, part in by_columns(found.rows, WIDE_COLUMNS):
+        along += part.double() @ delta[where]
     second = float(along.square().sum()) / found.count / 2
     return second - float(along.mean()) if labeled else second  # rows are gradients of log p, the loss is −log p

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wfbench.curvature.memory import by_columns, kept_columns
+
 WIDE_COLUMNS = 1024
 """Columns widened to float64 at a time in the full-matrix form. Fixed, so that Gram matrices are the same bits."""
 TILE_ROWS = 128
@@ -20,7 +22,7 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
     The tile of an entry hangs on its place alone, never on the number of rows.
     """
     k, p = rows.shape
-    edges = _edges(k)
+    edges = row_edges(k)
     out = rows.new_zeros((edges[-1], edges[-1]), dtype=torch.float64)
     padded = rows.new_zeros((edges[-1], min(WIDE_COLUMNS, p)), dtype=torch.float64)
     products = [
@@ -28,17 +30,17 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
         for start, stop in pairwise(edges)
         for left in range(0, stop, TILE_ROWS)
     ]
-    which = torch.arange(p, device=rows.device) if kept is None else kept.nonzero()[:, 0]
-    for columns in which.split(WIDE_COLUMNS):
-        chunk = padded[:, : len(columns)]
-        chunk[:k] = rows[:, columns]
+    every = (part for _, part in by_columns(rows, WIDE_COLUMNS))
+    for part in every if kept is None else kept_columns(rows, kept, WIDE_COLUMNS):
+        chunk = padded[:, : part.shape[1]]
+        chunk[:k] = part
         for tile, panel in products:
             out[tile, panel] += chunk[tile] @ chunk[panel].T
     lower = out[:k, :k].tril()
     return lower + lower.tril(-1).T
 
 
-def _edges(k: int) -> Sequence[int]:
+def row_edges(k: int) -> Sequence[int]:
     """Where the tiles of k rows or a few more begin and end."""
     edges = [0, 16, 32, 64, *range(TILE_ROWS, k + TILE_ROWS, TILE_ROWS)]
     return edges[: bisect_left(edges, k) + 1]

@@ -15,11 +15,14 @@ from torch import Tensor
 from torch.linalg import solve_triangular
 
 from wfbench.curvature.gram import WIDE_COLUMNS, gram
+from wfbench.curvature.memory import by_columns, check_finite, touched
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
 
 BLOCK_NUMBERS = 2**21
 """float64 numbers in one batch of blocks."""
+WIDE_NUMBERS = 2**24
+"""float64 numbers of a block beyond which its columns are widened chunk by chunk, as those of the full matrix are."""
 
 
 class WoodburyInverse:
@@ -51,8 +54,7 @@ class WoodburyInverse:
     ) -> None:
         if not 0 < damping < float("inf"):
             raise WfbenchError(f"damping {damping} must be positive and finite")
-        if not torch.isfinite(rows.sum()):
-            raise WfbenchError("the curvature rows contain NaN or infinite values")
+        check_finite(rows, "the curvature rows")
         self.rows, self.damping, self.kept = rows, float(damping), kept
         self._widths = block_widths(rows.shape[1], block_size)
         self._streamed = None
@@ -105,11 +107,18 @@ class WoodburyInverse:
         k, start = self.rows.shape[0], 0
         for width, run in groupby(self._widths):
             blocks = len(list(run))
-            batch = max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
+            batch = blocks_at_a_time(k, width)
             for first in range(0, blocks, batch):
                 stop = start + min(batch, blocks - first) * width
-                yield slice(start, stop), _Blocks.of(self.rows, slice(start, stop), width, self.damping, self.kept)
+                yield slice(start, stop), self._part(slice(start, stop), width)
+                touched(self.rows, k * (stop - start) * self.rows.itemsize)
                 start = stop
+
+    def _part(self, where: slice, width: int) -> "_Streamed | _Blocks":
+        if self.rows.shape[0] <= width and self.rows.shape[0] * width > WIDE_NUMBERS:
+            kept = None if self.kept is None else self.kept[where]
+            return _Streamed(self.rows[:, where], self.damping, kept, None)
+        return _Blocks.of(self.rows, where, width, self.damping, self.kept)
 
 
 class _Streamed:
@@ -126,9 +135,9 @@ class _Streamed:
         self.lower = cholesky(gram(rows, kept) if known is None else known, damping)
 
     def _chunks(self, *, masked: bool = True) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
-        for start in range(0, self.rows.shape[1], WIDE_COLUMNS):
-            columns = slice(start, min(start + WIDE_COLUMNS, self.rows.shape[1]))
-            yield columns, _wide(self.rows, columns, self.kept if masked else None)
+        kept = self.kept if masked else None
+        for where, part in by_columns(self.rows, WIDE_COLUMNS):
+            yield where, part.double() if kept is None else part.double() * kept[where]
 
     def _times(self, v: Float[Tensor, " p"], *, masked: bool = True) -> Float[Tensor, " k"]:
         out = v.new_zeros(self.rows.shape[0])
@@ -255,9 +264,9 @@ def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
     return widths
 
 
-def _wide(rows: Float[Tensor, "k p"], columns: slice, kept: Bool[Tensor, " p"] | None) -> Float[Tensor, "k c"]:
-    chunk = rows[:, columns].to(torch.float64)
-    return chunk if kept is None else chunk * kept[columns]
+def blocks_at_a_time(k: int, width: int) -> int:
+    """Blocks of one batch."""
+    return max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
 
 
 def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:

@@ -41,7 +41,7 @@ def per_sample_gradients(
     """
     t, m, _ = out.shape
     apart, filled = check_layers(net, x, coordinates), _filled(net, x)
-    columns = _columns(coordinates)
+    columns = columns_of(coordinates)
     drawn: list[Tensor] = []
 
     def padded(logits: Tensor) -> Tensor:
@@ -71,7 +71,8 @@ def _filled(net: Network, x: Float[Tensor, "t *input"]) -> Float[Tensor, "n *inp
     return torch.cat([x, x.new_zeros((TILE - len(x), *x.shape[1:]))]).to(net.device)
 
 
-def _columns(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:
+def columns_of(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:
+    """Where each tensor's entries are in a row."""
     ends = np.cumsum([tensor.numel() for tensor in coordinates.values()])
     return {
         name: slice(int(end) - tensor.numel(), int(end))
@@ -129,7 +130,7 @@ def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str,
 
 def _disagreeing(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
     """Holds `Σᵢ iJᵢᵀcᵢ` of the hooks' rows, cᵢ random, against autograd's gradient of `Σᵢ i cᵢᵀzᵢ`."""
-    columns, weights = _columns(coordinates), torch.arange(1.0, len(x) + 1, dtype=net.dtype, device=net.device)
+    columns, weights = columns_of(coordinates), torch.arange(1.0, len(x) + 1, dtype=net.dtype, device=net.device)
     rows = torch.zeros((len(x), 1, sum(w.numel() for w in coordinates.values())), dtype=net.dtype, device=net.device)
     hooked: list[Tensor] = []
 

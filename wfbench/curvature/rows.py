@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wfbench.curvature.gram import gram
+from wfbench.curvature.memory import PIECE, by_columns, check_finite, room, touched
 from wfbench.curvature.parallel import Shares
 from wfbench.curvature.per_sample import TILE, check_layers, per_sample_gradients
 from wfbench.data import Labeled, Unlabeled
@@ -95,7 +96,11 @@ def fisher_rows(
         WfbenchError: no labels for `empirical`, `batch` that does not divide n, more than 2000 rows, a NaN.
     """
     found = gradients(net, data, kind, draws=draws, batch=batch, probes=probes, over=over, seed=seed)
-    return found.rows / math.sqrt(found.count)
+    scaled = room(found.rows.shape, found.rows.dtype, found.rows.device)
+    for where, part in by_columns(found.rows, PIECE):
+        torch.div(part, math.sqrt(found.count), out=scaled[:, where])
+        touched(scaled, part.nbytes)
+    return scaled
 
 
 def probes_of(net: Network, data: Labeled | Unlabeled, over: Over = "prunable") -> int | None:
@@ -105,8 +110,13 @@ def probes_of(net: Network, data: Labeled | Unlabeled, over: Over = "prunable") 
     """
     outputs = net.logits({}, data.inputs[:1]).shape[1]
     columns = sum(tensor.numel() for tensor in (net.weights if over == "prunable" else net.movable).values())
-    rows = len(data) * outputs
-    return None if rows <= MAX_ROWS and rows * columns <= MAX_ENTRIES else max(1, PROBE_ROWS // len(data))
+    return probes_for(len(data), outputs, columns)
+
+
+def probes_for(n: int, outputs: int, columns: int) -> int | None:
+    """The same for so many samples, outputs and columns."""
+    rows = n * outputs
+    return None if rows <= MAX_ROWS and rows * columns <= MAX_ENTRIES else max(1, PROBE_ROWS // n)
 
 
 def gradients(
@@ -180,8 +190,8 @@ def _compute(
             "use fewer samples, probes, or the sampled Fisher" if every else "use fewer samples or draws, or batch=B"
         )
         raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
-    make = torch.empty if batch == 1 else torch.zeros
-    rows = make((k, p), dtype=net.dtype, device=net.device)
+    rows = room((k, p), net.dtype, net.device, zeros=batch > 1)
+    tile = rows if batch == 1 else room((min(n, TILE) * m, p), net.dtype, net.device)
     random = _randoms(n, asked, outputs)
     shares = Shares(n, TILE, batch)
     if shares.is_one_of_several:  # what is found out on the first samples holds for all processes
@@ -190,7 +200,7 @@ def _compute(
         stop = min(start + TILE, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
         drawn = None if random is None else random[start:stop].to(net.device)
-        place = rows[start * m : stop * m] if batch == 1 else rows.new_empty(((stop - start) * m, p))
+        place = rows[start * m : stop * m] if batch == 1 else tile[: (stop - start) * m]
         per_sample_gradients(
             net,
             data.inputs[start:stop],
@@ -199,12 +209,18 @@ def _compute(
             place.view(stop - start, m, p),
         )
         if batch > 1:
-            rows.index_add_(0, torch.arange(start, stop, device=net.device) // batch, place, alpha=1 / batch)
+            _add_means(rows, torch.arange(start, stop, device=net.device) // batch, place, batch)
     shares.complete(rows)
-    if not torch.isfinite(rows.sum()):
-        raise WfbenchError("the per-sample gradients contain NaN or infinite values; check the weights and inputs")
+    check_finite(rows, "the per-sample gradients")
     count = n * asked.draws * (asked.probes or 1) / batch
     return Gradients(rows, count, samples, time.perf_counter() - began, asked.probes)
+
+
+def _add_means(rows: Float[Tensor, "k p"], to: Int[Tensor, " t"], place: Float[Tensor, "t p"], batch: int) -> None:
+    """Every sample's share in the mean of its batch is added to that one's row."""
+    for where, part in by_columns(place, PIECE):
+        rows[:, where].index_add_(0, to, part, alpha=1 / batch)
+        touched(rows, part.nbytes)
 
 
 def _cotangents(

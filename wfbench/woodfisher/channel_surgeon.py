@@ -13,11 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench.channels.coupled import Coupled
-from wfbench.linalg import cholesky
+from wfbench.curvature.memory import room, touched
+from wfbench.linalg import SYSTEM_NUMBERS, cholesky
 from wfbench.network import Network, bias_of
 
 READ_COLUMNS = 2**14
 """Columns of the rows that are widened to float64 at a time."""
+PAGE = 4096
+"""Bytes that come in with any one."""
 
 
 class Block:
@@ -57,13 +60,16 @@ class Block:
         self.inner = self.damping * torch.eye(k, dtype=torch.float64, device=self.columns.device)
         for part in self.moving[self.there].split(READ_COLUMNS):
             self.inner += self._gram(part)
-        shares = [self._gram(self.moving[of[self.there[of]]]) for of in self.own]
-        self.shares = torch.stack(shares)
+        self.shares = room((len(self.own), k, k), torch.float64, self.columns.device)
+        for share, of in zip(self.shares, self.own, strict=True):
+            share.copy_(self._gram(self.moving[of[self.there[of]]]))
+            touched(self.shares, share.nbytes)
         self.leaving.zero_()
 
     def _gram(self, coordinates: Int[Tensor, " n"]) -> Float[Tensor, "k k"]:
         """`R_x R_xᵀ`."""
         part = self.columns[coordinates].double()
+        touched(self.columns, len(part) * max(PAGE, self.columns[:1].nbytes))
         return part.T @ part
 
     def scores(self) -> Float[Tensor, " channels"]:
@@ -72,10 +78,10 @@ class Block:
         if not self.alive.any():
             return found
         self._settle()
-        lower = cholesky(self.inner - self.shares[self.alive])
-        found[self.alive] = self._saliency(
-            lower, self.u + self.pulls[self.alive], self.energy + self.energies[self.alive]
-        )
+        for part in self.alive.nonzero()[:, 0].split(max(1, SYSTEM_NUMBERS // self.inner.numel())):
+            lower = cholesky(self.inner - self.shares[part])
+            found[part] = self._saliency(lower, self.u + self.pulls[part], self.energy + self.energies[part])
+            touched(self.shares, lower.nbytes)
         return found - self.saliency()
 
     def saliency(self) -> float:
@@ -206,13 +212,18 @@ def compressed(
     values, vectors = torch.linalg.eigh(gram)
     count = int((values > least).sum().clamp(min=1))
     kept = vectors[:, -min(count, rank or count) :]
-    out = rows.new_empty((rows.shape[1], kept.shape[1]))
+    out = room((rows.shape[1], kept.shape[1]), rows.dtype, rows.device)
     for start in range(0, len(out), READ_COLUMNS):
         part = slice(start, start + READ_COLUMNS)
         out[part] = (rows[:, part].double().T @ kept).to(rows.dtype)
+        touched(rows, rows[:, part].nbytes)
+        touched(out, out[part].nbytes)
     return out
 
 
 def _times(columns: Float[Tensor, "p k"], where: Int[Tensor, " n"], u: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
-    parts = [columns[part].double() @ u for part in where.split(READ_COLUMNS)]
-    return torch.cat(parts) if parts else u.new_zeros(0)
+    found = u.new_empty(len(where))
+    for at, part in zip(found.split(READ_COLUMNS), where.split(READ_COLUMNS), strict=True):
+        at.copy_(columns[part].double() @ u)
+        touched(columns, len(part) * max(PAGE, columns[:1].nbytes))
+    return found

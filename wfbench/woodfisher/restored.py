@@ -21,6 +21,7 @@ from torch import Tensor
 from wfbench.composed.staged import restored, shares
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import WIDE_COLUMNS
+from wfbench.curvature.memory import by_columns, selected
 from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import Gradients, gradients, probe_signs, probes_of
 from wfbench.data import Unlabeled
@@ -113,7 +114,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
     if distance == 0 or not kept.any():
         return None
     whole = gradients(current, data, "logits", probes=probes_of(current, data), seed=seed)
-    found = Gradients(whole.rows[:, kept], whole.count / len(data), (), 0.0, whole.probes)
+    found = Gradients(selected(whole.rows, kept), whole.count / len(data), (), 0.0, whole.probes)
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
         return None
@@ -123,7 +124,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         asked = torch.einsum("nsc,nc->ns", signs.to(missing), missing)
     dual = torch.cholesky_solve(asked.flatten()[:, None], cholesky(found.gram, absolute * found.count))[:, 0]
     change = torch.zeros(len(kept), dtype=torch.float64, device=found.rows.device)
-    change[kept] = torch.cat([part.double().T @ dual for part in found.rows.split(WIDE_COLUMNS, 1)])
+    change[kept] = torch.cat([part.double().T @ dual for _, part in by_columns(found.rows, WIDE_COLUMNS)])
     delta = unflatten(change, net.weights)
     diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
     for halving in range(HALVINGS):

@@ -1,0 +1,93 @@
+"""The plan's steps against what is counted and timed: `python -m benchmarks.plan --samples 32`, EfficientNet-Lite0."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from benchmarks.counting import Counted
+from wfbench import Network, Target, Unlabeled, discover
+from wfbench.curvature.memory import bound
+from wfbench.curvature.rows import gradients
+from wfbench.deploy.machine import measured
+from wfbench.deploy.plan import TIMED, plan
+from wfbench.tasks.imagenet import NETWORKS
+from wfbench.woodfisher.variants import WoodFisherUnlabeled
+
+Region: TypeAlias = tuple[tuple[str, ...], Callable[[], Any]]
+
+
+def regions(net: Network, data: Unlabeled, method: Any, sparsity: float) -> Iterator[Region]:
+    """What a method runs, piece by piece, and the steps of the plan that each piece is; no names are all others."""
+    if not isinstance(method, WoodFisherUnlabeled):
+        yield (), lambda: method.fit(net, data).prune(Target(sparsity, scope=method.scope))
+        return
+    made: list[Any] = []
+    yield (
+        ("check of the rows", "forward", "backward", "rows"),
+        lambda: made.append(gradients(net, data, method.fisher, draws=method.draws)),
+    )
+    yield ("Gram",), lambda: made[0].gram
+    yield (
+        ("eigenvalues", "factor", "diagonal"),
+        lambda: made.append(method._fitted(net, data, made[0])),
+    )
+    yield ("removal and update", "predicted change"), lambda: made[1].prune(Target(sparsity))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=32, metavar="N")
+    parser.add_argument("--sparsity", type=float, default=0.5, metavar="S")
+    parser.add_argument("--network", choices=list(NETWORKS), default="efficientnet-lite0")
+    parser.add_argument("--random", action="store_true", help="random weights, so that none need be there")
+    about = "methods without labels (default: %(default)s)"
+    parser.add_argument("--methods", nargs="*", default=["woodfisher-unlabeled"], metavar="M", help=about)
+    options = parser.parse_args()
+    published, registry = NETWORKS[options.network], discover()
+    module: nn.Module = published.build().eval() if options.random else published.dense()
+    x = torch.randn(options.samples, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    data, lines = Unlabeled(x), []
+    for name in options.methods:
+        method, machine = registry.pruner(name), measured()
+        told = plan(options.network, Network(module), x[:TIMED], method, len(x), options.sparsity, machine, bound())
+        steps = {step.name: step for step in told.steps or ()}
+        net = Network(module)
+        for names, run in regions(net, data, method, options.sparsity):
+            began, spent = time.perf_counter(), time.process_time()
+            with Counted() as counted:
+                run()
+            took = time.perf_counter() - began, time.process_time() - spent
+            chosen = [step for step in steps.values() if not names or step.name in names]
+            each = [
+                (sum(getattr(step.work, kind) for step in chosen), getattr(counted, kind))
+                for kind in ("flops32", "flops64", "moved")
+            ]
+            times = sum(step.seconds for step in chosen), *took
+            ratios = [f"{said / found:.3f}" if found else "" for said, found in each]
+            numbers = [f"{found / 1e9:.3g}" for _, found in each]
+            cells = [cell for pair in zip(numbers, ratios, strict=True) for cell in pair]
+            lines.append([name, ", ".join(names) or "all", *cells, *(f"{seconds:.3g}" for seconds in times)])
+            print(lines[-1], flush=True)
+    heads = [
+        "method",
+        "steps",
+        "GFLOP32",
+        "plan/it",
+        "GFLOP64",
+        "plan/it",
+        "GB",
+        "plan/it",
+        "plan s",
+        "s",
+        "processor s",
+    ]
+    print(tabulate(lines, headers=heads, disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()

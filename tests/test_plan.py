@@ -1,0 +1,180 @@
+"""What the plan says a method costs, against what torch is counted to do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.counting import Counted
+from benchmarks.plan import regions
+from wfbench import Network, Unlabeled, WfbenchError, WoodFisher, WoodFisherUnlabeled, discover
+from wfbench.cli import main
+from wfbench.deploy.machine import Machine, read_machine
+from wfbench.deploy.methods import steps_of
+from wfbench.deploy.plan import Plan, plan
+from wfbench.deploy.shapes import shapes_of
+from wfbench.deploy.work import Work, total
+
+CARD = Machine("a card", 2**30, 1e12, 1e13, 1e12, 1e-5)
+SPEC = {"memory_bytes": 2**30, "memory_gb_per_s": 1000, "tflops_float32": 10, "tflops_float64": 1, "launch_us": 10}
+SAMPLES, SPARSITY = 40, 0.6
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def conv() -> nn.Module:
+    first = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+    grouped = nn.Conv2d(16, 32, 3, stride=2, groups=4), nn.ReLU(), nn.Conv2d(32, 32, 1)
+    return nn.Sequential(*first, *grouped, nn.Flatten(), nn.Linear(1568, 10))
+
+
+NETWORKS = {"mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16))}
+METHODS = {
+    "full": WoodFisherUnlabeled(block_size=None),
+    "full-joint": WoodFisherUnlabeled(block_size=None, update="joint", stages=4),
+    "wide-joint": WoodFisherUnlabeled(block_size=500, update="joint", stages=4),
+    "narrow-joint": WoodFisherUnlabeled(block_size=30, update="joint", stages=4),
+    "layer": WoodFisherUnlabeled(block_size="layer", draws=2),
+    "exact": WoodFisherUnlabeled(block_size=2000, fisher="exact"),
+    "lobs": "lobs",
+    "sparsegpt": "sparsegpt",
+    "wanda": "wanda",
+}
+
+
+def made(name: str) -> tuple[Network, torch.Tensor]:
+    build, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    return Network(build().eval()), torch.randn(SAMPLES, *shape)
+
+
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [("mlp", "full"), ("mlp", "exact"), *(("conv", name) for name in METHODS if name not in ("full", "exact"))],
+)
+def test_steps_are_what_is_counted(network: str, method: str) -> None:
+    net, x = made(network)
+    chosen = METHODS[method]
+    pruner = discover().pruner(chosen) if isinstance(chosen, str) else chosen
+    steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)
+    assert steps is not None
+    for names, run in regions(net, Unlabeled(x), pruner, SPARSITY):
+        with Counted() as counted:
+            run()
+        said = total([work for name, work in steps.items() if not names or name in names])
+        for kind in ("flops32", "flops64", "moved"):
+            expected = getattr(counted, kind)
+            assert getattr(said, kind) == pytest.approx(expected, rel=0.2, abs=1), (names, kind)
+
+
+def test_the_counter_is_torchs_own_where_that_is_right() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    module, x = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 4)), torch.randn(2, 3, 6, 6)
+    with FlopCounterMode(display=False) as torchs, Counted() as ours:
+        module(x).sum().backward()
+    assert ours.flops32 == torchs.get_total_flops() > 0
+
+
+def test_a_grouped_convolutions_backward_has_twice_its_forward() -> None:
+    module, x = nn.Conv2d(8, 8, 3, groups=4), torch.randn(2, 8, 6, 6, requires_grad=True)
+    with Counted() as forward:
+        out = module(x)
+    with Counted() as backward:
+        out.sum().backward()
+    assert forward.flops32 == 2 * out.numel() * module.weight[0].numel()
+    assert backward.flops32 == 2 * forward.flops32
+
+
+def of(module: nn.Module, method: str, x: torch.Tensor, limit: int | None = None, samples: int = 64) -> Plan:
+    return plan("mine", Network(module.eval()), x, discover().pruner(method), samples, 0.9, CARD, limit)
+
+
+def test_what_is_not_counted_is_said() -> None:
+    x = torch.randn(2, 64)
+    assert "kfac are not counted" in str(of(mlp(), "kfac", x))
+    assert of(mlp(), "magnitude", x).steps == ()
+    assert "reads no samples" in str(of(mlp(), "magnitude", x))
+
+
+def test_it_says_what_lies_where() -> None:
+    x, size = torch.randn(2, 64), 4 * 64 * 17024
+    small, large = of(mlp(), "woodfisher", x, 2 * size - 1), of(mlp(), "woodfisher", x, 2 * size)
+    assert "rows: 64 of 17,024, 0.00436 GB, in a file" in str(small)
+    assert "GB, in memory" in str(large)
+    assert f"on the card, which {2**30 / 4 / 17024:,.0f} rows fill" in str(of(mlp(), "woodfisher", x))
+    assert small.passes == (2, 2)
+    assert small.rows == (64, 17024)
+
+
+def test_too_many_rows_are_refused_beforehand() -> None:
+    with pytest.raises(WfbenchError, match="2010 rows, more than 2000"):
+        of(mlp(), "woodfisher-exact", torch.randn(2, 64), samples=201)
+    with pytest.raises(WfbenchError, match="batch=2 does not divide the 7 samples"):
+        plan("mine", Network(mlp()), torch.randn(2, 64), WoodFisher(batch=2), 7, 0.9, CARD)
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.top = nn.Embedding(50, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.top(self.table(x).mean(1))
+
+
+def test_tensors_that_no_method_prunes_are_named_with_the_reason() -> None:
+    found = of(Words(), "woodfisher", torch.zeros(2, 5, dtype=torch.int64))
+    assert found.left_out == (("table.weight", 400, "of Embedding, which is no linear or convolution layer's weight"),)
+    assert "no method can prune\n  table.weight: 400" in str(found)
+
+
+def test_seconds_are_of_the_machines_rates() -> None:
+    work = Work(2e13, 3e12, 4e12, 1e5)
+    assert CARD.seconds(work) == pytest.approx(2 + 3 + 4 + 1)
+    assert CARD.floor(work) == pytest.approx(5)
+
+
+def test_a_machine_is_read_from_toml_and_json(tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text("\n".join(f"{name} = {value}" for name, value in SPEC.items()))
+    (tmp_path / "card.json").write_text(json.dumps(SPEC | {"name": "card"}))
+    found = read_machine(tmp_path / "card.toml")
+    assert found == read_machine(tmp_path / "card.json")
+    assert found == Machine("card", 2**30, 1e12, 1e13, 1e12, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memory", "neither TOML nor JSON"),
+        ("speed = 3", r"\['speed'\] is none of memory_bytes, "),
+        ("memory_bytes = 1", "memory_gb_per_s is None; give a number above 0"),
+        ("memory_bytes = -1", "memory_bytes is -1; give a number above 0"),
+    ],
+)
+def test_a_file_that_is_no_machine_is_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "card.toml").write_text(text)
+    with pytest.raises(WfbenchError, match=message):
+        read_machine(tmp_path / "card.toml")
+    with pytest.raises(WfbenchError, match=r"none\.toml: No such file"):
+        read_machine(tmp_path / "none.toml")
+
+
+def test_the_command_plans_for_this_machine_and_for_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "card.json").write_text(json.dumps(SPEC))
+    asked = ["plan", "digits-cnn", "--budget", "64"]
+    assert main([*asked, "--memory", "2MiB", "--json"]) == 0
+    here = json.loads(capsys.readouterr().out)
+    assert here["limit"] == 2**21
+    assert [step["name"] for step in here["steps"]][:4] == ["check of the rows", "forward", "backward", "rows"]
+    assert main([*asked, "--device-spec", str(tmp_path / "card.json"), "--json"]) == 0
+    there = json.loads(capsys.readouterr().out)
+    assert there["machine"]["bandwidth"] == 1e12
+    assert [step["flops64"] for step in there["steps"]] == [step["flops64"] for step in here["steps"]]
+    assert main([*asked, "--device-spec", str(tmp_path / "card.json"), "--memory", "1GiB"]) == 2
+    assert "--memory is of this machine" in capsys.readouterr().err
+    assert main([*asked, "--method", "nothing"]) == 2

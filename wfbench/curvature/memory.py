@@ -1,0 +1,214 @@
+"""Where large tensors are: in memory within a bound, beyond it in a file without a name that ends with its tensors.
+
+The bound never decides what is computed, or in which pieces, only where it lies: results are the same bits under any.
+A tensor in a file is an ordinary one whose pages come in as they are read. `touched` says which were, and gives them
+back to the file when they are many. On devices other than the CPU everything stays there.
+"""
+
+import ctypes
+import mmap
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from math import prod
+from pathlib import Path
+from weakref import WeakValueDictionary, finalize
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wfbench.errors import WfbenchError
+
+ROWS, PASS, PAGES = 1 / 2, 1 / 4, 1 / 8
+"""Shares of the bound: rows in memory; what a pass keeps for its way back; pages of files. The rest is for vectors."""
+BOUND = "most that curvature rows, their Grams and factors take on the CPU, beyond which they lie in files"
+SMALL = 2**20
+"""Bytes below which nothing goes to a file."""
+M_MMAP_THRESHOLD = -3
+PIECE = 2**14
+"""Columns at a time where no bit hangs on how many."""
+
+_bound: list[int] = []
+_held = [0]
+_files: WeakValueDictionary[int, "_File"] = WeakValueDictionary()
+
+
+def free() -> int:
+    """Bytes that this process could have: what the machine has available, or its control group, if that is less."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        found = int(re.findall(r"^MemAvailable:\s+(\d+) kB$", text, re.M)[0]) * 1024
+    except (OSError, IndexError):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        reclaimable = re.findall(r"^inactive_file (\d+)$", (group / "memory.stat").read_text(), re.M)
+    except OSError:  # the machine's own, which has no bound
+        return found
+    return found if most == "max" else min(found, int(most) - int(used) + int(reclaimable[0]))
+
+
+def bound() -> int:
+    """Bytes for rows, Grams and factors; half of what was free when it was first asked, where none was set."""
+    if not _bound:
+        limit_to(None)
+    return _bound[-1]
+
+
+def limit_to(size: int | None) -> None:
+    """The bound of this process and of those that it forks, bytes; None is half of what is free now."""
+    _bound[:] = [size or free() // 2]
+
+
+@contextmanager
+def within(size: int) -> Iterator[None]:
+    """Another bound, until it ends."""
+    _bound.append(size)
+    try:
+        yield
+    finally:
+        _bound.pop()
+
+
+def bytes_of(text: str) -> int:
+    """`4GiB`, `500 MB` or a number of bytes.
+
+    Raises:
+        WfbenchError: it is none of these, or less than 1 MiB.
+    """
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([kMGT]?)(i?)B?", text.strip())
+    size = 0 if found is None else int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+    if size < SMALL:
+        raise WfbenchError(f'memory "{text}": give an amount such as 4GiB or 500MB, at least 1MiB')
+    return size
+
+
+class _File(mmap.mmap):
+    """A file in the temporary folder that has no name: it is gone with the last tensor that lies in it, or a crash."""
+
+    seen = 0
+
+
+def room(
+    shape: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu", *, zeros: bool = False
+) -> Tensor:
+    """A tensor to be filled, or one of zeros; in a file where all made here would be beyond their share of the bound.
+
+    Raises:
+        WfbenchError: the temporary folder is full.
+    """
+    size = prod(shape) * dtype.itemsize
+    if torch.device(device).type != "cpu" or fits(_held[0] + size, bound()) or size < SMALL:
+        make = torch.zeros if zeros else torch.empty
+        found = make(tuple(shape), dtype=dtype, device=device)
+        if found.device.type == "cpu":
+            _hold(size)
+            finalize(found.untyped_storage(), _hold, -size).atexit = False
+        return found
+    return _in_file(tuple(shape), dtype)
+
+
+def fits(size: int, limit: int) -> bool:
+    """Whether rows of so many bytes are in memory under a bound."""
+    return size <= ROWS * limit
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """A copy in a file, none of whose pages are in memory."""
+    found = _in_file(tensor.shape, tensor.dtype)
+    for to, part in zip(found.flatten().split(2**22), tensor.flatten().split(2**22), strict=True):
+        to.copy_(part)
+        touched(found, part.nbytes)
+    release(found)
+    return found
+
+
+@cache
+def _given_back_at_once() -> None:
+    """From now on glibc gives large tensors back to the system when they end, in place of keeping them for the next."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, SMALL)
+        libc.malloc_trim(0)
+    except (OSError, AttributeError):  # another libc, which does as it does
+        return
+
+
+def _in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    size = prod(shape) * dtype.itemsize
+    _given_back_at_once()
+    try:
+        with tempfile.TemporaryFile(prefix="wfbench-") as file:
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later
+            mapped = _File(file.fileno(), size)
+    except OSError as error:
+        raise WfbenchError(
+            f"{size / 2**30:.1f} GiB are beyond the bound of memory and do not fit into {tempfile.gettempdir()} "
+            f"({error.strerror}); set TMPDIR to a folder with room, or give more memory"
+        ) from error
+    found = torch.frombuffer(mapped, dtype=dtype).view(shape)
+    _files[found.untyped_storage().data_ptr()] = mapped
+    return found
+
+
+def _hold(size: int) -> None:
+    _held[0] += size
+
+
+def touched(tensor: Tensor, size: int) -> None:
+    """So many bytes of what may lie in a file were read or written; they stay in memory as long as they are few."""
+    file = _files.get(tensor.untyped_storage().data_ptr())
+    if file is None:
+        return
+    file.seen += size
+    if file.seen > PAGES * bound():
+        release(tensor)
+
+
+def release(tensor: Tensor) -> None:
+    """The pages of what lies in a file leave memory until they are read again."""
+    if file := _files.get(tensor.untyped_storage().data_ptr()):
+        file.madvise(mmap.MADV_DONTNEED)
+        file.seen = 0
+
+
+def by_columns(rows: Float[Tensor, "k p"], width: int) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
+    """So many columns at a time: where they are, and they."""
+    k, p = rows.shape
+    for start in range(0, p, width):
+        part = slice(start, min(start + width, p))
+        yield part, rows[:, part]
+        touched(rows, k * (part.stop - part.start) * rows.itemsize)
+
+
+def kept_columns(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"], width: int) -> Iterator[Float[Tensor, "k c"]]:
+    """So many of the kept columns at a time, copied."""
+    for index in kept.nonzero()[:, 0].split(width):
+        yield rows[:, index]
+        if len(index) and rows.untyped_storage().data_ptr() in _files:
+            touched(rows, len(rows) * int(index[-1] - index[0] + 1) * rows.itemsize)
+
+
+def selected(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
+    """A copy of the kept columns."""
+    found, start = room((len(rows), int(kept.sum())), rows.dtype, rows.device), 0
+    for part in kept_columns(rows, kept, PIECE):
+        found[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
+        touched(found, part.nbytes)
+    return found
+
+
+def check_finite(rows: Float[Tensor, "k p"], what: str) -> None:
+    """Raise WfbenchError if there are NaN or infinite values in what is named."""
+    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    for part in rows.split(max(1, 2**24 // max(1, rows.shape[1]))):
+        total += part.sum()
+        touched(rows, part.nbytes)
+    if not torch.isfinite(total):
+        raise WfbenchError(f"{what} contain NaN or infinite values; check the weights and inputs")

@@ -1,0 +1,147 @@
+"""The steps of the methods whose cost is counted, from the formulas of `work`."""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any, TypeAlias
+
+from wfbench.curvature.rows import MAX_ROWS, probes_for
+from wfbench.deploy.shapes import Shapes
+from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
+from wfbench.errors import WfbenchError
+from wfbench.linalg import SYSTEM_NUMBERS
+from wfbench.network import Network
+from wfbench.pruner import Pruner
+from wfbench.walk import SAMPLES
+from wfbench.woodfisher.surgeon import STAGES, layer_blocks
+from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
+
+Steps: TypeAlias = dict[str, Work]
+VECTORS = 25
+"""float64 vectors as long as the weights that a stage of removal reads and writes, sorting among them; counted."""
+
+
+def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) -> tuple[int, int]:
+    """Rows, and cotangents a sample.
+
+    Raises:
+        WfbenchError: as `gradients`.
+    """
+    if isinstance(method, WoodFisher):
+        if n % method.batch:
+            raise WfbenchError(f"batch={method.batch} does not divide the {n} samples; choose a divisor")
+        return n // method.batch, 1
+    kinds = {
+        "sampled": lambda: method.draws,
+        "exact": lambda: shapes.outputs,
+        "logits": lambda: probes_for(n, shapes.outputs, shapes.p) or shapes.outputs,
+    }
+    each = kinds[method.fisher]()
+    if n * each > MAX_ROWS:
+        raise WfbenchError(f"{method.name} of {n} samples has {n * each} rows, more than {MAX_ROWS}; use fewer samples")
+    return n * each, each
+
+
+def woodfisher(
+    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float
+) -> Steps:
+    """Rows, Gram matrix, inverse, and the removal of a share of the weights."""
+    (k, each), p = rows_of(method, shapes, n), shapes.p
+    widths = layer_blocks(net, method.block_size) or [p]
+    dense = Inverse(k, widths)
+    known = method.block_size is None and k <= p
+    found = passes(shapes, n, each)
+    if isinstance(method, WoodFisher) and method.batch > 1:
+        found["rows"] += Work(0, 0, 12.0 * n * p)
+    found |= {
+        "Gram": gram(k, p),
+        "eigenvalues": eigenvalues(k),
+        "factor": dense.factor(known=known),
+        "diagonal": dense.rescored(),
+    }
+    if isinstance(method, WoodFisher) and method.first_order:
+        found["first-order term"] = dense.rescored(diagonals=False, solves=True) + Work(0, 0, 20.0 * k * p)
+    stages = method.stages or (1 if method.update == "independent" else STAGES)
+    removal = []
+    for stage in range(1, stages + 1):
+        last, joint = stage == stages, method.update == "joint"
+        if not joint:
+            removal.append(dense.rescored(diagonals=False, solves=True))
+        if joint or not last:
+            left = Inverse(k, widths, 1 - sparsity * stage / stages)
+            removal += [left.factor(known=known), gram(k, sparsity * p / stages) if known else Work()]
+            removal.append(left.rescored(diagonals=not last, moves=joint))
+        removal.append(Work(0, 0, 8.0 * VECTORS * p, VECTORS))
+    found["removal and update"] = total(removal)
+    found["predicted change"] = product(k, p)
+    return found
+
+
+def moments(shapes: Shapes, n: int) -> Steps:
+    """`XᵀX` of every layer's patches, in one pass."""
+    parts = [part for part in shapes.parts if part.prunable]
+    found = []
+    for part in parts:
+        groups, _, d = part.matrices
+        patches = float(n * part.places * groups * d)
+        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / SAMPLES) + 3)
+        found.append(Work(0, 2.0 * patches * d, 8 * numbers, 6))
+    return {"forward": forward(shapes, n), "second moments": total(found)}
+
+
+def _each(shapes: Shapes, cost: Callable[[int, int], Work]) -> Work:
+    """The sum over all matrices of a function of their rows and columns."""
+    parts = [part.matrices for part in shapes.parts if part.prunable]
+    return total([cost(rows, d) * groups for groups, rows, d in parts])
+
+
+def inverses(shapes: Shapes) -> Work:
+    return _each(shapes, lambda rows, d: Work(0, 1.0 * d**3, 88.0 * d**2, 9))
+
+
+def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
+    return moments(shapes, n)
+
+
+def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
+    def in_turn(rows: int, d: int) -> Work:
+        gone = sparsity * d
+        batches = ceil(rows / max(1, SYSTEM_NUMBERS // max(1, round(gone) ** 2)))
+        return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
+
+    return {**moments(shapes, n), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
+
+
+def _obc(shapes: Shapes, n: int, sparsity: float) -> Steps:
+    def trace(rows: int, d: int) -> Work:
+        side, numbers = d, 0.0
+        for step in range(d):
+            side = d - step if d - step < 0.75 * side else side
+            numbers += rows * side**2
+        return Work(0, 2 * numbers, 20 * numbers, 14.0 * d)
+
+    def kept(rows: int, d: int) -> Work:
+        return cholesky(round((1 - sparsity) * d)) * rows
+
+    traces, solved = _each(shapes, trace), _each(shapes, kept)
+    return {**moments(shapes, n), "inverses": inverses(shapes), "greedy order": traces, "least squares": solved}
+
+
+def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Steps:
+    def sweep(rows: int, d: int) -> Work:
+        return Work(0, 1.0 * rows * d**2, 24.0 * rows * d * min(d, block) / 2 + 24.0 * rows * d**2 / block, 4.0 * d)
+
+    factors = inverses(shapes) + _each(shapes, lambda rows, d: cholesky(d))
+    return {**moments(shapes, n), "inverses": factors, "column sweep": _each(shapes, sweep)}
+
+
+LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _sparsegpt, "wanda": _wanda}
+"""By method: its steps from shapes, samples and sparsity."""
+
+
+def steps_of(method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float) -> Steps | None:
+    """What a method does on n samples; None where it is not counted."""
+    if isinstance(method, WoodFisher | WoodFisherUnlabeled):
+        return woodfisher(method, net, shapes, n, sparsity)
+    if method.name in LAYERWISE:
+        return LAYERWISE[method.name](shapes, n, sparsity)
+    return {} if method.track == "data-free" else None

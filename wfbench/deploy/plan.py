@@ -1,0 +1,186 @@
+"""What a method will cost on a task, counted before anything runs: passes, FLOPs, bytes, memory and time."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxtyping import Float
+from tabulate import tabulate
+from torch import Tensor
+
+from wfbench.curvature.memory import PASS, fits
+from wfbench.curvature.per_sample import TILE
+from wfbench.deploy.machine import Machine, pass_seconds
+from wfbench.deploy.methods import Steps, rows_of, steps_of
+from wfbench.deploy.shapes import Shapes, shapes_of
+from wfbench.deploy.work import Work, total
+from wfbench.network import Network
+from wfbench.pruner import Pruner
+from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
+
+TIMED = 4
+"""Samples of the pass that is timed."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of the plan.
+
+    Args:
+        seconds: estimated.
+        floor: seconds, if the machine did nothing but compute or move bytes, whichever takes longer.
+    """
+
+    name: str
+    work: Work
+    seconds: float
+    floor: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, where it will lie, and how long it may take.
+
+    Args:
+        steps: None where the method is not counted.
+        passes: passes of 32 samples, forward and backward.
+        rows: how many, of how many numbers; None for methods without.
+        limit: bytes for rows, Grams and factors.
+        facts: what lies where, a line each.
+        left_out: parameters of two axes or more that no method can prune: name, numbers, and why.
+    """
+
+    task: str
+    method: str
+    samples: int
+    sparsity: float
+    machine: Machine
+    steps: tuple[Step, ...] | None
+    passes: tuple[int, int]
+    rows: tuple[int, int] | None
+    limit: int
+    facts: tuple[str, ...]
+    left_out: tuple[tuple[str, int, str], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        steps = None if self.steps is None else [{**asdict(step), **asdict(step.work)} for step in self.steps]
+        for step in steps or ():
+            del step["work"]
+        return {**asdict(self), "steps": steps}
+
+    def __str__(self) -> str:
+        about = f"{self.method} on {self.samples} samples of {self.task}, {self.sparsity:g} of the weights, "
+        parts = [about + f"on {self.machine.name}"]
+        if self.steps is None:
+            parts.append(f"the steps of {self.method} are not counted; those of WoodFisher and layer-wise methods are")
+        elif self.steps:
+            whole = Step("in all", total([one.work for one in self.steps]), *map(sum, _times(self.steps)))
+            rows = [_line(step) for step in (*self.steps, whole)]
+            heads = ["step", "GFLOP float32", "GFLOP float64", "GB moved", "operations", "seconds", "at least"]
+            parts.append(tabulate(rows, headers=heads, disable_numparse=True, colalign=("left", *["right"] * 6)))
+            most = max(self.steps, key=lambda step: step.seconds)
+            kind = (
+                "computing"
+                if self.machine.computing(most.work) > most.work.moved / self.machine.bandwidth
+                else "moving"
+            )
+            share = 100 * most.seconds / max(whole.seconds, 1e-300)
+            parts.append(f"{most.name} takes most of the time, {share:.0f} %, bound by {kind}")
+        else:
+            parts.append(f"{self.method} reads no samples: nothing to count")
+        parts += ["\n".join(self.facts)]
+        if self.left_out:
+            listed = [f"  {name}: {numbers}, {reason}" for name, numbers, reason in self.left_out]
+            parts.append("\n".join(["no method can prune", *listed]))
+        return "\n\n".join(part for part in parts if part)
+
+
+def _times(steps: tuple[Step, ...]) -> tuple[list[float], list[float]]:
+    return [step.seconds for step in steps], [step.floor for step in steps]
+
+
+def _line(step: Step) -> list[str]:
+    work = step.work
+    numbers = work.flops32 / 1e9, work.flops64 / 1e9, work.moved / 1e9, work.launches, step.seconds, step.floor
+    return [step.name, *(f"{number:.3g}" if number < 1000 else f"{number:,.0f}" for number in numbers)]
+
+
+def plan(
+    task: str,
+    net: Network,
+    x: Float[Tensor, "n *input"],
+    method: Pruner[Any],
+    samples: int,
+    sparsity: float,
+    machine: Machine,
+    limit: int | None = None,
+) -> Plan:
+    """The plan for a network, on this machine or another.
+
+    Args:
+        x: a few samples; the passes over them are timed if the machine is this one.
+        limit: bytes for rows, Grams and factors on this machine; None on another, whose memory is the limit.
+    """
+    shapes = shapes_of(net, x[:1])
+    found = steps_of(method, net, shapes, samples, sparsity)
+    timed = {} if limit is None or not found else _pass_times(net, x[:TIMED], found, shapes)
+    steps = None
+    if found is not None:
+        steps = tuple(
+            Step(name, work, timed.get(name, machine.seconds(work)), machine.floor(work))
+            for name, work in found.items()
+        )
+    rows = None
+    each = 0
+    if isinstance(method, WoodFisher | WoodFisherUnlabeled):
+        k, each = rows_of(method, shapes, samples)
+        rows = k, shapes.p
+    tiles = -(-samples // TILE) if found else 0
+    bytes_there = int(machine.memory) if limit is None else limit
+    facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
+    return Plan(
+        task, method.name, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
+    )
+
+
+def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[str, float]:
+    """Seconds of the steps that are passes, from the timed ones, by their FLOPs."""
+    there, back = pass_seconds(net, x)
+    once = 2.0 * shapes.macs
+    rates = {"forward": there / once, "backward": back / (2 * once), "rows": back / (2 * once)}
+    found = {name: rate * steps[name].flops32 for name, rate in rates.items() if name in steps}
+    if "check of the rows" in steps:
+        found["check of the rows"] = 2 * steps["check of the rows"].flops64 * there / once
+    return found
+
+
+def _facts(
+    shapes: Shapes, rows: tuple[int, int] | None, limit: int, tiles: int, each: int, *, streams: bool
+) -> tuple[str, ...]:
+    kept = TILE * shapes.kept * 4
+    found = [f"{tiles} passes forward, {tiles * each} back" if tiles else "no passes"]
+    if rows is not None:
+        k, p = rows
+        size = 4 * k * p
+        if streams:
+            where = "in memory" if fits(size, limit) else "in a file in the temporary folder, read chunk by chunk"
+        else:
+            where = f"on the card, which {limit / 4 / p:,.0f} rows fill" if size < limit else "more than the card holds"
+        found.append(f"rows: {k} of {p:,}, {size / 1e9:.3g} GB, {where}")
+        found.append(
+            f"Gram matrix and factor: {8 * k * k / 1e6:.3g} MB each; a vector of the weights: {8e-6 * p:.3g} MB"
+        )
+    if tiles and each:
+        beyond = max(0.0, kept - PASS * limit) if streams else 0.0
+        where = f", about {beyond / 1e9:.3g} of them in files" if beyond else ""
+        found.append(f"a pass of {TILE} keeps {kept / 1e9:.3g} GB for its way back{where}")
+    found.append(f"bound: {limit / 2**30:.3g} GiB")
+    return tuple(found)
+
+
+def _why(net: Network) -> tuple[tuple[str, int, str], ...]:
+    """The tensors that no method prunes, and why."""
+    module, found = net.module(), []
+    for name, numbers in net.left_out.items():
+        owner = type(module.get_submodule(name.rpartition(".")[0])).__name__
+        found.append((name, numbers, f"of {owner}, which is no linear or convolution layer's weight"))
+    return tuple(found)

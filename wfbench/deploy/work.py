@@ -1,0 +1,191 @@
+"""What the steps of a method cost, counted from shapes: the only place with these formulas.
+
+FLOPs are those of products, factorisations and triangular systems, a multiply-add being two. Bytes are what operations
+read and write, each tensor once an operation, as if nothing stayed in a cache. Launches are operations. Chunks and
+tiles are those of `wfbench.curvature`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import ceil
+
+from wfbench.curvature.gram import TILE_ROWS, WIDE_COLUMNS, row_edges
+from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
+from wfbench.curvature.per_sample import CHECKED, TILE
+from wfbench.deploy.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class Work:
+    """Args:
+    flops32, flops64: in the network's type, taken for float32, and in float64.
+    moved: bytes read and written.
+    launches: operations.
+    """
+
+    flops32: float = 0.0
+    flops64: float = 0.0
+    moved: float = 0.0
+    launches: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Work)))
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(*(times * getattr(self, one.name) for one in fields(Work)))
+
+
+def total(parts: Sequence[Work]) -> Work:
+    return sum(parts, Work())
+
+
+def forward(shapes: Shapes, n: int, size: int = 4) -> Work:
+    """One pass of n samples in numbers of so many bytes."""
+    flops = 2.0 * n * shapes.macs
+    moved = size * (n * shapes.activations + shapes.weights)
+    return Work(*_typed(flops, size), moved, len(shapes.parts))
+
+
+def backward(shapes: Shapes, n: int, size: int = 4) -> Work:
+    """The gradients of what every layer reads, for one cotangent a sample."""
+    parts = [part for part in shapes.parts if not part.first]
+    flops = 2.0 * n * sum(part.macs for part in parts)
+    moved = size * sum(n * (part.written + (1 if part.linear else 2) * part.read) + part.weight for part in parts)
+    return Work(*_typed(flops, size), moved, len(parts))
+
+
+def per_sample(shapes: Shapes, n: int, size: int = 4) -> Work:
+    """Every layer's weight gradient for every sample, one cotangent each, written into the rows."""
+    parts = [part for part in shapes.parts if part.prunable]
+    flops = 2.0 * n * sum(part.macs for part in parts)
+    copies = sum(part.weight * (3 if part.linear else 5) for part in parts)
+    moved = size * n * (copies + sum(part.read + part.written for part in parts))
+    return Work(*_typed(flops, size), moved, 3 * len(parts))
+
+
+def checked(shapes: Shapes) -> Work:
+    """Hooks against autograd on three samples, float64, and one sample alone, before the first rows."""
+    rows = per_sample(shapes, CHECKED, 8)
+    again = Work(0, rows.flops64, 8 * sum(part.weight for part in shapes.parts), rows.launches)
+    passes = [forward(shapes, CHECKED, 8) * 2, forward(shapes, 1, 8), backward(shapes, CHECKED, 8) * 2]
+    of_rows = Work(0, 2 * CHECKED * shapes.p, 8 * CHECKED * shapes.p, 1)
+    return total([*passes, rows, again, of_rows])
+
+
+def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
+    """What the rows of n samples take: whole tiles, the last one filled up."""
+    tiles = ceil(n / TILE)
+    unwritten = Work(0, 0, -8.0 * (tiles * TILE - n) * cotangents * shapes.p)
+    return {
+        "check of the rows": checked(shapes),
+        "forward": forward(shapes, TILE) * tiles,
+        "backward": backward(shapes, TILE) * (tiles * cotangents),
+        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
+    }
+
+
+def finite(k: int, p: int) -> Work:
+    """One look at every row."""
+    return Work(0, 0, 4.0 * k * p, max(1, k * p / 2**24))
+
+
+def gram(k: int, p: float) -> Work:
+    """`RRᵀ` over p columns, in its tiles."""
+    edges, chunks = row_edges(k), ceil(p / WIDE_COLUMNS)
+    tiles = [
+        (stop - start, min(left + TILE_ROWS, stop) - left)
+        for start, stop in pairwise(edges)
+        for left in range(0, stop, TILE_ROWS)
+    ]
+    entries, sides = sum(a * b for a, b in tiles), sum(a + b for a, b in tiles)
+    moved = 12.0 * k * p + 8.0 * sides * p + chunks * 48.0 * entries
+    return Work(0, 2.0 * entries * p, moved, chunks * (1 + 3 * len(tiles)))
+
+
+def cholesky(k: int) -> Work:
+    return Work(0, k**3 / 3, 64.0 * k**2, 4)
+
+
+def eigenvalues(k: int) -> Work:
+    return Work(0, 4 / 3 * k**3, 16.0 * k**2, 1)
+
+
+def triangular(k: int, columns: float) -> Work:
+    """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
+    return Work(0, columns * k**2, 8.0 * k**2 + 40.0 * k * columns + 48.0 * columns, 6)
+
+
+def product(k: int, p: float, *, masked: bool = False) -> Work:
+    """`Rv` or `Rᵀu`, the rows widened chunk by chunk."""
+    return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / WIDE_COLUMNS))
+
+
+def diagonal(k: int, p: int, *, masked: bool = False) -> Work:
+    """Of the inverse of the full matrix, from its factor."""
+    chunks = ceil(p / WIDE_COLUMNS)
+    each = triangular(k, min(p, WIDE_COLUMNS)) * (p / min(p, WIDE_COLUMNS))
+    return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
+
+
+def solve(k: int, p: int) -> Work:
+    return product(k, p) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2, 3)
+
+
+class Inverse:
+    """What an inverse of k rows with blocks of these widths asks for; one width is the full matrix.
+
+    Args:
+        kept: the share of the columns that is there; below 1 the others are taken out of the rows.
+    """
+
+    def __init__(self, k: int, widths: Sequence[int], kept: float = 1.0) -> None:
+        self.k, self.kept, self.p = k, kept, sum(widths)
+        self.full = len(widths) == 1 and k <= self.p
+        self.widths = Counter(widths)
+
+    def factor(self, known: bool = False) -> Work:
+        """Of the full matrix, once; blocks have theirs within each use.
+
+        Args:
+            known: its Gram matrix is there.
+        """
+        found = finite(self.k, self.p)
+        if self.full:
+            found += cholesky(self.k) + (Work() if known else gram(self.k, self.p * self.kept))
+        return found
+
+    def rescored(self, *, diagonals: bool = True, solves: bool = False, moves: bool = False) -> Work:
+        """Its diagonal, a solution, or what kept weights make up for removed ones, with one factor of blocks."""
+        if self.full:
+            masked = self.kept < 1
+            found = Work()
+            found += diagonal(self.k, self.p, masked=masked) if diagonals else Work()
+            found += solve(self.k, self.p) if solves else Work()
+            return found + (product(self.k, self.p) + product(self.k, self.p, masked=masked)) * moves
+        return total([self._blocks(*of, diagonals, solves, moves) for of in self.widths.items()])
+
+    def _blocks(self, width: int, count: int, diagonals: bool, solves: bool, moves: bool) -> Work:
+        k, dual, masked = self.k, self.k <= width, self.kept < 1
+        if dual and k * width > WIDE_NUMBERS:
+            alone = Inverse(k, [width], self.kept)
+            return (alone.factor() + alone.rescored(diagonals=diagonals, solves=solves, moves=moves)) * count
+        m = width * (self.kept if dual else 1.0)
+        side = k if dual else width
+        numbers = 2.0 * k * m + side**2  # of a product of the rows with themselves
+        moved = 12.0 * k * width + 8 * numbers + masked * (8.0 * k * (width + m) * dual + 16.0 * k * m)
+        work = Work(0, 2.0 * side * k * m + side**3 / 3, moved + 48.0 * side**2)
+        if diagonals:
+            work += triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+        if solves:
+            work += Work(0, (10.0 if dual else 4.0) * k * m + 4.0 * side**2, 8.0 * (5 if dual else 2) * k * m)
+        if moves:
+            work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m))
+        launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
+        batches = ceil(count / blocks_at_a_time(k, width))
+        return Work(0, count * work.flops64, count * work.moved, launches * batches)
+
+
+def _typed(flops: float, size: int) -> tuple[float, float]:
+    return (flops, 0.0) if size < 8 else (0.0, flops)
