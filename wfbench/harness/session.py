@@ -11,6 +11,7 @@ from typing import Any
 from wfbench.composed.steps import steps_in
 from wfbench.errors import BrokenRule, NotFetched, WfbenchError
 from wfbench.execution.alarm import CaseTimeout, alarm, overdue
+from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.worker import Died, Overdue, Worker
 from wfbench.harness.case import Case
 from wfbench.harness.measures import Timings
@@ -44,6 +45,7 @@ class Session:
         self.limit: float | None = option("--case-timeout")
         if self.limit is not None and not 0 < self.limit < float("inf"):
             raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
+        keep_freed_memory()
         self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
         self.runner = Runner(option("--device"))
         self.chosen: dict[str, Any] = {
