@@ -18,13 +18,16 @@ WEIGHTS = Grid(
 )
 CHANNELS = replace(
     WEIGHTS,
-    methods=("filter-l1", "woodfisher-filter", "obs-filter"),
+    methods=("filter-l1", "obs-filter"),
     sparsities=(0.3,),
     pattern="filter",
     of="macs",
     scopes=("layer",),
 )
+FEW = replace(CHANNELS, methods=("woodfisher-filter",), budgets=(16, 64))
+MANY = replace(CHANNELS, methods=("woodfisher-filter[rank=64]",), budgets=(256,))
+"""As many rows as samples for each of thousands of channels would be too much: their strongest directions."""
 SNOWS = replace(WEIGHTS, methods=("snows",), budgets=(16,), recoveries=("none",))
-SUITE = Suite("imagenet", (WEIGHTS, CHANNELS, SNOWS))
+SUITE = Suite("imagenet", (WEIGHTS, CHANNELS, FEW, MANY, SNOWS))
 
 test_case = case_test("imagenet")

@@ -33,7 +33,7 @@ def sampling_error(frame: pd.DataFrame) -> list[str]:
     Of the tasks whose records say how many; nothing where none does.
     """
     known = frame.dropna(subset=["scored"]) if "scored" in frame else frame[:0]
-    counts = known.groupby("task", sort=True)["scored"].max() if len(known) else {}
+    counts: dict[Any, float] = known.groupby("task", sort=True)["scored"].max().to_dict() if len(known) else {}
     found = [f"{fixed(50 / count**0.5, 1)} on {task} ({int(count)} scored)" for task, count in counts.items()]
     return (
         [f"Standard error of an accuracy as that of a sample, in points, at most {', '.join(found)}."] if found else []

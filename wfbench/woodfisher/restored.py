@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench.composed.staged import restored, shares
@@ -113,7 +113,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
     if distance == 0 or not kept.any():
         return None
     whole = gradients(current, data, "logits", probes=probes_of(current, data), seed=seed)
-    found = Gradients(whole.rows[:, kept], whole.count / len(data), (), 0.0, whole.probes)
+    found = Gradients(_packed(whole.rows, kept), whole.count / len(data), (), 0.0, whole.probes)
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
         return None
@@ -134,6 +134,14 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         if float((_logits(net, {}, data) - _logits(net, state, data)).square().sum()) < distance:
             return replace(pruned, state=state, diagnostics={**diagnostics, "step": 0.5**halving})
     return None
+
+
+def _packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
+    """The kept columns in the place of the first ones, for there may be no memory for a copy; none of the others is read."""
+    count = int(kept.sum())
+    for row in rows:
+        row[:count] = row[kept]
+    return rows[:, :count]
 
 
 def _logits(net: Network, state: Params, data: Unlabeled) -> Float[Tensor, "n c"]:
