@@ -77,6 +77,7 @@ OF_MARKER = {
     "cifar": {},
     "damping": {"--methods": "woodfisher[damping=1e-05]"},
     "gradual": {"--methods": "gradual[steps=1]-magnitude"},
+    "imagenet": {},
     "lead": {},
     "smoke": {},
     "structured": {"--methods": "filter-l1", "--sparsities": "0.5"},

@@ -137,7 +137,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
 
 
 def _packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
-    """The kept columns in the place of the first ones: for a copy there may be no memory, and nobody reads the others."""
+    """The kept columns in the place of the first ones: for a copy there may be no memory, and nobody reads the rest."""
     count = int(kept.sum())
     for row in rows:
         row[:count] = row[kept]
