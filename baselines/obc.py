@@ -31,8 +31,10 @@ from wfbench.toolbox import (
     second_moments,
 )
 
-TRACE_NUMBERS = 2**21
-"""float64 numbers in the inverses that are downdated at a time: those of a few rows, so that they stay in the cache."""
+TRACE_NUMBERS = 2**23
+"""float64 numbers in the inverses that are downdated at a time."""
+LAZY = 32
+"""Removals a row between two products over whole inverses."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,9 @@ class OBC(Pruner[Unlabeled]):
         for name, weight in net.weights.items():
             layer = net.layer_of(name)
             matrices = as_matrices(layer, weight).double()
-            traces = [trace(w, h) for w, h in zip(matrices, hessians[name], strict=True)]
-            order = torch.cat([found[0] for found in traces])
+            order, losses = trace(matrices, hessians[name])
             # a weight goes after those that its row loses before it: rows are merged by the running maximum
-            losses = torch.cat([found[1] for found in traces]).cummax(1).values
+            losses = losses.cummax(1).values
             place = losses.flatten().argsort(stable=True).argsort().reshape(order.shape)
             ranks[name] = from_matrices(
                 layer, torch.empty_like(place).scatter_(1, order, place).reshape(matrices.shape)
@@ -92,36 +93,44 @@ class OBC(Pruner[Unlabeled]):
 
 
 def trace(
-    weights: Float[Tensor, "rows d"], hessian: Float[Tensor, "d d"]
-) -> tuple[Int[Tensor, "rows d"], Float[Tensor, "rows d"]]:
-    """For every row, the weights in the order of greedy removal, and what each removal adds to `½ δ H δᵀ`."""
-    inverted = inverse(hessian)
-    size = max(1, TRACE_NUMBERS // hessian.numel())
-    parts = [_trace(part, inverted) for part in weights.split(size)]
+    weights: Float[Tensor, "g rows d"], hessians: Float[Tensor, "g d d"]
+) -> tuple[Int[Tensor, "all d"], Float[Tensor, "all d"]]:
+    """For every row of all groups, the weights in greedy removal's order, and what each adds to `½ δ H δᵀ`."""
+    inverses, rows = inverse(hessians), weights.flatten(0, 1)
+    groups = torch.arange(len(hessians), device=weights.device).repeat_interleave(weights.shape[1])
+    size = max(1, TRACE_NUMBERS // hessians[0].numel())
+    parts = [_trace(w, inverses[of]) for w, of in zip(rows.split(size), groups.split(size), strict=True)]
     return torch.cat([order for order, _ in parts]), torch.cat([losses for _, losses in parts])
 
 
-def _trace(weights: Float[Tensor, "rows d"], inverse: Float[Tensor, "d d"]) -> tuple[Tensor, Tensor]:
-    rows, d = weights.shape
-    every = torch.arange(rows, device=weights.device)
-    w, inverse = weights.clone(), inverse.expand(rows, d, d).clone()
-    left = torch.arange(d, device=weights.device).expand(rows, d).clone()
-    gone = torch.zeros_like(left, dtype=torch.bool)
-    order, losses = torch.empty_like(left), torch.empty_like(weights)
-    for step in range(d):
-        if d - step < 0.75 * left.shape[1]:  # drop the rows and columns of what is gone
-            stay = (~gone).nonzero()[:, 1].reshape(rows, -1)
-            left, w, gone = left.gather(1, stay), w.gather(1, stay), gone.gather(1, stay)
-            inverse = inverse.gather(1, stay[:, :, None].expand(-1, -1, inverse.shape[2]))
-            inverse = inverse.gather(2, stay[:, None, :].expand(-1, stay.shape[1], -1))
-        pivots = inverse.diagonal(dim1=1, dim2=2)
-        loss = (w.square() / (2 * pivots)).masked_fill(gone, torch.inf)
-        losses[:, step], q = loss.min(1)
-        order[:, step] = left[every, q]
-        column, pivot = inverse[every, q], pivots[every, q, None]
-        w -= column * (w[every, q, None] / pivot)
-        inverse.baddbmm_(column[:, :, None], (-column / pivot)[:, None, :])
-        gone[every, q] = True
-        w[every, q] = 0
-        inverse[every, q, q] = 1  # never a pivot again
+def _trace(w: Float[Tensor, "rows d"], inverse: Float[Tensor, "rows d d"]) -> tuple[Tensor, Tensor]:
+    """The diagonals are up to date after every removal, the inverses of what is left after `LAZY`, in one product."""
+    rows, d = w.shape
+    every = torch.arange(rows, device=w.device)
+    left = torch.arange(d, device=w.device).expand(rows, d)
+    order, losses = torch.empty_like(left, memory_format=torch.contiguous_format), torch.empty_like(w)
+    for start in range(0, d, LAZY):
+        pivots, w = inverse.diagonal(dim1=1, dim2=2).clone(), w.clone()
+        gone, steps = torch.zeros_like(left, dtype=torch.bool), min(LAZY, d - start)
+        columns, scaled = w.new_empty((2, rows, steps, left.shape[1]))
+        for step in range(steps):
+            loss = (w.square() / (2 * pivots)).masked_fill(gone, torch.inf)
+            losses[:, start + step], q = loss.min(1)
+            order[:, start + step] = left[every, q]
+            column, pivot = inverse[every, q], pivots[every, q, None]
+            if step:
+                before = columns[every, :step, q][:, None]
+                column = torch.baddbmm(column[:, None], before, scaled[:, :step], alpha=-1)[:, 0]
+            columns[:, step], scaled[:, step] = column, column / pivot
+            w -= column * (w[every, q, None] / pivot)
+            pivots -= column * scaled[:, step]
+            gone[every, q] = True
+            w[every, q] = 0
+            pivots[every, q] = 1  # never a pivot again
+        stay = (~gone).nonzero()[:, 1].reshape(rows, -1)
+        left, w = left.gather(1, stay), w.gather(1, stay)
+        columns, scaled = (of.gather(2, stay[:, None].expand(-1, steps, -1)) for of in (columns, scaled))
+        inverse = inverse.gather(1, stay[:, :, None].expand(-1, -1, inverse.shape[2]))
+        inverse = inverse.gather(2, stay[:, None].expand(-1, stay.shape[1], -1))
+        inverse = inverse.baddbmm_(columns.mT, scaled, alpha=-1)
     return order, losses

@@ -1,5 +1,7 @@
 """L-OBS, OBC, SparseGPT and Wanda against dense float64 oracles that know nothing of patches or batches."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,20 @@ def test_obc_is_exhaustive_greedy_removal_with_the_exact_update(seed: int, sampl
         pruned = fitted.prune(Target(count / 10, scope="layer"))
         expected = obc_oracle(net.weights["0.weight"], hessian(x), count)
         torch.testing.assert_close(pruned.state["0.weight"], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_obc_settles_its_inverses_now_and_then_and_orders_as_if_after_every_weight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = sys.modules[type(REGISTRY.pruner("obc")).__module__]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 90, 70, generator=generator, dtype=torch.float64)
+    weights, hessians = torch.randn(2, 3, 70, generator=generator, dtype=torch.float64), x.mT @ x
+    order, losses = module.trace(weights, hessians)
+    monkeypatch.setattr(module, "LAZY", 1)
+    again, wanted = module.trace(weights, hessians)
+    assert torch.equal(order, again)
+    torch.testing.assert_close(losses, wanted, rtol=1e-9, atol=0)
 
 
 def test_obc_on_convolutions_is_the_constrained_optimum_for_its_own_mask() -> None:

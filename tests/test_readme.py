@@ -79,6 +79,7 @@ OF_MARKER = {
     "damping": {"--methods": "woodfisher[damping=1e-05]"},
     "gpu": {"--device": "cpu", "-k": "not engine"},
     "gradual": {"--methods": "gradual[steps=1]-magnitude"},
+    "imagenet": {},
     "lead": {},
     "smoke": {},
     "structured": {"--methods": "filter-l1", "--sparsities": "0.5"},

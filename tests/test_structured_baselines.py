@@ -273,8 +273,8 @@ def test_every_step_of_obs_filter_is_the_cheapest_and_exact(seed: int, channels:
     pruner = REGISTRY.pruner("obs-filter")
     reads = problem(seed, channels, widths)
     order, losses = pruner.order(reads)
-    take_out = sys.modules[type(pruner).__module__].take_out
-    states = [(read.weight.clone(), torch.linalg.inv(read.hessian)) for read in reads]
+    readers = [sys.modules[type(pruner).__module__].Reader(read) for read in reads]
+    left = list(range(channels))
 
     def loss(gone: list[int]) -> float:
         return sum(surgery(r.hessian, r.weight, r.columns[gone].flatten().tolist())[0] for r in reads)
@@ -284,10 +284,25 @@ def test_every_step_of_obs_filter_is_the_cheapest_and_exact(seed: int, channels:
         before, after = order[:step], loss(order[: step + 1])
         assert losses[step] == pytest.approx(after - loss(before), rel=1e-6, abs=1e-10)
         assert all(after <= loss([*before, c]) * (1 + 1e-9) for c in range(channels) if c not in before)
-        for (weight, inverse), read in zip(states, reads, strict=True):
-            take_out(weight, inverse, read.columns[channel])
+        place = left.index(channel)
+        left.remove(channel)
+        for reader, read in zip(readers, reads, strict=True):
+            reader.take_out(place)
+            reader.settle([at for at in range(len(left) + 1) if at != place])
             expected = surgery(read.hessian, read.weight, read.columns[order[: step + 1]].flatten().tolist())[1]
-            torch.testing.assert_close(weight, expected, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(reader.weight, expected[:, read.columns[left].flatten()], rtol=1e-7, atol=1e-9)
+
+
+def test_obs_filter_settles_its_matrices_now_and_then_and_orders_as_if_after_every_channel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pruner = REGISTRY.pruner("obs-filter")
+    reads = problem(3, 70, [1, 2])
+    order, losses = pruner.order(reads)
+    monkeypatch.setattr(sys.modules[type(pruner).__module__], "LAZY", 1)
+    again, wanted = pruner.order(reads)
+    assert order == again
+    assert losses == pytest.approx(wanted, rel=1e-9)
 
 
 def inputs_of(net: Network, x: Tensor) -> dict[str, Tensor]:

@@ -57,6 +57,14 @@ def test_rule_13_failures_are_shown_and_do_not_count_in_the_mean() -> None:
     assert "| 2 " in reasons
 
 
+def test_the_standard_error_of_scores_is_said_of_tasks_whose_records_say_how_many_samples_were_scored() -> None:
+    old, few = [record(0, 0.6)], [record(0, 0.5, task="u", scored=744), record(1, None, task="u")]
+    assert "Standard error" not in text_of(old)
+    said = text_of(old + few)
+    assert "in points, at most 1.8 on u (744 scored)." in said  # √(0.5 · 0.5 / 744) is 0.01833
+    assert "on t (" not in said
+
+
 def test_masks_that_are_magnitudes_are_marked() -> None:
     assert "60.0 ± 0.0 ≈" in text_of([record(seed, 0.6, magnitude_overlap=0.985) for seed in range(3)])
     assert "≈ |" not in text_of([record(seed, 0.6, magnitude_overlap=1.0, method="magnitude") for seed in range(2)])

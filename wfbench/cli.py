@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from wfbench.commands import Commands
 from wfbench.definitions.installed import version_of
 from wfbench.errors import WfbenchError
+from wfbench.execution.allocator import keep_freed_memory
 from wfbench.storage.lines import said_plainly
 
 INTERRUPTED = 130
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; 0 when all is well, 1 when a check failed, 2 for what the user can mend, 130 when interrupted."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser(given[0] if given else None).parse_args(given)
+    keep_freed_memory()
     try:
         with said_plainly():
             status: int = options.run(options)

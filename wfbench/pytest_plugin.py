@@ -31,6 +31,7 @@ MARKERS = {
     "damping": "multiples, shares and cross-validated values of the damping",
     "lead": "10 to 100 samples, the best WoodFishers against every rival, five draws",
     "cifar": "CIFAR-10 as JPEG with ResNet-20, which the user brings: weights and channels, five draws",
+    "imagenet": "EfficientNet-Lite0 on photographs that the user brings: weights and channels from 16 to 256 of them",
     "gpu": "one case of each kind on a CUDA device, and the engine's speed there; skipped where there is none",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }

@@ -194,14 +194,13 @@ def kept_columns(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"], width: in
             touched(rows, len(rows) * int(index[-1] - index[0] + 1) * rows.itemsize)
 
 
-def selected(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
-    """A copy of the kept columns."""
-    found, start = room((len(rows), int(kept.sum())), rows.dtype, rows.device), 0
-    for part in kept_columns(rows, kept, PIECE):
-        found[:, start : start + part.shape[1]] = part
-        start += part.shape[1]
-        touched(found, part.nbytes)
-    return found
+def packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
+    """The kept columns, in the place of the first ones: for a copy there may be no room, and nobody reads the rest."""
+    count = int(kept.sum())
+    for row in rows:
+        row[:count] = row[kept]
+        touched(rows, row.nbytes)
+    return rows[:, :count]
 
 
 def check_finite(rows: Float[Tensor, "k p"], what: str) -> None:

@@ -176,8 +176,8 @@ class Runner:
             raise CaseFailed("the pruned network's logits contain NaN or infinite values")
         return {
             "achieved_sparsity": achieved,
-            **scores.fields(),
-            **before.as_dense(),
+            **(scores.fields() | before.as_dense()),
+            "scored": before.total,
             "magnitude_overlap": magnitude_overlap(dense.network, recovered),
             **{name: finite(pruned.diagnostics.get(name)) for name in fields_of("diagnostic")},
             "realised_change": realised,

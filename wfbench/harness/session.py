@@ -14,6 +14,7 @@ from wfbench.composed.steps import steps_in
 from wfbench.curvature.memory import bytes_of, limit_to
 from wfbench.errors import BrokenRule, NotFetched, WfbenchError
 from wfbench.execution.alarm import CaseTimeout, alarm, overdue
+from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.worker import Died, Overdue, Worker
 from wfbench.harness.case import Case
 from wfbench.harness.measures import Timings
@@ -50,6 +51,7 @@ class Session:
         if self.limit is not None and not 0 < self.limit < float("inf"):
             raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
         limit_to(None if option("--memory") is None else bytes_of(option("--memory")))
+        keep_freed_memory()
         self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
         self.expression: str = option("-m")
         self.reasons: set[str] = set()

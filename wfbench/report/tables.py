@@ -23,7 +23,21 @@ AGREEMENT = "Where a title says agreement, it stands in the place of accuracy: t
 
 def note(frame: pd.DataFrame) -> str:
     """What must be known of the figures of these cases."""
-    return NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
+    words = NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
+    return " ".join([words, *sampling_error(frame)])
+
+
+def sampling_error(frame: pd.DataFrame) -> list[str]:
+    """How far accuracies may be off because so few test samples are scored: `√(a(1 − a)/n)`, at most ½/√n.
+
+    Of the tasks whose records say how many; nothing where none does.
+    """
+    known = frame.dropna(subset=["scored"]) if "scored" in frame else frame[:0]
+    counts: dict[Any, float] = known.groupby("task", sort=True)["scored"].max().to_dict() if len(known) else {}
+    found = [f"{fixed(50 / count**0.5, 1)} on {task} ({int(count)} scored)" for task, count in counts.items()]
+    return (
+        [f"Standard error of an accuracy as that of a sample, in points, at most {', '.join(found)}."] if found else []
+    )
 
 
 @dataclass(frozen=True)

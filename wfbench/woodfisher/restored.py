@@ -21,7 +21,7 @@ from torch import Tensor
 from wfbench.composed.staged import restored, shares
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import WIDE_COLUMNS
-from wfbench.curvature.memory import by_columns, selected
+from wfbench.curvature.memory import by_columns, packed
 from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import Gradients, gradients, probe_signs, probes_of
 from wfbench.data import Unlabeled
@@ -114,7 +114,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
     if distance == 0 or not kept.any():
         return None
     whole = gradients(current, data, "logits", probes=probes_of(current, data), seed=seed)
-    found = Gradients(selected(whole.rows, kept), whole.count / len(data), (), 0.0, whole.probes)
+    found = Gradients(packed(whole.rows, kept), whole.count / len(data), (), 0.0, whole.probes)
     absolute = damping * mean_diagonal(found)
     if absolute == 0:
         return None

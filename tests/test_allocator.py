@@ -1,0 +1,28 @@
+"""Memory that a run frees stays with the process."""
+
+import mmap
+import subprocess
+import sys
+
+FAULTS = """
+import resource
+from wfbench.execution.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(12):
+        bytearray(b"x") * 2**26
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(faults(), keep_freed_memory(), faults())
+"""
+
+
+def test_a_block_that_was_freed_is_taken_again_without_page_faults() -> None:
+    """64 MiB, twelve times; among small blocks that are taken in between it may have to be found anew a few times."""
+    shown = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
+    by_default, kept, afterwards = shown.split()
+    pages = 12 * 2**26 // mmap.PAGESIZE
+    assert int(by_default) > 0.9 * pages
+    assert kept == "True"
+    assert int(afterwards) < 0.7 * pages
