@@ -161,7 +161,7 @@ def structured(frame: pd.DataFrame) -> list[Table]:
             .drop(columns="order")
         )
         title = f"{task}, {budget} samples, {percent(sparsity)} removed{unusual(setting)}, recovery {recovery}"
-        found.append(Table(f"{title}{dense_note(part)}", table, speeds.places.get(task, "")))
+        found.append(Table(f"{title}{dense_note(part)}", table, speeds.places.get(str(task), "")))
     return found
 
 
@@ -174,7 +174,7 @@ class Speeds:
     def __init__(self, frame: pd.DataFrame) -> None:
         timed = frame[frame["latencies"].notna()] if "latencies" in frame else frame[:0]
         timed = timed.assign(place=[_place(where) for where in timed["environment"]])
-        self.places: dict[str, str] = {task: min(part["place"].mode()) for task, part in timed.groupby("task")}
+        self.places = {str(task): min(part["place"].mode()) for task, part in timed.groupby("task")}
         self._known: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
         here = timed[timed["place"] == timed["task"].map(self.places)]
         for task, architecture, found in zip(
