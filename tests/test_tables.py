@@ -120,13 +120,11 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
         assert f"{path.name} is not what the records give" in shown
         path.write_bytes(content)
     (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"][:-1])
-    assert main([*command, "--check"]) == 1
-    assert capsys.readouterr().out.count("is not what the records give") == 1
-    (tmp_path / "tables" / "s.md").write_bytes(made[tmp_path / "tables" / "s.md"])
     (tmp_path / "tables" / "old.md").write_text("old")
     (tmp_path / "tables" / "s.csv").unlink()
     assert main([*command, "--check"]) == 1
     shown = capsys.readouterr().out
+    assert shown.count("is not what the records give") == 1
     assert "tables/old.md comes from no record file" in shown
     assert "tables/s.csv is missing" in shown
 
