@@ -120,6 +120,10 @@ def actions(net: Network, x: Tensor, sparsity: float) -> dict[str, tuple[Callabl
     reads = reads_of(net, Filter(tuple(x.shape[1:])).groups(net), x, surgeon.damping)
     hessians = {name: damped(moment, 0.01) for name, moment in second_moments(net, x).items()}
 
+    def by_sparsegpt() -> Params:
+        state = sparsegpt.fit(net, data).prune(target).state
+        return {name: state[name] for name in net.weights}
+
     def swept(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         blocks = torch.arange(matrices.shape[2]).split(128)
         return gpt.sweep(matrices, damped(moment, 0.01), blocks, gpt.quotas(matrices, target))
@@ -131,7 +135,7 @@ def actions(net: Network, x: Tensor, sparsity: float) -> dict[str, tuple[Callabl
         ),
         "sparsegpt": (
             lambda: one_by_one_before(net, x, swept)[0],
-            lambda: dict(sparsegpt.fit(net, data).prune(target).state),
+            by_sparsegpt,
         ),
         "repair": (
             lambda: repaired_before(net, pruned, x, repair.damping),
