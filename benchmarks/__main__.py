@@ -1,7 +1,6 @@
 """`python -m benchmarks`: prints every figure with its floor; timings of rivals interleaved, medians of the repeats."""
 
 import argparse
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import fisher_rows
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError
-from wfbench.execution.allocator import MMAP_THRESHOLD, TRIM_THRESHOLD, keep_freed_memory
+from wfbench.execution.allocator import keep_freed_memory, thresholds
 from wfbench.execution.clock import now
 from wfbench.execution.precision import precise
 from wfbench.harness.plugins import discover
@@ -206,7 +205,7 @@ def layer_wise(name: str, net: Network, x: torch.Tensor, repeats: int) -> None:
         results: dict[str, dict[str, torch.Tensor]] = {}
 
         def old(action: Callable[[], dict[str, torch.Tensor]] = before, results: dict[str, Any] = results) -> None:
-            give_freed_memory_back()
+            thresholds(2**25, 2**26)  # as glibc comes to do by itself
             results["before"] = action()
 
         def new(action: Callable[[], dict[str, torch.Tensor]] = after, results: dict[str, Any] = results) -> None:
@@ -225,13 +224,6 @@ def layer_wise(name: str, net: Network, x: torch.Tensor, repeats: int) -> None:
             }
         )
     table(f"Layer-wise, {name}, n = {len(x)}", found)
-
-
-def give_freed_memory_back() -> None:
-    """As glibc comes to do by itself: blocks from 32 MiB on at once, the heap's end from 64 MiB on."""
-    library = ctypes.CDLL(None)
-    library.mallopt(MMAP_THRESHOLD, 2**25)
-    library.mallopt(TRIM_THRESHOLD, 2**26)
 
 
 def layers(device: torch.device, repeats: int) -> None:
