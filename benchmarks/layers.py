@@ -1,20 +1,25 @@
 """Layer-wise methods in one pass a network, against passes of their own for every layer, as they were before."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks import surgeons
+from wfbench.channels.pattern import Filter
+from wfbench.channels.readers import Order, Read, ReadPruner, reads_of
 from wfbench.data import Unlabeled
+from wfbench.harness.plugins import discover
 from wfbench.layers import as_matrices, patches
 from wfbench.linalg import cholesky, damped
 from wfbench.network import Network, Params, bias_of
 from wfbench.pruned import Pruned
 from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import Target, keep_largest
-from wfbench.walk import Change, call_order, one_by_one
+from wfbench.walk import Change, call_order, one_by_one, second_moments
 
-SAMPLES, NUMBERS = 32, 2**21
+SAMPLES, NUMBERS, ROWS = 32, 2**21, 16
 
 
 def by_magnitude(net: Network, sparsity: float) -> Pruned:
@@ -94,16 +99,54 @@ def repaired_before(net: Network, pruned: Pruned, x: Tensor, damping: float) -> 
     return state
 
 
+def traces(net: Network, hessians: Params, how: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Params:
+    """The order in which obc takes the weights of the first rows of every layer."""
+    matrices = {name: as_matrices(net.layer_of(name), w)[:, :ROWS].double() for name, w in net.weights.items()}
+    return {name: how(matrices[name], hessians[name])[0] for name in net.weights}
+
+
+def orders(reads: dict[str, list[Read]], how: Callable[[list[Read]], Order]) -> Params:
+    """The order in which obs-filter takes the channels of every group."""
+    return {name: torch.tensor(how(of)[0]) for name, of in reads.items()}
+
+
 def actions(net: Network, x: Tensor, sparsity: float) -> dict[str, tuple[Callable[[], Params], Callable[[], Params]]]:
-    """What is timed, before and now, both giving the network's tensors."""
-    pruned, repair = by_magnitude(net, sparsity), LeastSquaresRepair()
+    """What is timed, before and now, both giving the network's tensors, or orders of removal."""
+    registry = discover()
+    pruned, repair, target = by_magnitude(net, sparsity), LeastSquaresRepair(), Target(sparsity, scope="layer")
+    data, sparsegpt, surgeon = Unlabeled(x), registry.pruner("sparsegpt"), registry.pruner("obs-filter")
+    assert isinstance(surgeon, ReadPruner)
+    gpt, obc = (sys.modules[type(of).__module__] for of in (sparsegpt, registry.pruner("obc")))
+    reads = reads_of(net, Filter(tuple(x.shape[1:])).groups(net), x, surgeon.damping)
+    hessians = {name: damped(moment, 0.01) for name, moment in second_moments(net, x).items()}
+
+    def by_sparsegpt() -> Params:
+        state = sparsegpt.fit(net, data).prune(target).state
+        return {name: state[name] for name in net.weights}
+
+    def swept(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = torch.arange(matrices.shape[2]).split(128)
+        return gpt.sweep(matrices, damped(moment, 0.01), blocks, gpt.quotas(matrices, target))
+
     return {
         "layer after layer": (
             lambda: one_by_one_before(net, x, kept)[0],
             lambda: one_by_one(net, x, kept)[0],
         ),
+        "sparsegpt": (
+            lambda: one_by_one_before(net, x, swept)[0],
+            by_sparsegpt,
+        ),
         "repair": (
             lambda: repaired_before(net, pruned, x, repair.damping),
-            lambda: dict(repair.apply(net, pruned, Unlabeled(x)).state),
+            lambda: dict(repair.apply(net, pruned, data).state),
+        ),
+        f"obc, the order of {ROWS} rows a layer": (
+            lambda: traces(net, hessians, surgeons.trace),
+            lambda: traces(net, hessians, obc.trace),
+        ),
+        "obs-filter, the order of all channels": (
+            lambda: orders(reads, surgeons.order),
+            lambda: orders(reads, surgeon.order),
         ),
     }

@@ -6,7 +6,7 @@ import sys
 
 FAULTS = """
 import resource
-from wfbench.execution.allocator import keep_freed_memory
+from wfbench.execution.allocator import give_freed_memory_back, keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -14,15 +14,15 @@ def faults():
         bytearray(b"x") * 2**26
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(faults(), keep_freed_memory(), faults())
+print(faults(), keep_freed_memory(), faults(), give_freed_memory_back(), faults())
 """
 
 
 def test_a_block_that_was_freed_is_taken_again_without_page_faults() -> None:
     """64 MiB, twelve times; among small blocks that are taken in between it may have to be found anew a few times."""
     shown = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True).stdout
-    by_default, kept, afterwards = shown.split()
+    by_default, kept, afterwards, given, again = shown.split()
     pages = 12 * 2**26 // mmap.PAGESIZE
-    assert int(by_default) > 0.9 * pages
-    assert kept == "True"
+    assert kept == given == "True"
+    assert min(int(by_default), int(again)) > 0.9 * pages
     assert int(afterwards) < 0.7 * pages

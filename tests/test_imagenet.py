@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wfbench import Network, WfbenchError, discover
+from wfbench import RECOVERIES, Case, Network, Runner, Target, Task, WfbenchError, discover
+from wfbench.channels.pattern import Filter
 from wfbench.layers import patches
 from wfbench.tasks import imagenet
 from wfbench.tasks.imagenet import NETWORKS, Published
@@ -217,3 +218,42 @@ def test_data_root_is_where_suites_look(tmp_path: Path, monkeypatch: pytest.Monk
     words = ["-m", "smoke", "--collect-only", "-q", "-p", "no:cacheprovider", "--data-root", "mine"]
     assert pytest.main([suites, *words]) == 0
     assert imagenet.folder() == tmp_path / "mine"
+
+
+@pytest.fixture(scope="module")
+def resnet50(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Runner, Task]]:
+    """What a user's download gives, but for weights that are random; eight pictures are scored."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WFBENCH_IMAGENET", str(folder))
+        patch.setenv("WFBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        torch.manual_seed(0)
+        file = NETWORKS["resnet50"].file()
+        file.parent.mkdir(parents=True)
+        torch.save(NETWORKS["resnet50"].build().state_dict(), file)
+        network = replace(NETWORKS["resnet50"], sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+        yield Runner(), imagenet._task("resnet50", network).scored_on(8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "recovery"),
+    [
+        ("woodfisher", "none"),
+        ("woodfisher-joint[stages=2]", "none"),
+        ("sparsegpt", "none"),
+        ("magnitude", "repair"),
+        ("obs-filter", "none"),
+        ("woodfisher-filter[stages=2]", "none"),
+    ],
+)
+def test_a_case_of_each_kind_goes_through_resnet50(resnet50: tuple[Runner, Task], method: str, recovery: str) -> None:
+    (runner, task), pruner = resnet50, discover().pruner(method)
+    target = Target(0.9, scope=pruner.scope)
+    if "filter" in pruner.patterns:
+        target = Target(0.1, Filter((3, 224, 224)), "layer", "macs")
+    record = runner.run(Case(task, 2, 0, 0, target, pruner, RECOVERIES[recovery]))
+    assert record.status == "ok", record.reason
+    assert record.achieved_sparsity == pytest.approx(target.sparsity, abs=1e-3 if target.of == "weights" else 0.02)
+    assert record.loss is not None
+    assert record.magnitude_overlap is not None
+    assert 0 < record.magnitude_overlap <= 1

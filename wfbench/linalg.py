@@ -10,6 +10,8 @@ from wfbench.errors import WfbenchError
 
 SYSTEM_NUMBERS = 2**21
 """float64 numbers in the systems that are solved at a time."""
+LARGE = 1024
+"""Rows of a system beyond which one of the removed entries is worth an inverse."""
 
 
 def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
@@ -48,8 +50,20 @@ def solve_kept(
 ) -> Float[Tensor, "rows d"]:
     """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite.
 
-    Rows that keep about as many are solved together, each system as small as the most that one of them keeps.
+    Where more than half of many entries are kept, by systems of the others, Q: with `V = A⁻¹`, z is `Vr − V_:Q ν` whose
+    ν brings its entries in Q to zero, `V_QQ ν = (Vr)_Q`.
     """
+    if len(system) > LARGE and 2 * int(kept.sum()) > kept.numel():
+        inverted = inverse(system)
+        whole = right @ inverted
+        return (whole - _solved(inverted, whole, ~kept) @ inverted).where(kept, 0)
+    return _solved(system, right, kept)
+
+
+def _solved(
+    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
+) -> Float[Tensor, "rows d"]:
+    """Rows that keep about as many are solved together, each system as small as the most that one of them keeps."""
     found = torch.zeros_like(right)
     columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
     for these, at, inside in alike(columns, kept.sum(1)):

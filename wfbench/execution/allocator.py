@@ -1,5 +1,7 @@
-"""What the C library does with freed memory: by default it goes back to the system, and taking it again costs a page
-fault for every page. A network's activations, of megabytes each, come and go with every batch."""
+"""What glibc does with freed memory: by itself it gives large blocks back, and taking them again costs page faults.
+
+A network's activations, of megabytes each, come and go with every batch; what is near a bound of memory may not stay.
+"""
 
 import ctypes
 import platform
@@ -7,15 +9,30 @@ import platform
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """`M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` of `mallopt`, see its manual page."""
 LARGE, KEPT = 2**28, 2**30
-"""Bytes: blocks of `LARGE` and more still go back as soon as they are freed, and the heap's end once it is `KEPT`."""
+"""Bytes: blocks of `LARGE` and more go back as soon as they are freed even so, the heap's end once it is `KEPT`."""
+SMALL = 2**20
+"""Bytes of blocks that go back where memory is short."""
 
 
 def keep_freed_memory() -> bool:
-    """Have this process take freed blocks below 256 MiB again instead of asking the system for new ones.
+    """From now on this process takes freed blocks below 256 MiB again instead of asking the system for new ones.
 
-    It holds until the process ends. Returns whether that could be had: under glibc alone.
+    Returns whether that could be had: under glibc alone.
     """
+    return thresholds(LARGE, KEPT)
+
+
+def give_freed_memory_back() -> bool:
+    """From now on blocks of 1 MiB and more go back to the system when they are freed, and now what can."""
+    if not thresholds(SMALL, SMALL):
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    return True
+
+
+def thresholds(large: int, kept: int) -> bool:
+    """Have blocks from `large` bytes on go back when they are freed, and the heap's end from `kept` on."""
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return all([library.mallopt(MMAP_THRESHOLD, LARGE), library.mallopt(TRIM_THRESHOLD, KEPT)])
+    return all([library.mallopt(MMAP_THRESHOLD, large), library.mallopt(TRIM_THRESHOLD, kept)])
