@@ -9,6 +9,7 @@ from tabulate import tabulate
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from benchmarks import harness
 from benchmarks.layers import actions
 from benchmarks.recursion import batched_recursion, recursion
 from wfbench.curvature.inverse import WoodburyInverse
@@ -24,6 +25,8 @@ from wfbench.network import Network
 from wfbench.tasks.models import resnet20
 
 P, BLOCK, SMALL, DAMPING = 270_000, 2000, 50, 1e-5
+RECORDS = 100_000
+ENGINE = ("2000", "50", "full", "gradients", "layers")
 
 
 CPU = torch.device("cpu")
@@ -261,10 +264,15 @@ def engine(device: torch.device, only: str | None = None, repeats: int = 3) -> N
 def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="timed repeats of each action (default 3)")
-    parser.add_argument("--only", choices=["2000", "50", "full", "gradients", "layers"], help="one part alone")
+    parser.add_argument("--only", choices=[*ENGINE, "harness"], help="one part alone")
     parser.add_argument("--device", type=torch.device, default=CPU, help="cpu, cuda, cuda:1, … (default: cpu)")
     options = parser.parse_args()
-    engine(options.device, options.only, options.repeats)
+    if options.only != "harness":
+        engine(options.device, options.only, options.repeats)
+    if options.only in (None, "harness"):
+        print(f"\nThe harness, on {cpu_name()}")
+        for title, rows in harness.measured(options.repeats, RECORDS):
+            table(title, rows)
 
 
 if __name__ == "__main__":
