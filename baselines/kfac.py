@@ -7,6 +7,7 @@ to the exact Fisher where K-FAC is exact; no published figure reproduced.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -16,9 +17,10 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled
+from wfbench import Fitted, Labeled, Network, Pruned, Pruner, Target, Unlabeled, WfbenchError
 from wfbench.toolbox import (
     as_matrices,
+    at_a_time,
     check_damping,
     check_patches,
     effective_rank,
@@ -33,14 +35,26 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # of a dependency, at import
     from curvlinops import KFACLinearOperator
 
+EVERY_CLASS = 2000
+"""Most classes of which each is pulled back."""
+UNREAD = torch.zeros((), dtype=torch.int64)
+"""In the place of labels."""
+
 
 class Factors(KFACLinearOperator):  # type: ignore[misc]
     """Those of convolutions of any kind too; where curvlinops has the same, it computes them.
 
-    As there, the patches of a grouped convolution are the mean over its groups.
+    As there, the patches of a grouped convolution are the mean over its groups, and the places of a sample count as
+    samples of their own (K-FAC expand, Eschenhagen et al. 2023).
     """
 
     _SUPPORTED_MODULES = (nn.Linear, nn.modules.conv._ConvNd)
+    _batch = 0
+
+    def _loop_over_data(self, desc: str | None = None, **options: object) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in super()._loop_over_data(desc, **options):
+            self._batch = len(x)
+            yield x, y
 
     def _hook_accumulate_input_covariance(
         self, module: nn.Module, inputs: tuple[Tensor, ...], module_name: str
@@ -49,20 +63,21 @@ class Factors(KFACLinearOperator):  # type: ignore[misc]
             super()._hook_accumulate_input_covariance(module, inputs, module_name)
             return
         rows = patches(module, inputs[0].detach()).mean(0)
-        self._set_or_add_(self._input_covariances, module_name, rows.mT @ rows / len(rows))
+        share = self._batch / self._N_data
+        self._set_or_add_(self._input_covariances, module_name, rows.mT @ rows / len(rows) * share)
 
     def _accumulate_gradient_covariance(self, grad_output: Tensor, module: nn.Module, module_name: str) -> None:
         if self._has(module, grad_output):
             super()._accumulate_gradient_covariance(grad_output, module, module_name)
             return
         last = grad_output.movedim(1, -1) if isinstance(module, nn.modules.conv._ConvNd) else grad_output
-        rows = last.flatten(0, -2) * self._N_data  # the loss is a mean
+        rows = last.flatten(0, -2) * self._batch  # the loss is a mean
         self._set_or_add_(self._gradient_covariances, module_name, rows.mT @ rows / self._N_data)
 
     def _has(self, module: nn.Module, tensor: Tensor) -> bool:
         """Whether curvlinops knows the layer: linear or 2-D with zeros around it, and the batch in front."""
         plain = not isinstance(module, nn.Conv2d) or (module.padding_mode == "zeros" and module.padding != "same")
-        return type(module) in (nn.Linear, nn.Conv2d) and plain and len(tensor) == self._N_data
+        return type(module) in (nn.Linear, nn.Conv2d) and plain and len(tensor) == self._batch
 
 
 @dataclass(frozen=True)
@@ -132,14 +147,18 @@ class _KFAC:
 
     def fitted(self, net: Network, x: Tensor, y: Tensor, fisher_type: str) -> Fitted:
         check_patches(net, x)
+        classes, *places = net.shape(x)
+        if fisher_type == "type-2" and classes > EVERY_CLASS:
+            raise WfbenchError(f"{classes} classes are too many to weight every one; use kfac-sampled")
         module, x = net.module().double().requires_grad_(True), x.to(net.device)
-        x = x.double() if x.is_floating_point() else x
+        x, y = x.double() if x.is_floating_point() else x, y.expand(len(x), *places).to(net.device)
+        size = at_a_time(len(x), (classes, *places))
         with plain_calls(module):
             operator = Factors(
                 module,
                 nn.CrossEntropyLoss(),
                 read_by(module, net, x[:1]),
-                [(x, y.to(net.device))],
+                [*zip(x.split(size), y.split(size), strict=True)],
                 check_deterministic=False,
                 fisher_type=fisher_type,
                 seed=int(torch.randint(2**31, ())),
@@ -198,7 +217,7 @@ class KFACSampled(_KFAC, Pruner[Unlabeled]):
     fidelity: ClassVar[str] = KFAC.fidelity
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        return self.fitted(net, data.inputs, torch.zeros(len(data), dtype=torch.int64), "mc")
+        return self.fitted(net, data.inputs, UNREAD, "mc")
 
 
 @dataclass(frozen=True)
@@ -212,4 +231,4 @@ class KFACExact(_KFAC, Pruner[Unlabeled]):
     fidelity: ClassVar[str] = KFAC.fidelity
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        return self.fitted(net, data.inputs, torch.zeros(len(data), dtype=torch.int64), "type-2")
+        return self.fitted(net, data.inputs, UNREAD, "type-2")

@@ -61,13 +61,11 @@ class Endless(IterableDataset[int]):
     ("source", "message"),
     [
         ((np.array(["a"]), np.array([0])), "^mine: inputs are no numbers"),
-        ((X, nn.functional.one_hot(Y)), r"^mine: labels of shape \[1, 3\]; .* one-hot ones as labels.argmax\(1\)"),
         ((X, Y.float()), r"^mine: labels are torch.float32; give class indices, as labels.long\(\)"),
         ((X.numpy(), Y.double().numpy()), "^mine: labels are torch.float64; give class indices"),
         ([(X[0], 1.5)], r"^mine\[0\] has the label 1.5 of type float; give its class index"),
         ([(X[0], "2")], r"^mine\[0\] has the label '2' of type str; give its class index"),
         ([(X[0], np.float32(1))], r"^mine\[0\]: labels are torch.float32"),
-        ([(X[0], torch.tensor([0, 1, 0]))], r"^mine\[0\] has a label of shape \[3\]; .* label.argmax"),
         ([{"image": X[0], "mask": X[0], "label": 1}], r"^mine\[0\] is a dict of image, mask, label; give \(input, lab"),
         ([{"image": X[0]}], r"^mine\[0\] is a dict of image; give"),
         ([(np.zeros((4, 4, 3), np.uint8), 1)], "^mine: inputs are torch.uint8; give a `transform`"),
@@ -164,6 +162,31 @@ def test_a_network_within_data_parallel_is_the_network(plain: Record) -> None:
     found = record_of(nn.DataParallel(Gives(lambda z: z)))
     assert (found.status, found.accuracy, found.loss) == ("ok", plain.accuracy, plain.loss)
     assert list(Network(nn.DataParallel(blob_network())).weights) == ["0.weight", "3.weight"]
+
+
+@pytest.mark.parametrize(
+    ("form", "labels", "message"),
+    [
+        (lambda z: z, nn.functional.one_hot, r"shape \[8, 3\] .*; give labels as class indices, .* labels.argmax\(1\)"),
+        (
+            lambda z: z,
+            lambda y: y[:, None].repeat(1, 5),
+            r"logits \[n, classes, \*places\] for labels of shape \[8, 5\]",
+        ),
+        (
+            lambda z: z[:, None].repeat(1, 5, 1),
+            lambda y: y[:, None].repeat(1, 5),
+            r"shape \[8, 5, 3\] .*; return logits .*, as by .movedim\(-1, 1\)",
+        ),
+    ],
+)
+def test_labels_that_are_not_one_a_place_are_named_with_what_to_do(
+    form: Callable[[Tensor], Any], labels: Callable[[Tensor], Tensor], message: str
+) -> None:
+    (x, y), (test, answers) = blobs(300, 0), blobs(60, 2)
+    found = record_of(Gives(form), train=(x, labels(y)), test=(test, labels(answers)))
+    assert found.status == "failed"
+    assert re.search(message, str(found.reason)), found.reason
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    *("definitions", "ground", "execution", "kinds", "words", "storage", "tasks", "admission", "curvature", "channels"),
+    *(
+        "definitions",
+        "ground",
+        "execution",
+        "kinds",
+        "words",
+        "storage",
+        "tasks",
+        "published",
+        "admission",
+        "curvature",
+        "channels",
+    ),
     *("recoveries", "composed", "woodfisher", "harness", "conformance", "report", "output", "deploy", "commands"),
     "doors",
 )

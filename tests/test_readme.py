@@ -80,6 +80,7 @@ OF_MARKER = {
     "gpu": {"--device": "cpu", "-k": "not engine"},
     "gradual": {"--methods": "gradual[steps=1]-magnitude"},
     "imagenet": {},
+    "language": {},
     "lead": {},
     "smoke": {},
     "structured": {"--methods": "filter-l1", "--sparsities": "0.5"},

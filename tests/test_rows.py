@@ -10,8 +10,9 @@ from tests.cases import DEVICES, NETWORKS, blob_network, blobs, trained_looking
 from tests.oracles import looped_rows
 from wfbench import Labeled, Network, Unlabeled, WfbenchError, fisher_rows
 from wfbench.curvature import rows as rows_module
+from wfbench.curvature.cotangents import cotangents, probe_signs
 from wfbench.curvature.per_sample import TILE
-from wfbench.curvature.rows import _cotangents, gradients, probe_signs, probes_of
+from wfbench.curvature.rows import gradients, probes_of
 
 
 def labelled(module: nn.Module, shape: tuple[int, ...], n: int) -> Labeled:
@@ -112,7 +113,7 @@ def test_probes_are_signed_sums_of_the_rows_of_every_class(kind: str) -> None:
     module = blob_network().double()
     x = torch.randn(TILE + 3, 4, dtype=torch.float64)
     every = fisher_rows(Network(module), Unlabeled(x), kind).reshape(TILE + 3, 3, -1)
-    expected = torch.einsum("nsc,ncp->nsp", probe_signs(TILE + 3, 4, 3, 5), every).flatten(0, 1) / 2
+    expected = torch.einsum("nsc,ncp->nsp", probe_signs(range(TILE + 3), 4, [3], 5), every).flatten(0, 1) / 2
     rows = fisher_rows(Network(module), Unlabeled(x), kind, probes=4, seed=5)
     torch.testing.assert_close(rows, expected, rtol=1e-9, atol=1e-12)
 
@@ -122,13 +123,13 @@ def test_over_all_sign_patterns_probes_have_the_mean_of_the_curvature(kind: str)
     """And of a network that is sure, they keep the small rows of every class to the last digits."""
     logits = torch.tensor([[0.3, -2.0, 46.0, 1.0], [0.0, 0.5, 0.25, -3.0]], dtype=torch.float64)
     signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * 4).expand(2, -1, -1)
-    every, probed = _cotangents(kind, logits, None, None), _cotangents(kind, logits, None, signs)
+    every, probed = cotangents(kind, logits, None, None), cotangents(kind, logits, None, signs)
     torch.testing.assert_close(probed, signs @ every, rtol=1e-9, atol=0 if kind == "exact" else 1e-14)
     torch.testing.assert_close((probed.mT @ probed / 16)[1], (every.mT @ every)[1], rtol=1e-12, atol=1e-15)
 
 
 def test_signs_are_fair_and_of_independent_probes() -> None:
-    signs = probe_signs(500, 4, 25, 0).permute(1, 0, 2).reshape(4, -1)
+    signs = probe_signs(range(500), 4, [25], 0).permute(1, 0, 2).reshape(4, -1)
     assert signs.unique().tolist() == [-1, 1]
     off = signs @ signs.T / signs.shape[1] - torch.eye(4)
     assert off.abs().max() < 4 / signs.shape[1] ** 0.5

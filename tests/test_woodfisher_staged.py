@@ -88,7 +88,7 @@ def test_with_probes_an_update_is_the_ridge_solution_of_the_combined_logits(
     moved = joint_update(net, pruned, data, 0.1, seed)
     assert moved is not None
     assert moved.diagnostics["probes"] == 2
-    kept, signs = flatten(pruned.mask), rows.probe_signs(5, 2, missing.shape[1], seed)
+    kept, signs = flatten(pruned.mask), rows.probe_signs(range(5), 2, missing.shape[1:], seed)
     every = dense_jacobian(net, dict(pruned.state), data)[:, kept].reshape(*missing.shape, -1)
     j = torch.einsum("nsc,ncp->nsp", signs, every).flatten(0, 1)
     right = torch.einsum("nsc,nc->ns", signs, missing).flatten()

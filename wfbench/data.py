@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -16,14 +16,14 @@ from wfbench.errors import WfbenchError
 from wfbench.kinds.reading import MapStyle as MapStyle
 from wfbench.kinds.reading import Seen, check_open
 from wfbench.kinds.reading import sealed as sealed
-from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, hashes_of, stacked
+from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, check_single, hashes_of, stacked
 
 
 @dataclass(frozen=True, slots=True)
 class Unlabeled:
-    """Calibration inputs alone."""
+    """Calibration inputs alone: floats, or int64 for networks that look numbers up, such as token ids."""
 
-    inputs: Float[Tensor, "n *input"]
+    inputs: Shaped[Tensor, "n *input"]
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
@@ -35,13 +35,13 @@ class Unlabeled:
 
 @dataclass(frozen=True, slots=True)
 class Labeled:
-    """Calibration inputs with their labels. A sibling of `Unlabeled`, never a subclass."""
+    """Calibration inputs with labels, one a sample or one for each of its places. Never a subclass of `Unlabeled`."""
 
-    inputs: Float[Tensor, "n *input"]
-    labels: Int[Tensor, " n"]
+    inputs: Shaped[Tensor, "n *input"]
+    labels: Int[Tensor, "n *places"]
 
     def __post_init__(self) -> None:
-        if self.labels.shape != self.inputs.shape[:1]:
+        if self.labels.shape[:1] != self.inputs.shape[:1]:
             raise WfbenchError(
                 f"labels of shape {tuple(self.labels.shape)} do not fit inputs of shape {tuple(self.inputs.shape)}; "
                 "give one class index a sample"
@@ -59,10 +59,11 @@ class Dataset:
     """One split of a task: a pair of tensors or a map-style dataset, with an optional per-sample transform.
 
     Args:
-        source: `(inputs [n, *input], labels [n])`, or a map-style dataset of (input, class index) pairs; without labels
-            `inputs`, or a map-style dataset of single inputs.
+        source: `(inputs [n, *input], labels [n, *places])`, or a map-style dataset of (input, class index) pairs, with
+            a tensor of class indices where a sample has several places; without labels `inputs`, or a map-style dataset
+            of single inputs.
         name: what errors call it.
-        transform: applied to each single input, as in torchvision; its result must be a float tensor.
+        transform: applied to each single input, as in torchvision; its result must be a float tensor, or int64.
     """
 
     def __init__(
@@ -115,9 +116,13 @@ class Dataset:
         else:
             samples = [self._one(index) for index in indices]
             inputs = stacked([x for x, *_ in samples], [f"{self.name}[{index}]" for index in indices])
-            labels = [torch.tensor([y for _, y in samples])] if self.labelled else []
-        if not inputs.is_floating_point():
-            raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors")
+            names = [f"{self.name}[{index}], label," for index in indices]
+            labels = [stacked([y for _, y in samples], names)] if self.labelled else []
+        if not inputs.is_floating_point() and inputs.dtype != torch.int64:
+            raise WfbenchError(
+                f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors, or int64 for "
+                "a network that looks them up"
+            )
         if not labels:
             return Unlabeled(inputs)
         check_labels(labels[0], self.name)
@@ -162,8 +167,8 @@ class Dataset:
             yield self.take(range(start, min(start + size, len(self))))
 
     @cached_property
-    def labels(self) -> Int[Tensor, " n"]:
-        """The class index of every sample; reads a map-style dataset through."""
+    def labels(self) -> Int[Tensor, "n *places"]:
+        """The class index of every sample, or of its places; reads a map-style dataset through."""
         if self._tensors is not None and self.labelled:
             return self._tensors[1].to(torch.int64)
         return torch.cat([self.with_labels(batch).labels for batch in self.batches(1000)])
@@ -204,7 +209,7 @@ class ReadThrough:
 
     sha256: str
     hashes: Int[Tensor, " n"]
-    labels: Int[Tensor, " m"]
+    labels: Int[Tensor, "m *places"]
 
 
 @dataclass(frozen=True)
@@ -247,12 +252,13 @@ def draw_indices(size: int, n: int, seed: int, name: str = "dataset") -> list[in
     return [int(i) for i in order[:n]]
 
 
-def k_shot_indices(labels: Int[Tensor, " size"], n: int, seed: int, name: str = "dataset") -> list[int]:
+def k_shot_indices(labels: Int[Tensor, "size *places"], n: int, seed: int, name: str = "dataset") -> list[int]:
     """Which samples a class-balanced budget means: rounds of one sample a class, in one seeded order; budgets nest.
 
     Raises:
         WfbenchError: if `n` is no multiple of the number of classes, or a class has too few samples.
     """
+    check_single(labels, name)
     order = torch.tensor(draw_indices(len(labels), len(labels), seed, name))
     classes = labels.unique().tolist()
     shots, rest = divmod(n, len(classes))
@@ -287,6 +293,7 @@ def draw(
 
 def _mislabelled(drawn: Labeled, share: float, classes: int, seed: int) -> Labeled:
     """Each label replaced with chance `share` by one of the other classes; the i-th by numbers of its own."""
+    check_single(drawn.labels, "wrong labels")
     numbers = np.random.Generator(np.random.PCG64([seed, classes])).random((len(drawn), 2))
     wrong, other = torch.from_numpy(numbers[:, 0] < share), torch.from_numpy(numbers[:, 1])
     replaced = (drawn.labels + 1 + (other * (classes - 1)).long()) % classes

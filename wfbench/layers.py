@@ -198,7 +198,7 @@ def _each(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value) * (axes // len(value))
 
 
-def check_patches(net: Network, x: Float[Tensor, "n *input"]) -> None:
+def check_patches(net: Network, x: Shaped[Tensor, "n *input"]) -> None:
     """Hold every layer's patches times its weight against its output, on one sample, once a network.
 
     Raises:
@@ -207,7 +207,7 @@ def check_patches(net: Network, x: Float[Tensor, "n *input"]) -> None:
     net.memo.take("patches", lambda: _check(net, x[:1]))
 
 
-def _check(net: Network, x: Float[Tensor, "1 *input"]) -> None:
+def _check(net: Network, x: Shaped[Tensor, "1 *input"]) -> None:
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if net.names.get(weight) in net.weights and (why := _unlike(layer, inputs[0], output)):
             raise WfbenchError(
@@ -250,7 +250,7 @@ def _unlike(layer: nn.Module, x: Tensor, output: Tensor) -> str:
     return ""
 
 
-def _used_elsewhere(net: Network, x: Float[Tensor, "1 *input"]) -> list[str]:
+def _used_elsewhere(net: Network, x: Shaped[Tensor, "1 *input"]) -> list[str]:
     """Names of the weights that reach the logits on other ways than through their layers' own calls."""
     module = net.module()
     weights = {name: module.get_parameter(name) for name in net.weights if not net.read_elsewhere(name)}

@@ -1,12 +1,13 @@
 """The dense network as methods see it: named weights, logits as a function of them, layer inputs."""
 
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from typing import Any, TypeAlias, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -24,7 +25,9 @@ Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
 AT_A_TIME = 50
-"""Samples whose change of the loss is computed at a time."""
+"""Samples whose change of the loss is computed at a time, where their logits are no more than these."""
+LOGITS = 2**24
+"""Logits that are held at a time, where one sample has fewer: a sample with many places has many."""
 
 
 def flatten(params: Mapping[str, Tensor]) -> Tensor:
@@ -47,6 +50,11 @@ def tensor_name(layer: str, key: str) -> str:
 def bias_of(weight: str) -> str:
     """The name of the bias beside a weight."""
     return f"{weight.removesuffix('weight')}bias"
+
+
+def at_a_time(most: int, logits: Iterable[int]) -> int:
+    """Samples at a time: at most so many, and so many that bounds their logits, of which one sample has this shape."""
+    return max(1, min(most, LOGITS // prod(logits)))
 
 
 class Memo:
@@ -150,8 +158,17 @@ class Network:
         """A copy of every parameter and buffer, each by the name by which it is known."""
         return {name: tensor.clone() for name, tensor in state_of(self._module).items()}
 
-    def logits(self, weights: Mapping[str, Tensor], x: Float[Tensor, "n *input"]) -> Float[Tensor, "n c"]:
-        """Logits with `weights` in place of the dense ones; what `weights` leaves out stays dense."""
+    def shape(self, x: Shaped[Tensor, "n *input"]) -> torch.Size:
+        """Of the logits of one sample: classes, and places where a sample has several; what one pass of `x` tells."""
+        key = ("shape", x.shape[1:])
+        with torch.no_grad():
+            return self.memo.take(key, lambda: self.logits({}, x[:1]).shape[1:])
+
+    def logits(self, weights: Mapping[str, Tensor], x: Shaped[Tensor, "n *input"]) -> Float[Tensor, "n c *places"]:
+        """Logits with `weights` in place of the dense ones; what `weights` leaves out stays dense.
+
+        Classes stand on the second axis; behind it the places, where a sample has several.
+        """
         given = {self.names.get(name, name): weight for name, weight in weights.items()}
         try:
             out: Tensor = functional_call(self._module, given, (x.to(self.device),))
@@ -160,27 +177,28 @@ class Network:
         return out
 
     def loss(self, weights: Mapping[str, Tensor], data: Labeled) -> Float[Tensor, ""]:
-        """Mean cross-entropy on `data`, nats."""
+        """Mean cross-entropy on `data`, over all its places, nats."""
         return functional.cross_entropy(self.logits(weights, data.inputs), data.labels.to(self.device))
 
     def change(self, weights: Mapping[str, Tensor], data: Labeled | Unlabeled) -> float:
         """What `weights` cost on the samples, nats: rise of the cross-entropy, or without labels KL(dense‖changed).
 
-        Samples are taken 50 at a time; `weights` may hold buffers too.
+        Samples are taken 50 at a time, or fewer of many logits; `weights` may hold buffers too.
         """
-        total = 0.0
-        for start in range(0, len(data), AT_A_TIME):
-            x = data.inputs[start : start + AT_A_TIME]
+        total, (_, *places) = 0.0, self.shape(data.inputs)
+        step = at_a_time(AT_A_TIME, self.shape(data.inputs))
+        for start in range(0, len(data), step):
+            x = data.inputs[start : start + step]
             with torch.no_grad():
                 before, after = (self.logits(of, x).double().log_softmax(1) for of in ({}, weights))
             if isinstance(data, Labeled):
-                at = data.labels[start : start + AT_A_TIME, None].to(self.device)
+                at = data.labels[start : start + step, None].to(self.device)
                 total += float((before.gather(1, at) - after.gather(1, at)).sum())
             else:
                 total += float((before.exp() * (before - after)).sum())
-        return total / len(data)
+        return total / (len(data) * prod(places))
 
-    def layer_inputs(self, x: Float[Tensor, "n *input"]) -> dict[str, Tensor]:
+    def layer_inputs(self, x: Shaped[Tensor, "n *input"]) -> dict[str, Tensor]:
         """The dense network's input to every prunable layer, by the name of its weight."""
         found: dict[str, Tensor] = {}
 
@@ -191,7 +209,7 @@ class Network:
             self._module(x.to(self.device))
         return {weight: found[weight] for weight in self.weights if weight in found}
 
-    def places(self, x: Float[Tensor, "1 *input"]) -> dict[str, int]:
+    def places(self, x: Shaped[Tensor, "1 *input"]) -> dict[str, int]:
         """How often one sample is multiplied with every weight of a layer: output positions, over all calls.
 
         Of a transposed convolution input positions.

@@ -18,7 +18,7 @@ from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
 from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, only_layer_scope, patches
 from wfbench.linalg import alike, cholesky, damped, inverse
-from wfbench.network import Params, flatten, unflatten
+from wfbench.network import Params, at_a_time, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
 from wfbench.walk import call_order, one_by_one, second_moments, walk
@@ -38,6 +38,7 @@ __all__ = [
     "Unit",
     "alike",
     "as_matrices",
+    "at_a_time",
     "at_least",
     "by_channel",
     "call_order",

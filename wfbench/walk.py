@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import torch
 from greenlet import getcurrent, greenlet
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench.calls import plain_calls
@@ -21,7 +21,7 @@ Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def walk(
-    net: Network, x: Float[Tensor, "n *input"], at: Collection[str], *states: Mapping[str, Tensor]
+    net: Network, x: Shaped[Tensor, "n *input"], at: Collection[str], *states: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, list[list[Tensor]]]]:
     """Layers in the order of their first calls, each before it runs, in several states of the network at once.
 
@@ -135,7 +135,7 @@ def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, x: Tensor) 
     return found
 
 
-def called(net: Network, x: Float[Tensor, "n *input"], among: Collection[str]) -> list[str]:
+def called(net: Network, x: Shaped[Tensor, "n *input"], among: Collection[str]) -> list[str]:
     """Names of the weights in the order in which their layers are called, once a call."""
     order: list[str] = []
 
@@ -148,12 +148,12 @@ def called(net: Network, x: Float[Tensor, "n *input"], among: Collection[str]) -
     return order
 
 
-def call_order(net: Network, x: Float[Tensor, "n *input"]) -> list[str]:
+def call_order(net: Network, x: Shaped[Tensor, "n *input"]) -> list[str]:
     """Names of the prunable weights in the order of their layers' first calls; those never called come last."""
     return list(dict.fromkeys([*called(net, x, net.weights), *net.weights]))
 
 
-def second_moments(net: Network, x: Float[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
+def second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
     """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
 
     The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
@@ -192,7 +192,7 @@ def _no_moment(net: Network, name: str) -> Float[Tensor, "g d d"]:
     return torch.zeros((groups, d, d), dtype=torch.float64, device=net.device)
 
 
-def one_by_one(net: Network, x: Float[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
+def one_by_one(net: Network, x: Shaped[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
     """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.weight_norm import WeightNorm
 
-from wfbench.data import Dataset
+from wfbench.data import Dataset, Labeled
 from wfbench.errors import WfbenchError, why
 from wfbench.modules import copied, state_of
 
@@ -54,15 +54,16 @@ def _check_lists(module: nn.Module) -> None:
                     )
 
 
-def check_network(module: nn.Module, data: Dataset) -> int:
-    """The number of classes of a network in eval mode, which is run twice on a few samples.
+def check_network(module: nn.Module, data: Dataset) -> torch.Size:
+    """The shape of one sample's logits, classes first, of a network in eval mode, run twice on a few samples.
 
     Raises:
         WfbenchError: there are no samples, its output is no logits of classes, or another one when it is run again.
     """
     if not len(data):
         raise WfbenchError(f"{data.name} is empty; give at least one sample")
-    x = data.take(range(min(PART, len(data)))).inputs.to(next(module.parameters()).device)
+    samples = data.take(range(min(PART, len(data))))
+    x = samples.inputs.to(next(module.parameters()).device)
     with torch.inference_mode():
         runs = [copied(module) for _ in range(2)]
         first, second = (one(x) for one in runs)
@@ -70,8 +71,10 @@ def check_network(module: nn.Module, data: Dataset) -> int:
     before, after = (state_of(one) for one in (module, runs[0]))
     if not all(torch.allclose(before[name], after[name], rtol=0, atol=0, equal_nan=True) for name in before):
         raise WfbenchError(f"{kind} changes its own tensors when it is run in eval mode")
-    if not isinstance(first, Tensor) or first.ndim != 2 or len(first) != len(x) or first.shape[1] < 2:
-        raise WfbenchError(f"{kind} gives {_shape(first)} for {len(x)} samples of {data.name}; {_advice(first, x)}")
+    labels = samples.labels if isinstance(samples, Labeled) else None
+    if not isinstance(first, Tensor) or not _fits(first, x, labels):
+        advice = _advice(first, x, labels)
+        raise WfbenchError(f"{kind} gives {_shape(first)} for {len(x)} samples of {data.name}; {advice}")
     if not torch.isfinite(first).all() and all(torch.isfinite(one).all() for one in module.parameters()):
         raise WfbenchError(f"the logits of {kind} on {data.name} contain NaN or infinite values")
     difference = float((first.double() - second.double()).abs().max() / first.double().abs().max().clamp(min=1e-12))
@@ -80,14 +83,21 @@ def check_network(module: nn.Module, data: Dataset) -> int:
             f"{kind} in eval mode gives other logits when it is run again on {data.name} (by {difference:.1e} of the "
             "largest); leave out what is random, as by F.dropout(x, training=self.training)"
         )
-    return first.shape[1]
+    return first.shape[1:]
+
+
+def _fits(logits: Tensor, x: Tensor, labels: Tensor | None) -> bool:
+    """Whether they are logits [n, classes], or [n, classes, *places] for labels [n, *places]."""
+    if logits.ndim < 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        return False
+    return labels is None or labels.shape[1:] == logits.shape[2:]
 
 
 def _shape(output: object) -> str:
     return f"an output of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
-def _advice(output: object, x: Tensor) -> str:
+def _advice(output: object, x: Tensor, labels: Tensor | None) -> str:
     """What to do about an output that is no logits of classes."""
     if not isinstance(output, Tensor) or output.ndim == 0:
         return "return logits [n, classes]"
@@ -95,6 +105,12 @@ def _advice(output: object, x: Tensor) -> str:
         return "keep the samples on the first axis, as by x.flatten(1)"
     if output[0].numel() == 1:
         return "for two classes return two, as torch.stack([torch.zeros_like(z), z], 1) of the one logit z [n]"
+    if labels is not None and labels.shape == output.shape:
+        return "give labels as class indices, one-hot ones as labels.argmax(1)"
+    if labels is not None and labels.ndim > 1:
+        wanted = f"logits [n, classes, *places] for labels of shape {list(labels.shape)}"
+        last = labels.shape == output.shape[:-1]
+        return f"return {wanted}{', as by .movedim(-1, 1)' if last else ''}"
     if output.ndim > 2 and output[0].numel() == output.shape[1]:
         return "return logits [n, classes], as by .flatten(1)"
     return "return logits [n, classes], one label a sample"

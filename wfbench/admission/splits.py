@@ -9,8 +9,11 @@ from wfbench.data import Dataset
 from wfbench.errors import WfbenchError
 
 
-def check_splits(splits: Sequence[Dataset], classes: int) -> None:
+def check_splits(splits: Sequence[Dataset], logits: Sequence[int]) -> None:
     """Reads a few samples again; labels and hashes are those of the reading for the fingerprint.
+
+    Args:
+        logits: the shape of one sample's: classes, and places where it has several.
 
     Raises:
         WfbenchError: with the name of a split that is empty, changes, has labels out of range, or shares samples.
@@ -22,6 +25,12 @@ def check_splits(splits: Sequence[Dataset], classes: int) -> None:
         split.take(sorted({0, len(split) // 2, len(split) - 1}))  # held against that reading
         if not split.labelled:
             continue
+        classes, *places = logits
+        if [*labels.shape[1:]] != places:
+            raise WfbenchError(
+                f"{split.name}: labels of shape {list(labels.shape)}, and the network gives logits {[*logits]} a "
+                f"sample; give class indices, labels [n{''.join(f', {size}' for size in places)}]"
+            )
         low, high = int(labels.min()), int(labels.max())
         if not 0 <= low <= high < classes:
             raise WfbenchError(

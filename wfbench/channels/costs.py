@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from wfbench.channels.coupled import Coupled, shrunk, taking_out
@@ -30,7 +30,7 @@ class Costs:
     """
 
     def __init__(
-        self, net: Network, groups: list[Coupled], x: Float[Tensor, "1 *input"], whole: Sequence[str] = ()
+        self, net: Network, groups: list[Coupled], x: Shaped[Tensor, "1 *input"], whole: Sequence[str] = ()
     ) -> None:
         self.whole = list(whole)
         module = net.module()
@@ -52,7 +52,7 @@ class Costs:
         if self._besides:
             self._each = {name: self._besides - self._counted(net, x, {name: [0]}) for name in self.groups}
 
-    def _counted(self, net: Network, x: Float[Tensor, "1 *input"], gone: dict[str, list[int]]) -> int:
+    def _counted(self, net: Network, x: Shaped[Tensor, "1 *input"], gone: dict[str, list[int]]) -> int:
         """Multiply-accumulates that torch's counter finds besides those of weights."""
         with taking_out(gone):
             found = footprint(shrunk(net, net.state(), x, gone) if gone else net.module(), x)["macs"]

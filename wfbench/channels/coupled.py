@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from wfbench.errors import WfbenchError
@@ -67,7 +67,7 @@ class Coupled:
     consumers: tuple[str, ...]
 
 
-def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[Coupled]:
+def coupled_channels(net: Network, example: Shaped[Tensor, "1 *input"]) -> list[Coupled]:
     """Every group of channels that can be taken out, in the order of their first layers; logits stay.
 
     Groups with a tensor that has another name too, such as a tied embedding, stay whole.
@@ -92,7 +92,7 @@ def coupled_channels(net: Network, example: Float[Tensor, "1 *input"]) -> list[C
     return sorted((group for group in free if group.consumers), key=lambda group: order[group.name])
 
 
-def dependency_graph(module: nn.Module, example: Float[Tensor, "1 *input"]) -> Any:
+def dependency_graph(module: nn.Module, example: Shaped[Tensor, "1 *input"]) -> Any:
     """torch-pruning's graph of what must go together in `module`, whose parameters are free to be trained afterwards.
 
     Raises:

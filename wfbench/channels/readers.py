@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from wfbench.channels.costs import Removal
@@ -87,7 +87,7 @@ def columns_of(net: Network, group: Coupled, consumer: str) -> Int[Tensor, "chan
 
 
 def reads_of(
-    net: Network, groups: list[Coupled], x: Float[Tensor, "n *input"], damping: float
+    net: Network, groups: list[Coupled], x: Shaped[Tensor, "n *input"], damping: float
 ) -> dict[str, list[Read]]:
     """Who reads each group's channels, by the group's name.
 

@@ -18,7 +18,7 @@ from wfbench.harness.store import latest, read, record_files
 from wfbench.network import Network
 from wfbench.storage.lines import Damaged
 from wfbench.tasks.cache import cache_folder
-from wfbench.tasks.evaluate import evaluate, standard_error
+from wfbench.tasks.evaluate import Scores, evaluate, standard_error
 from wfbench.tasks.task import Task
 
 
@@ -118,4 +118,12 @@ def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
     task.check_registered(replicate, scores)
     error = f"{standard_error(scores):.4f}"
     found = f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"
-    return "; ".join(part for part in (found, Network(task.dense(replicate)).describe_left_out()) if part)
+    left_out = Network(task.dense(replicate)).describe_left_out()
+    return "; ".join(part for part in (found, _perplexity(scores), left_out) if part)
+
+
+def _perplexity(scores: Scores) -> str:
+    """Where a sample has several places; its standard error is that of the mean loss, times itself."""
+    if scores.errors is None:
+        return ""
+    return f"perplexity {scores.perplexity:.4f}, standard error {scores.perplexity * scores.errors[1]:.4f}"

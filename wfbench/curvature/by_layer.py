@@ -8,7 +8,7 @@ gradient, so the pass costs about what a plain batched one does.
 from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,8 +21,8 @@ from wfbench.network import Network, bias_of
 
 def by_layer(
     net: Network,
-    x: Float[Tensor, "n *input"],
-    cotangents: Callable[[Float[Tensor, "n c"]], Float[Tensor, "m n c"]],
+    x: Shaped[Tensor, "n *input"],
+    cotangents: Callable[[Float[Tensor, "n c *places"]], Float[Tensor, "m n c *places"]],
     places: Mapping[str, slice],
     out: Float[Tensor, "t m p"],
 ) -> set[str]:

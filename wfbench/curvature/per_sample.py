@@ -4,18 +4,21 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench.curvature.by_layer import by_layer
 from wfbench.errors import WfbenchError
-from wfbench.network import Network
+from wfbench.network import Network, at_a_time
 
 TILE = 32
-"""Samples a pass, the last one filled up with zeros: a sample's row is the same bits in every budget."""
+"""Samples a pass, or fewer of many logits, the last pass filled up with zeros: a sample's row is the same bits in every
+budget."""
 
 CHECKED = 3
 """Samples on which the hooks' rows are held against autograd: batch statistics would make ±1 of two."""
+CHECKED_NUMBERS = 2**27
+"""Of them that are held at a time, where one tensor has fewer."""
 
 TOLERANCE = {torch.float64: (1e-6, 1e-12)}
 """Of the check: shares of a tensor's largest entry and of the network's largest one; a wrong row is off by its own
@@ -23,24 +26,29 @@ size, rounding by 1e-13 or so of the terms that are summed. `COARSE` where the n
 COARSE = (1e-2, 1e-5)
 
 
+def tile(net: Network, x: Shaped[Tensor, "n *input"]) -> int:
+    """Samples a pass."""
+    return at_a_time(TILE, net.shape(x))
+
+
 def per_sample_gradients(
     net: Network,
-    x: Float[Tensor, "t *input"],
-    cotangents: Callable[[Float[Tensor, "t c"]], Float[Tensor, "t m c"]],
+    x: Shaped[Tensor, "t *input"],
+    cotangents: Callable[[Float[Tensor, "t c *places"]], Float[Tensor, "t m c *places"]],
     coordinates: dict[str, Tensor],
     out: Float[Tensor, "t m p"],
 ) -> None:
-    """Write `JᵢᵀC` for every sample i and each of its m cotangents into `out`; t ≤ 32.
+    """Write `JᵢᵀC` for every sample i and each of its m cotangents into `out`; t at most `tile`.
 
     Args:
-        cotangents: from float64 logits `[t, c]` to the m vectors a sample that are pulled back.
+        cotangents: from float64 logits `[t, c, *places]` to the m vectors a sample that are pulled back.
         coordinates: the parameters to differentiate by, in column order.
 
     Raises:
         WfbenchError: samples are not independent; a layer's input is changed in place; no autograd.
     """
     t, m, _ = out.shape
-    apart, filled = check_layers(net, x, coordinates), _filled(net, x)
+    apart, filled = check_layers(net, x, coordinates), _filled(x, tile(net, x)).to(net.device)
     columns = columns_of(coordinates)
     drawn: list[Tensor] = []
 
@@ -57,18 +65,22 @@ def per_sample_gradients(
         _one_at_a_time(net, filled[:t], drawn[0], {name: columns[name] for name in sorted(apart)}, out)
 
 
-def check_layers(net: Network, x: Float[Tensor, "t *input"], coordinates: dict[str, Tensor]) -> frozenset[str]:
+def check_layers(net: Network, x: Shaped[Tensor, "t *input"], coordinates: dict[str, Tensor]) -> frozenset[str]:
     """Names of the tensors that are differentiated sample by sample, found out once a network, on the first samples.
 
     Raises:
         WfbenchError: as `per_sample_gradients`.
     """
-    return net.memo.take(("apart", *coordinates), lambda: _apart(net, _filled(net, x)[:CHECKED], coordinates))
+
+    def checked() -> frozenset[str]:
+        return _apart(net, _filled(x[:CHECKED], CHECKED).to(net.device), coordinates)
+
+    return net.memo.take(("apart", *coordinates), checked)
 
 
-def _filled(net: Network, x: Float[Tensor, "t *input"]) -> Float[Tensor, "n *input"]:
-    """With zeros up to a tile, on the network's device."""
-    return torch.cat([x, x.new_zeros((TILE - len(x), *x.shape[1:]))]).to(net.device)
+def _filled(x: Shaped[Tensor, "t *input"], size: int) -> Shaped[Tensor, "size *input"]:
+    """With zeros up to so many samples."""
+    return torch.cat([x, x.new_zeros((size - len(x), *x.shape[1:]))])
 
 
 def columns_of(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:
@@ -82,8 +94,8 @@ def columns_of(coordinates: Mapping[str, Tensor]) -> dict[str, slice]:
 
 def _one_at_a_time(
     net: Network,
-    x: Float[Tensor, "t *input"],
-    cotangents: Float[Tensor, "m t c"],
+    x: Shaped[Tensor, "t *input"],
+    cotangents: Float[Tensor, "m t c *places"],
     columns: Mapping[str, slice],
     out: Float[Tensor, "t m p"],
 ) -> None:
@@ -97,8 +109,8 @@ def _one_at_a_time(
 
 
 def _followed(
-    net: Network, x: Float[Tensor, "n *input"], names: Mapping[str, object]
-) -> tuple[Float[Tensor, "n c"], dict[str, Tensor]]:
+    net: Network, x: Shaped[Tensor, "n *input"], names: Mapping[str, object]
+) -> tuple[Float[Tensor, "n c *places"], dict[str, Tensor]]:
     """Logits, and the tensors of those names that autograd has followed to them."""
     leaves = {name: net.movable[name].detach().clone().requires_grad_() for name in names}
     with torch.enable_grad():
@@ -116,7 +128,7 @@ def _pulled_back(logits: Tensor, cotangent: Tensor, leaves: Mapping[str, Tensor]
         raise WfbenchError(f"autograd does not get through the network: {str(error).splitlines()[0]}") from error
 
 
-def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
+def _apart(net: Network, x: Shaped[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
     """Names of the tensors whose rows the layers' hooks do not see as autograd does, in float64 where that runs.
 
     Raises:
@@ -128,7 +140,17 @@ def _apart(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str,
         return _disagreeing(net, x, coordinates)
 
 
-def _disagreeing(net: Network, x: Float[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
+def _disagreeing(net: Network, x: Shaped[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
+    """So many tensors at a time that memory is bounded."""
+    found, part = frozenset[str](), dict[str, Tensor]()
+    for name, tensor in coordinates.items():
+        if part and len(x) * sum(one.numel() for one in (*part.values(), tensor)) > CHECKED_NUMBERS:
+            found, part = found | _disagreeing_of(net, x, part), {}
+        part[name] = tensor
+    return found | _disagreeing_of(net, x, part)
+
+
+def _disagreeing_of(net: Network, x: Shaped[Tensor, "n *input"], coordinates: Mapping[str, Tensor]) -> frozenset[str]:
     """Holds `Σᵢ iJᵢᵀcᵢ` of the hooks' rows, cᵢ random, against autograd's gradient of `Σᵢ i cᵢᵀzᵢ`."""
     columns, weights = columns_of(coordinates), torch.arange(1.0, len(x) + 1, dtype=net.dtype, device=net.device)
     rows = torch.zeros((len(x), 1, sum(w.numel() for w in coordinates.values())), dtype=net.dtype, device=net.device)
@@ -143,7 +165,8 @@ def _disagreeing(net: Network, x: Float[Tensor, "n *input"], coordinates: Mappin
     logits, leaves = _followed(net, x, coordinates)
     _independent(net, x, hooked[0], logits.detach())
     summed = weights @ rows[:, 0]
-    expected = _pulled_back(logits, weights.to(logits)[:, None] * random(logits)[0], leaves)
+    by_sample = weights.to(logits).reshape(-1, *[1] * (logits.ndim - 1))
+    expected = _pulled_back(logits, by_sample * random(logits)[0], leaves)
     share, floor = TOLERANCE.get(net.dtype, COARSE)
     largest = max(float(gradient.abs().max()) for gradient in expected)
     for name, gradient in zip(leaves, expected, strict=True):
@@ -153,7 +176,7 @@ def _disagreeing(net: Network, x: Float[Tensor, "n *input"], coordinates: Mappin
     return frozenset(found)
 
 
-def _independent(net: Network, x: Float[Tensor, "n *input"], logits: Tensor, again: Tensor) -> None:
+def _independent(net: Network, x: Shaped[Tensor, "n *input"], logits: Tensor, again: Tensor) -> None:
     """Raise WfbenchError unless the last sample's logits alone are those that it has beside the others, twice."""
     off = TOLERANCE.get(net.dtype, COARSE)[0] * float(logits.abs().max())
     if float((logits - again).abs().max()) > off:
@@ -164,7 +187,7 @@ def _independent(net: Network, x: Float[Tensor, "n *input"], logits: Tensor, aga
     why = "it mixes the samples of a batch"
     try:
         with torch.no_grad():
-            alone = net.logits({}, x[-1:].clone()).flatten()
+            alone = net.logits({}, x[-1:].clone()).reshape(logits[-1].shape)
         if not float((logits[-1] - alone).abs().max()) > off:  # or there are NaN, which the rows will tell
             return
     except (RuntimeError, ValueError) as error:

@@ -3,25 +3,25 @@
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
+from wfbench.curvature.cotangents import Kind, cotangents, probe_signs, streams
 from wfbench.curvature.gram import gram
 from wfbench.curvature.memory import PIECE, by_columns, check_finite, room, touched
 from wfbench.curvature.parallel import Shares
-from wfbench.curvature.per_sample import TILE, check_layers, per_sample_gradients
+from wfbench.curvature.per_sample import check_layers, per_sample_gradients, tile
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
 
-Kind: TypeAlias = Literal["empirical", "sampled", "exact", "logits"]
 Over: TypeAlias = Literal["prunable", "movable"]
 
 MAX_ROWS = 2000
@@ -74,14 +74,17 @@ def fisher_rows(
     """Rows R with curvature `RᵀR` [nats/weight²], in the network's dtype.
 
     Per-sample gradients of log p(y|x), nats per weight, network in eval mode, columns in the order of
-    `named_parameters()`, row-major; rows sample-major.
+    `named_parameters()`, row-major; rows sample-major. Where a sample has m places, the loss is the mean over them.
 
     * `empirical`: y the label, scaled by 1/√n. Needs `Labeled`. The empirical Fisher of Singh & Alistarh 2020.
       With `batch` B the mean gradient of each B consecutive samples, scaled by 1/√(n/B) (their `fisher_mini_bsz`).
-    * `sampled`: y drawn from the network's own p(·|x), `draws` times, scaled by 1/√(n·draws). Needs no label.
-    * `exact`: every class c, scaled by √(p_c/n): the Fisher itself, equal to the generalised Gauss-Newton matrix.
-    * `logits`: the gradient of every logit less their mean, scaled by 1/√n: the Fisher of a unit Gaussian about the
-      centred logits, [logit²/weight²]. It does not vanish where the network is sure of its class.
+    * `sampled`: y drawn from the network's own p(·|x), `draws` times, scaled by 1/√(n·draws). Needs no label. Of m
+      places one y each, the sum of their gradients over √m: unbiased of the exact one's, and not of the scale of the
+      empirical Fisher, whose row is the mean over places, as a mini-batch's is over samples.
+    * `exact`: every class c, of every place, scaled by √(p_c/(n·m)): the Fisher itself, equal to the generalised
+      Gauss-Newton matrix of the loss.
+    * `logits`: the gradient of every logit less the mean of its place, scaled by 1/√(n·m): the Fisher of a unit
+      Gaussian about the centred logits, [logit²/weight²]. It does not vanish where the network is sure of its class.
 
     With `probes` s, of `exact` and `logits` s random ±1 combinations a sample of the rows above, over √s: `RᵀR` is
     unbiased (Hutchinson 1989), with n·s rows in place of n·classes.
@@ -108,7 +111,7 @@ def probes_of(net: Network, data: Labeled | Unlabeled, over: Over = "prunable") 
 
     A row for every one is taken up to 2000 rows and 4 GiB of float32.
     """
-    outputs = net.logits({}, data.inputs[:1]).shape[1]
+    outputs = prod(net.shape(data.inputs))
     columns = sum(tensor.numel() for tensor in (net.weights if over == "prunable" else net.movable).values())
     return probes_for(len(data), outputs, columns)
 
@@ -181,8 +184,8 @@ def _compute(
     began = time.perf_counter()
     kind, batch = asked.kind, asked.batch
     n, coordinates = len(data), net.weights if asked.over == "prunable" else net.movable
-    outputs = net.logits({}, data.inputs[:1]).shape[1] if kind in ("exact", "logits") else 0
-    m = asked.draws if kind not in ("exact", "logits") else asked.probes or outputs
+    logits = net.shape(data.inputs)
+    m = asked.draws if kind not in ("exact", "logits") else asked.probes or prod(logits)
     k, p = n * m // batch, sum(tensor.numel() for tensor in coordinates.values())
     if k > MAX_ROWS:
         every = kind in ("exact", "logits")
@@ -190,21 +193,22 @@ def _compute(
             "use fewer samples, probes, or the sampled Fisher" if every else "use fewer samples or draws, or batch=B"
         )
         raise WfbenchError(f"{kind} Fisher of {n} samples has {k} rows, more than {MAX_ROWS}; {advice}")
-    rows = room((k, p), net.dtype, net.device, zeros=batch > 1)
-    tile = rows if batch == 1 else room((min(n, TILE) * m, p), net.dtype, net.device)
-    random = _randoms(n, asked, outputs)
-    shares = Shares(n, TILE, batch)
+    rows, step = room((k, p), net.dtype, net.device, zeros=batch > 1), tile(net, data.inputs)
+    part = rows if batch == 1 else room((min(n, step) * m, p), net.dtype, net.device)
+    shares = Shares(n, step, batch)
     if shares.is_one_of_several:  # what is found out on the first samples holds for all processes
-        check_layers(net, data.inputs[:TILE], coordinates)
+        check_layers(net, data.inputs[:step], coordinates)
     for start in shares:
-        stop = min(start + TILE, n)
+        stop = min(start + step, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
-        drawn = None if random is None else random[start:stop].to(net.device)
-        place = rows[start * m : stop * m] if batch == 1 else tile[: (stop - start) * m]
+        drawn = _randoms(range(start, stop), asked, logits)
+        place = rows[start * m : stop * m] if batch == 1 else part[: (stop - start) * m]
         per_sample_gradients(
             net,
             data.inputs[start:stop],
-            lambda logits, y=labels, u=drawn: _cotangents(kind, logits, y, u),  # type: ignore[misc]
+            lambda logits, y=labels, u=drawn: cotangents(  # type: ignore[misc]
+                kind, logits, y, None if u is None else u.to(logits.device)
+            ),
             coordinates,
             place.view(stop - start, m, p),
         )
@@ -213,6 +217,8 @@ def _compute(
     shares.complete(rows)
     check_finite(rows, "the per-sample gradients")
     count = n * asked.draws * (asked.probes or 1) / batch
+    if kind != "empirical":
+        count *= prod(logits[1:])
     return Gradients(rows, count, samples, time.perf_counter() - began, asked.probes)
 
 
@@ -223,64 +229,11 @@ def _add_means(rows: Float[Tensor, "k p"], to: Int[Tensor, " t"], place: Float[T
         touched(rows, part.nbytes)
 
 
-def _cotangents(
-    kind: Kind,
-    logits: Float[Tensor, "t c"],
-    labels: Int[Tensor, " t"] | None,
-    random: Float[Tensor, "t s"] | Float[Tensor, "t s c"] | None,
-) -> Float[Tensor, "t m c"]:
-    """Gradients by the logits: of log p(y|x), `e_y − p`, y by the estimator; of a centred logit, `e_c − 1/C`.
-
-    With probes, in `random`, their combinations of those of every class or logit.
-    """
-    classes = logits.shape[1]
-    if kind == "logits":
-        if random is not None:
-            return random - random.mean(2, keepdim=True)
-        return (torch.eye(classes).to(logits) - 1 / classes).expand(len(logits), -1, -1)
-    p = logits.softmax(1)
-    if kind == "exact" and random is not None:
-        return _combined(p, random)
-    if kind == "empirical":
-        assert labels is not None
-        if int(labels.max()) >= classes:
-            raise WfbenchError(f"label {int(labels.max())} does not fit a network of {classes} classes")
-        chosen = labels.to(logits.device)[:, None]
-    elif kind == "sampled":
-        assert random is not None
-        chosen = (p.cumsum(1)[:, None, :] < random[..., None]).sum(2).clamp(max=classes - 1)
-    else:
-        chosen = torch.arange(classes, device=p.device).expand(len(p), -1)
-    one_hot = functional.one_hot(chosen, classes)
-    # 1 − p_y as the sum of the others: confident samples keep their small gradients
-    others = (p[:, None, :] * (1 - one_hot)).sum(2, keepdim=True)
-    difference = torch.where(one_hot.bool(), others, -p[:, None, :])
-    return difference * p.sqrt()[..., None] if kind == "exact" else difference
-
-
-def _combined(p: Float[Tensor, "t c"], probes: Float[Tensor, "t s c"]) -> Float[Tensor, "t s c"]:
-    """`Σ_y ξ_y √p_y(e_y − p) = (diag √p − p√pᵀ)ξ`; 1 − p_y, and what the other classes give, as sums of the others."""
-    others = 1 - torch.eye(p.shape[1]).to(p)
-    weighted = probes * p.sqrt()[:, None, :]
-    return weighted * (p @ others)[:, None, :] - p[:, None, :] * (weighted @ others)
-
-
-def _randoms(n: int, asked: _Asked, outputs: int) -> Tensor | None:
-    """What the rows take at random: uniform numbers `[n, draws]` for label draws, or probes `[n, probes, outputs]`."""
+def _randoms(samples: range, asked: _Asked, logits: Sequence[int]) -> Tensor | None:
+    """What the rows take at random: uniform numbers `[n, draws, *places]`, or probes `[n, probes, *logits]`."""
     if asked.probes is not None:
-        return probe_signs(n, asked.probes, outputs, asked.seed)
-    return _streams(n, asked.draws, asked.seed) if asked.kind == "sampled" else None
-
-
-def probe_signs(n: int, probes: int, outputs: int, seed: int) -> Float[Tensor, "n s c"]:
-    """Random ±1, float64."""
-    return torch.where(_streams(n, probes, seed, outputs) < 0.5, -1.0, 1.0).double()
-
-
-def _streams(n: int, count: int, seed: int, *each: int) -> Float[Tensor, "n s *each"]:
-    """Uniform numbers, every draw or probe from a stream of its own: budgets, and the numbers of both, nest."""
-    columns = [np.random.Generator(np.random.PCG64([seed, d])).random((n, *each)) for d in range(count)]
-    return torch.from_numpy(np.stack(columns, axis=1))
+        return probe_signs(samples, asked.probes, logits, asked.seed)
+    return streams(samples, asked.draws, asked.seed, logits[1:]) if asked.kind == "sampled" else None
 
 
 def _chain(data: Labeled | Unlabeled, *, labels: bool) -> tuple[bytes, ...]:
@@ -289,6 +242,6 @@ def _chain(data: Labeled | Unlabeled, *, labels: bool) -> tuple[bytes, ...]:
     for i, x in enumerate(data.inputs.cpu()):
         digest.update(x.contiguous().numpy().data)
         if labels and isinstance(data, Labeled):
-            digest.update(int(data.labels[i]).to_bytes(8, "little", signed=True))
+            digest.update(data.labels[i].cpu().contiguous().numpy().data)
         found.append(digest.digest())
     return tuple(found)

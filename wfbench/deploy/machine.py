@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from wfbench.curvature.by_layer import by_layer
@@ -114,7 +114,7 @@ def quickest(action: Callable[[], object]) -> float:
     return best
 
 
-def pass_seconds(net: Network, x: Float[Tensor, "n *input"]) -> tuple[float, float]:
+def pass_seconds(net: Network, x: Shaped[Tensor, "n *input"]) -> tuple[float, float]:
     """Seconds a sample of a forward pass, and of the way back with every layer's rows for one cotangent."""
     out = room((len(x), 1, sum(tensor.numel() for tensor in net.weights.values())), net.dtype, net.device)
 

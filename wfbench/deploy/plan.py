@@ -3,12 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Shaped
 from tabulate import tabulate
 from torch import Tensor
 
 from wfbench.curvature.memory import PASS, fits
-from wfbench.curvature.per_sample import TILE
 from wfbench.deploy.machine import Machine, pass_seconds
 from wfbench.deploy.methods import Steps, rows_of, steps_of
 from wfbench.deploy.shapes import Shapes, shapes_of
@@ -107,7 +106,7 @@ def _line(step: Step) -> list[str]:
 def plan(
     task: str,
     net: Network,
-    x: Float[Tensor, "n *input"],
+    x: Shaped[Tensor, "n *input"],
     method: Pruner[Any],
     samples: int,
     sparsity: float,
@@ -134,7 +133,7 @@ def plan(
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
         k, each = rows_of(method, shapes, samples)
         rows = k, shapes.p
-    tiles = -(-samples // TILE) if found else 0
+    tiles = -(-samples // shapes.tile) if found else 0
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
     return Plan(
@@ -156,7 +155,7 @@ def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[s
 def _facts(
     shapes: Shapes, rows: tuple[int, int] | None, limit: int, tiles: int, each: int, *, streams: bool
 ) -> tuple[str, ...]:
-    kept = TILE * shapes.kept * 4
+    kept = shapes.tile * shapes.kept * 4
     found = [f"{tiles} passes forward, {tiles * each} back" if tiles else "no passes"]
     if rows is not None:
         k, p = rows
@@ -172,7 +171,7 @@ def _facts(
     if tiles and each:
         beyond = max(0.0, kept - PASS * limit) if streams else 0.0
         where = f", about {beyond / 1e9:.3g} of them in files" if beyond else ""
-        found.append(f"a pass of {TILE} keeps {kept / 1e9:.3g} GB for its way back{where}")
+        found.append(f"a pass of {shapes.tile} keeps {kept / 1e9:.3g} GB for its way back{where}")
     found.append(f"bound: {limit / 2**30:.3g} GiB")
     return tuple(found)
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from wfbench.calls import plain_calls
+from wfbench.curvature.per_sample import TILE
 from wfbench.layers import as_matrices
 from wfbench.modules import PRUNABLE
-from wfbench.network import Network, tensor_name
+from wfbench.network import Network, at_a_time, tensor_name
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,13 @@ class Shapes:
     def weights(self) -> int:
         return sum(part.weight for part in self.parts)
 
+    @property
+    def tile(self) -> int:
+        """Samples a pass for rows."""
+        return at_a_time(TILE, (self.outputs,))
 
-def shapes_of(net: Network, x: Float[Tensor, "1 *input"]) -> Shapes:
+
+def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
     """By one pass of one sample."""
     module, parts = net.module(), list[Part]()
 
@@ -91,5 +97,5 @@ def shapes_of(net: Network, x: Float[Tensor, "1 *input"]) -> Shapes:
         if not any(layer.children()):
             layer.register_forward_hook(lambda layer, inputs, output, name=name: note(name, layer, inputs, output))
     with torch.no_grad(), plain_calls(module):
-        outputs: Tensor = module(x.to(net.device))
-    return Shapes(tuple(parts), sum(tensor.numel() for tensor in net.weights.values()), outputs.shape[1])
+        (outputs,) = module(x.to(net.device))
+    return Shapes(tuple(parts), sum(tensor.numel() for tensor in net.weights.values()), outputs.numel())

@@ -13,7 +13,7 @@ from math import ceil
 
 from wfbench.curvature.gram import TILE_ROWS, WIDE_COLUMNS, row_edges
 from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
-from wfbench.curvature.per_sample import CHECKED, TILE
+from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
 
 
@@ -76,13 +76,13 @@ def checked(shapes: Shapes) -> Work:
 
 def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
     """What the rows of n samples take: whole tiles, the last one filled up."""
-    tiles = ceil(n / TILE)
-    unwritten = Work(0, 0, -8.0 * (tiles * TILE - n) * cotangents * shapes.p)
+    tiles = ceil(n / shapes.tile)
+    unwritten = Work(0, 0, -8.0 * (tiles * shapes.tile - n) * cotangents * shapes.p)
     return {
         "check of the rows": checked(shapes),
-        "forward": forward(shapes, TILE) * tiles,
-        "backward": backward(shapes, TILE) * (tiles * cotangents),
-        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
+        "forward": forward(shapes, shapes.tile) * tiles,
+        "backward": backward(shapes, shapes.tile) * (tiles * cotangents),
+        "rows": per_sample(shapes, shapes.tile) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
     }
 
 

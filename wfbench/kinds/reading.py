@@ -1,7 +1,7 @@
 """Reading a split: what is read sample by sample, when nobody may, and that a sample stays what it was."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -48,10 +48,12 @@ class Seen:
         self._name = name
         self._digests: dict[int, bytes] = {}
 
-    def check(self, index: int, x: Tensor, labels: tuple[int, ...]) -> None:
+    def check(self, index: int, x: Tensor, labels: Sequence[Tensor]) -> None:
         """Raise WfbenchError where a sample is not what it was, as for the fingerprint."""
-        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)} {labels}".encode())
-        digest.update(x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest = hashlib.sha256()
+        for tensor in (x, *labels):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         found = digest.digest()[:8]
         if self._digests.setdefault(index, found) != found:
             raise WfbenchError(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -74,32 +74,32 @@ def as_input(x: Any) -> Any:
     return x
 
 
-def as_label(y: Any, name: str) -> int:
-    """The class index of a sample.
+def as_label(y: Any, name: str) -> Int[Tensor, "*places"]:
+    """The class index of a sample, or of each of its places.
 
     Raises:
         WfbenchError: it is no whole number.
     """
     if isinstance(y, (Tensor, np.ndarray, np.generic)):
         label = torch.as_tensor(y)
-        if label.numel() != 1:
-            raise WfbenchError(
-                f"{name} has a label of shape {list(label.shape)}; give its class index, of one-hot ones label.argmax()"
-            )
-        check_labels(label.reshape(1), name)
-        return int(label)
+        label = label.reshape(()) if label.numel() == 1 else label
+        check_labels(label[None], name)
+        return label.to(torch.int64)
     if not isinstance(y, int):
         raise WfbenchError(f"{name} has the label {y!r} of type {type(y).__name__}; give its class index, an int")
-    return int(y)
+    return torch.tensor(int(y))
 
 
 def check_labels(labels: Tensor, name: str) -> None:
-    """Raises WfbenchError for labels that are not one whole number a sample."""
-    if labels.ndim != 1:
-        advice = "one-hot ones as labels.argmax(1)" if labels.ndim == 2 else "a tensor [n]"
-        raise WfbenchError(f"{name}: labels of shape {list(labels.shape)}; give one class index a sample, {advice}")
+    """Raises WfbenchError for labels that are not whole numbers, one a sample or one for each of its places."""
     if labels.is_floating_point() or labels.is_complex():
         raise WfbenchError(f"{name}: labels are {labels.dtype}; give class indices, as labels.long() makes them")
+
+
+def check_single(labels: Tensor, name: str) -> None:
+    """Raises WfbenchError for labels of several places a sample."""
+    if labels.ndim > 1:
+        raise WfbenchError(f"{name}: labels of shape {list(labels.shape)}; this draw is for one label a sample")
 
 
 def stacked(inputs: Sequence[Tensor], names: Sequence[str]) -> Shaped[Tensor, "n *input"]:
@@ -115,7 +115,7 @@ def stacked(inputs: Sequence[Tensor], names: Sequence[str]) -> Shaped[Tensor, "n
     return torch.stack(list(inputs))
 
 
-def hashes_of(inputs: Float[Tensor, "n *input"]) -> Int[Tensor, " n"]:
+def hashes_of(inputs: Shaped[Tensor, "n *input"]) -> Int[Tensor, " n"]:
     """A hash of the bits of each input: `Σ bᵢ·wᵢ` modulo 2⁶⁴ with random weights that are always the same."""
     kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = inputs.contiguous().reshape(len(inputs), -1).view(kinds[inputs.element_size()])

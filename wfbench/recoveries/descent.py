@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -96,7 +97,8 @@ class LogitDistillation(_Tuning[Unlabeled]):
 
         def divergence(state: Params, at: Tensor) -> Tensor:
             found = wide(net.logits(state, x[at])).log_softmax(1)
-            return functional.kl_div(found, wanted[at], reduction="batchmean", log_target=True)
+            places = prod(found.shape[2:])
+            return functional.kl_div(found, wanted[at], reduction="batchmean", log_target=True) / places
 
         return divergence
 

@@ -28,12 +28,14 @@ class Task:
             for several dense checkpoints, which a case tells apart by its `replicate`.
         train: where calibration samples are drawn from: a map-style dataset, a pair of tensors
             `(inputs [n, *input], labels [n])`, or a function that makes one; without labels a tensor of inputs alone or
-            a dataset of them, for methods that need none.
+            a dataset of them, for methods that need none. A sample may have several places, as a text has a next word
+            everywhere: labels `[n, *places]`, logits `[n, classes, *places]`, the loss the mean over places.
         test: read by suites alone. Without labels the score is agreement with the dense network on it; without a test
             split, on the inputs of `train` that a draw leaves out (on the drawn ones, where it leaves none).
         validation: what methods are developed on.
         transform: applied to each single input of every split, as in torchvision.
         accuracies: the registered test accuracy of each checkpoint, in [0, 1]; verified by `wfbench doctor`.
+        perplexities: the same of the exp of the mean loss, of tasks that are scored by it.
         about: one line for `wfbench list`.
         fetch: puts the data where they are read from, for `wfbench fetch`, and says where that is.
         on_request: large, or the user's to bring: used where it is named alone, and no part of "all tasks".
@@ -46,6 +48,7 @@ class Task:
     validation: Split | None = None
     transform: Callable[[Any], Any] | None = None
     accuracies: tuple[float, ...] = ()
+    perplexities: tuple[float, ...] = ()
     about: str = ""
     fetch: Callable[[], object] | None = None
     on_request: bool = False
@@ -69,7 +72,7 @@ class Task:
         return unwrapped(made)
 
     def scored_on(self, n: int) -> "Task":
-        """This task scored on a fixed subset of `n` test samples, `NAME[n]`; its registered accuracies are not its own.
+        """This task scored on a fixed subset of `n` test samples, `NAME[n]`; what is registered is not its own.
 
         Raises:
             WfbenchError: `n` below 1 or above the number of test samples.
@@ -77,21 +80,27 @@ class Task:
         chosen = draw_indices(len(self.test_set), n, 0, f"{self.name} test")
         whole = self.test() if callable(self.test) else self.test
         part: Any = (whole[0][chosen], whole[1][chosen]) if isinstance(whole, tuple) else Subset(whole, chosen)  # type: ignore[arg-type]
-        return replace(self, name=f"{self.name}[{n}]", test=part, accuracies=())
+        return replace(self, name=f"{self.name}[{n}]", test=part, accuracies=(), perplexities=())
 
     def check_registered(self, replicate: int, scores: Scores) -> None:
-        """The dense network reproduces its registered accuracy to two images.
+        """The dense network reproduces its registered accuracy to two images, its perplexity to a thousandth.
+
+        Where a sample has several places, to a thousandth of the places.
 
         Raises:
             WfbenchError: it does not.
         """
-        if not self.accuracies:
-            return
-        registered = self.accuracies[replicate]
-        if abs(scores.correct - registered * scores.total) > 2.0001:
+        off: list[str] = []
+        for registered in self.accuracies[replicate : replicate + 1]:
+            if abs(scores.correct - registered * scores.total) > (2.0001 if scores.places == 1 else scores.total / 1e3):
+                off.append(f"{scores.correct} of {scores.total} right, registered accuracy is {registered}")
+        for registered in self.perplexities[replicate : replicate + 1]:
+            if abs(scores.perplexity - registered) > registered / 1e3:
+                off.append(f"perplexity {scores.perplexity:.4f}, registered is {registered}")
+        if off:
             raise WfbenchError(
-                f"{self.name}, checkpoint {replicate}: {scores.correct} of {scores.total} right, registered accuracy "
-                f"is {registered}; do not trust this machine's numbers before that is explained"
+                f"{self.name}, checkpoint {replicate}: {'; '.join(off)}; do not trust this machine's numbers before "
+                "that is explained"
             )
 
     @cached_property

@@ -19,11 +19,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wfbench.composed.staged import restored, shares
+from wfbench.curvature.cotangents import probe_signs
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.gram import WIDE_COLUMNS
 from wfbench.curvature.memory import by_columns, packed
 from wfbench.curvature.per_sample import TILE
-from wfbench.curvature.rows import Gradients, gradients, probe_signs, probes_of
+from wfbench.curvature.rows import Gradients, gradients, probes_of
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
@@ -120,8 +121,8 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         return None
     asked = missing
     if found.probes is not None:
-        signs = probe_signs(len(data), found.probes, missing.shape[1], seed)
-        asked = torch.einsum("nsc,nc->ns", signs.to(missing), missing)
+        signs = probe_signs(range(len(data)), found.probes, missing.shape[1:], seed)
+        asked = torch.einsum("nsc,nc->ns", signs.flatten(2).to(missing), missing.flatten(1))
     dual = torch.cholesky_solve(asked.flatten()[:, None], cholesky(found.gram, absolute * found.count))[:, 0]
     change = torch.zeros(len(kept), dtype=torch.float64, device=found.rows.device)
     change[kept] = torch.cat([part.double().T @ dual for _, part in by_columns(found.rows, WIDE_COLUMNS)])
@@ -137,7 +138,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
     return None
 
 
-def _logits(net: Network, state: Params, data: Unlabeled) -> Float[Tensor, "n c"]:
+def _logits(net: Network, state: Params, data: Unlabeled) -> Float[Tensor, "n c *places"]:
     """float64, centred over the classes."""
     with torch.no_grad():
         found = torch.cat([net.logits(state, part) for part in data.inputs.split(TILE)]).double()
