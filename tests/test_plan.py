@@ -17,7 +17,7 @@ from wfbench.deploy.plan import Plan, plan
 from wfbench.deploy.shapes import shapes_of
 from wfbench.deploy.work import Work, total
 
-CARD = Machine("a card", 2**30, 1e12, 1e13, 1e12, 1e-5)
+CARD = Machine("a card", 2.0**30, 1e12, 1e13, 1e12, 1e-5)
 SPEC = {"memory_bytes": 2**30, "memory_gb_per_s": 1000, "tflops_float32": 10, "tflops_float64": 1, "launch_us": 10}
 SAMPLES, SPARSITY = 40, 0.6
 
@@ -41,6 +41,7 @@ METHODS = {
     "layer": WoodFisherUnlabeled(block_size="layer", draws=2),
     "exact": WoodFisherUnlabeled(block_size=2000, fisher="exact"),
     "lobs": "lobs",
+    "obc": "obc",
     "sparsegpt": "sparsegpt",
     "wanda": "wanda",
 }
@@ -54,7 +55,12 @@ def made(name: str) -> tuple[Network, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("network", "method"),
-    [("mlp", "full"), ("mlp", "exact"), *(("conv", name) for name in METHODS if name not in ("full", "exact"))],
+    [
+        ("mlp", "full"),
+        ("mlp", "exact"),
+        ("mlp", "obc"),
+        *(("conv", name) for name in METHODS if name not in ("full", "exact", "obc")),
+    ],
 )
 def test_steps_are_what_is_counted(network: str, method: str) -> None:
     net, x = made(network)
@@ -144,7 +150,7 @@ def test_a_machine_is_read_from_toml_and_json(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(json.dumps(SPEC | {"name": "card"}))
     found = read_machine(tmp_path / "card.toml")
     assert found == read_machine(tmp_path / "card.json")
-    assert found == Machine("card", 2**30, 1e12, 1e13, 1e12, 1e-5)
+    assert found == Machine("card", 2.0**30, 1e12, 1e13, 1e12, 1e-5)
 
 
 @pytest.mark.parametrize(

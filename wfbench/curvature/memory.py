@@ -5,14 +5,12 @@ A tensor in a file is an ordinary one whose pages come in as they are read. `tou
 back to the file when they are many. On devices other than the CPU everything stays there.
 """
 
-import ctypes
 import mmap
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from math import prod
 from pathlib import Path
 from weakref import WeakValueDictionary, finalize
@@ -22,13 +20,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wfbench.errors import WfbenchError
+from wfbench.execution.allocator import give_back_freed_memory
 
 ROWS, PASS, PAGES = 1 / 2, 1 / 4, 1 / 8
 """Shares of the bound: rows in memory; what a pass keeps for its way back; pages of files. The rest is for vectors."""
 BOUND = "most that curvature rows, their Grams and factors take on the CPU, beyond which they lie in files"
 SMALL = 2**20
 """Bytes below which nothing goes to a file."""
-M_MMAP_THRESHOLD = -3
 PIECE = 2**14
 """Columns at a time where no bit hangs on how many."""
 
@@ -128,20 +126,9 @@ def stored(tensor: Tensor) -> Tensor:
     return found
 
 
-@cache
-def _given_back_at_once() -> None:
-    """From now on glibc gives large tensors back to the system when they end, in place of keeping them for the next."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, SMALL)
-        libc.malloc_trim(0)
-    except (OSError, AttributeError):  # another libc, which does as it does
-        return
-
-
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = prod(shape) * dtype.itemsize
-    _given_back_at_once()
+    give_back_freed_memory()
     try:
         with tempfile.TemporaryFile(prefix="wfbench-") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later
@@ -206,7 +193,7 @@ def packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor
 def check_finite(rows: Float[Tensor, "k p"], what: str) -> None:
     """Raise WfbenchError if there are NaN or infinite values in what is named."""
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for part in rows.split(max(1, 2**24 // max(1, rows.shape[1]))):
+    for part in rows.split(max(1, 2**22 // max(1, rows.shape[1]))):
         total += part.sum()
         touched(rows, part.nbytes)
     if not torch.isfinite(total):

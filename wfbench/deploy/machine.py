@@ -100,7 +100,7 @@ def measured() -> Machine:
     to, small = torch.empty_like(source), torch.ones(1)
     bandwidth = 2 * source.nbytes / quickest(lambda: to.copy_(source))
     launch = quickest(lambda: small.add_(1))
-    return Machine("this machine", free(), bandwidth, product(torch.float32), product(torch.float64), launch)
+    return Machine("this machine", float(free()), bandwidth, product(torch.float32), product(torch.float64), launch)
 
 
 def quickest(action: Callable[[], object]) -> float:

@@ -111,13 +111,15 @@ def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
     return {**moments(shapes, n), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 
 
-def _obc(shapes: Shapes, n: int, sparsity: float) -> Steps:
+def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
     def trace(rows: int, d: int) -> Work:
-        side, numbers = d, 0.0
-        for step in range(d):
-            side = d - step if d - step < 0.75 * side else side
-            numbers += rows * side**2
-        return Work(0, 2 * numbers, 20 * numbers, 14.0 * d)
+        flops, moved = 0.0, 16.0 * rows * d**2
+        for start in range(0, d, lazy):
+            side, steps = d - start, min(lazy, d - start)
+            left = side - steps
+            flops += rows * (steps**2 * side + 2.0 * steps * left**2)
+            moved += 8.0 * rows * (steps**2 * side / 2 + 30 * steps * side + 2 * side * left + 6 * left**2)
+        return Work(0, flops, moved, 20.0 * d)
 
     def kept(rows: int, d: int) -> Work:
         return cholesky(round((1 - sparsity) * d)) * rows
