@@ -8,6 +8,7 @@ from wfbench.curvature.rows import MAX_ROWS, probes_for
 from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
+from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import SYSTEM_NUMBERS
 from wfbench.network import Network
 from wfbench.pruner import Pruner
@@ -76,14 +77,15 @@ def woodfisher(
     return found
 
 
-def moments(shapes: Shapes, n: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass."""
+def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
+    """`XᵀX` of every layer's patches, in one pass of so many samples at a time."""
     parts = [part for part in shapes.parts if part.prunable]
     found = []
     for part in parts:
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
-        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / SAMPLES) + 3)
+        fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
+        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / min(at_a_time, fits)) + 2)
         found.append(Work(0, 2.0 * patches * d, 8 * numbers, 6))
     return {"forward": forward(shapes, n), "second moments": total(found)}
 
@@ -99,7 +101,7 @@ def inverses(shapes: Shapes) -> Work:
 
 
 def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
-    return moments(shapes, n)
+    return moments(shapes, n, n)
 
 
 def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
@@ -108,7 +110,7 @@ def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
         batches = ceil(rows / max(1, SYSTEM_NUMBERS // max(1, round(gone) ** 2)))
         return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
-    return {**moments(shapes, n), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
+    return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 
 
 def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
@@ -125,7 +127,12 @@ def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
         return cholesky(round((1 - sparsity) * d)) * rows
 
     traces, solved = _each(shapes, trace), _each(shapes, kept)
-    return {**moments(shapes, n), "inverses": inverses(shapes), "greedy order": traces, "least squares": solved}
+    return {
+        **moments(shapes, n, SAMPLES),
+        "inverses": inverses(shapes),
+        "greedy order": traces,
+        "least squares": solved,
+    }
 
 
 def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Steps:
@@ -133,7 +140,7 @@ def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Ste
         return Work(0, 1.0 * rows * d**2, 24.0 * rows * d * min(d, block) / 2 + 24.0 * rows * d**2 / block, 4.0 * d)
 
     factors = inverses(shapes) + _each(shapes, lambda rows, d: cholesky(d))
-    return {**moments(shapes, n), "inverses": factors, "column sweep": _each(shapes, sweep)}
+    return {**moments(shapes, n, n), "inverses": factors, "column sweep": _each(shapes, sweep)}
 
 
 LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _sparsegpt, "wanda": _wanda}
