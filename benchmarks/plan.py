@@ -13,6 +13,7 @@ from benchmarks.counting import Counted
 from wfbench import Network, Target, Unlabeled, discover
 from wfbench.curvature.memory import bound
 from wfbench.curvature.rows import gradients
+from wfbench.deploy import machine as machines
 from wfbench.deploy.machine import measured
 from wfbench.deploy.plan import TIMED, plan
 from wfbench.tasks.imagenet import NETWORKS
@@ -47,7 +48,11 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="random weights, so that none need be there")
     about = "methods without labels (default: %(default)s)"
     parser.add_argument("--methods", nargs="*", default=["woodfisher-unlabeled"], metavar="M", help=about)
+    about = "time by the processor's clock: on a busy machine, with one thread"
+    parser.add_argument("--processor", action="store_true", help=about)
     options = parser.parse_args()
+    if options.processor:
+        machines.clock = time.process_time
     published, registry = NETWORKS[options.network], discover()
     module: nn.Module = published.build().eval() if options.random else published.dense()
     x = torch.randn(options.samples, 3, 224, 224, generator=torch.Generator().manual_seed(0))

@@ -175,7 +175,7 @@ def release(tensor: Tensor) -> None:
 def _resident() -> float:
     """Bytes of files that are in this process's memory, which the system brings in by more than is read at once."""
     try:
-        return int(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
+        return float(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
     except OSError:  # not Linux: as many as can be
         return float("inf")
 
