@@ -1,7 +1,7 @@
 """The steps of the methods whose cost is counted, from the formulas of `work`."""
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 from typing import Any, TypeAlias
 
 from wfbench.curvature.rows import MAX_ROWS, probes_for
@@ -43,14 +43,14 @@ def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) ->
 
 
 def woodfisher(
-    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float
+    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
 ) -> Steps:
     """Rows, Gram matrix, inverse, and the removal of a share of the weights."""
     (k, each), p = rows_of(method, shapes, n), shapes.p
     widths = layer_blocks(net, method.block_size) or [p]
     dense = Inverse(k, widths)
     known = method.block_size is None and k <= p
-    found = passes(shapes, n, each)
+    found = passes(shapes, n, each, limit)
     if isinstance(method, WoodFisher) and method.batch > 1:
         found["rows"] += Work(0, 0, 12.0 * n * p)
     found |= {
@@ -147,10 +147,12 @@ LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _spa
 """By method: its steps from shapes, samples and sparsity."""
 
 
-def steps_of(method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float) -> Steps | None:
-    """What a method does on n samples; None where it is not counted."""
+def steps_of(
+    method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
+) -> Steps | None:
+    """What a method does on n samples within a bound of memory; None where it is not counted."""
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
-        return woodfisher(method, net, shapes, n, sparsity)
+        return woodfisher(method, net, shapes, n, sparsity, limit)
     if method.name in LAYERWISE:
         return LAYERWISE[method.name](shapes, n, sparsity)
     return {} if method.track == "data-free" else None
