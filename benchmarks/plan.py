@@ -11,8 +11,9 @@ from torch import nn
 
 from benchmarks.counting import Counted
 from wfbench import Network, Target, Unlabeled, discover
-from wfbench.curvature.memory import bound
+from wfbench.curvature.memory import bound, bytes_of, limit_to
 from wfbench.curvature.rows import gradients
+from wfbench.deploy import machine as machines
 from wfbench.deploy.machine import measured
 from wfbench.deploy.plan import TIMED, plan
 from wfbench.tasks.imagenet import NETWORKS
@@ -28,7 +29,7 @@ def regions(net: Network, data: Unlabeled, method: Any, sparsity: float) -> Iter
         return
     made: list[Any] = []
     yield (
-        ("check of the rows", "forward", "backward", "rows"),
+        ("check of the rows", "forward", "files", "backward", "rows"),
         lambda: made.append(gradients(net, data, method.fisher, draws=method.draws)),
     )
     yield ("Gram",), lambda: made[0].gram
@@ -47,7 +48,13 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="random weights, so that none need be there")
     about = "methods without labels (default: %(default)s)"
     parser.add_argument("--methods", nargs="*", default=["woodfisher-unlabeled"], metavar="M", help=about)
+    parser.add_argument("--memory", metavar="BYTES", help="bound (default: half of what is free)")
+    about = "time by the processor's clock: on a busy machine, with one thread"
+    parser.add_argument("--processor", action="store_true", help=about)
     options = parser.parse_args()
+    limit_to(options.memory and bytes_of(options.memory))
+    if options.processor:
+        machines.clock = time.process_time
     published, registry = NETWORKS[options.network], discover()
     module: nn.Module = published.build().eval() if options.random else published.dense()
     x = torch.randn(options.samples, 3, 224, 224, generator=torch.Generator().manual_seed(0))

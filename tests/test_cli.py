@@ -42,7 +42,7 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("list", "check", "fetch", "train", "tables", "report", "compare", "doctor"):
+    for command in ("list", "check", "fetch", "train", "tables", "report", "compare", "doctor", "plan"):
         with pytest.raises(SystemExit) as stopped:
             main([command, "--help"])
         assert stopped.value.code == 0

@@ -27,11 +27,14 @@ ROWS, PASS, PAGES = 1 / 2, 1 / 4, 1 / 8
 BOUND = "most that curvature rows, their Grams and factors take on the CPU, beyond which they lie in files"
 SMALL = 2**20
 """Bytes below which nothing goes to a file."""
+LOOKS = 8
+"""How often one looks at what is in memory while a share of the bound is read."""
 PIECE = 2**14
 """Columns at a time where no bit hangs on how many."""
 
 _bound: list[int] = []
 _held = [0]
+_others = [0.0]
 _files: WeakValueDictionary[int, "_File"] = WeakValueDictionary()
 
 
@@ -129,6 +132,8 @@ def stored(tensor: Tensor) -> Tensor:
 def _in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = prod(shape) * dtype.itemsize
     give_freed_memory_back()
+    if not _files:
+        _others[0] = _resident()
     try:
         with tempfile.TemporaryFile(prefix="wfbench-") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later
@@ -153,7 +158,10 @@ def touched(tensor: Tensor, size: int) -> None:
     if file is None:
         return
     file.seen += size
-    if file.seen > PAGES * bound():
+    if file.seen <= PAGES * bound() / LOOKS:
+        return
+    file.seen = 0
+    if _resident() - _others[0] > PAGES * bound():
         release(tensor)
 
 
@@ -161,7 +169,15 @@ def release(tensor: Tensor) -> None:
     """The pages of what lies in a file leave memory until they are read again."""
     if file := _files.get(tensor.untyped_storage().data_ptr()):
         file.madvise(mmap.MADV_DONTNEED)
-        file.seen = 0
+        file.seen, _others[0] = 0, _resident()
+
+
+def _resident() -> float:
+    """Bytes of files that are in this process's memory, which the system brings in by more than is read at once."""
+    try:
+        return float(Path("/proc/self/statm").read_bytes().split()[2]) * mmap.PAGESIZE
+    except OSError:  # not Linux: as many as can be
+        return float("inf")
 
 
 def by_columns(rows: Float[Tensor, "k p"], width: int) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
@@ -193,7 +209,7 @@ def packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor
 def check_finite(rows: Float[Tensor, "k p"], what: str) -> None:
     """Raise WfbenchError if there are NaN or infinite values in what is named."""
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for part in rows.split(max(1, 2**24 // max(1, rows.shape[1]))):
+    for part in rows.split(max(1, 2**22 // max(1, rows.shape[1]))):
         total += part.sum()
         touched(rows, part.nbytes)
     if not torch.isfinite(total):

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ SECONDS = 0.2
 """For each measurement, at least."""
 SIDE = 512
 """Of the square matrices that are multiplied."""
+clock = time.perf_counter
 COPIED = 2**24
-"""float32 numbers that are copied."""
+"""float32 numbers that are widened to float64."""
 
 FIELDS = {
     "memory_bytes": 1.0,
@@ -94,24 +96,24 @@ def measured() -> Machine:
 
     def product(dtype: torch.dtype) -> float:
         a, out = torch.ones((SIDE, SIDE), dtype=dtype), torch.empty((SIDE, SIDE), dtype=dtype)
-        return 2 * SIDE**3 / quickest(lambda: torch.mm(a, a, out=out))
+        return 2 * SIDE**3 / usual(lambda: torch.mm(a, a, out=out))
 
     source = torch.ones(COPIED)
-    to, small = torch.empty_like(source), torch.ones(1)
-    bandwidth = 2 * source.nbytes / quickest(lambda: to.copy_(source))
-    launch = quickest(lambda: small.add_(1))
-    return Machine("this machine", free(), bandwidth, product(torch.float32), product(torch.float64), launch)
+    to, small = torch.empty_like(source, dtype=torch.float64), torch.ones(1)
+    bandwidth = (source.nbytes + to.nbytes) / usual(lambda: to.copy_(source))  # as rows are widened
+    launch = usual(lambda: small.add_(1))
+    return Machine("this machine", float(free()), bandwidth, product(torch.float32), product(torch.float64), launch)
 
 
-def quickest(action: Callable[[], object]) -> float:
-    """Seconds of the quickest of several runs."""
+def usual(action: Callable[[], object]) -> float:
+    """Seconds of the middle one of several runs, after a first one."""
     action()
-    best, end = float("inf"), time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
-        began = time.perf_counter()
+    found, end = list[float](), clock() + SECONDS
+    while not found or clock() < end:
+        began = clock()
         action()
-        best = min(best, time.perf_counter() - began)
-    return best
+        found.append(clock() - began)
+    return median(found)
 
 
 def pass_seconds(net: Network, x: Shaped[Tensor, "n *input"]) -> tuple[float, float]:
@@ -122,8 +124,8 @@ def pass_seconds(net: Network, x: Shaped[Tensor, "n *input"]) -> tuple[float, fl
         with torch.no_grad():
             net.logits({}, x)
 
-    there = quickest(forward)
-    whole = quickest(
+    there = usual(forward)
+    whole = usual(
         lambda: by_layer(net, x.clone(), lambda logits: torch.ones_like(logits)[None], columns_of(net.weights), out)
     )
     return there / len(x), max(0.0, whole - there) / len(x)

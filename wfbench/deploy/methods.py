@@ -1,13 +1,14 @@
 """The steps of the methods whose cost is counted, from the formulas of `work`."""
 
 from collections.abc import Callable
-from math import ceil
+from math import ceil, inf
 from typing import Any, TypeAlias
 
 from wfbench.curvature.rows import MAX_ROWS, probes_for
 from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
+from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import SYSTEM_NUMBERS
 from wfbench.network import Network
 from wfbench.pruner import Pruner
@@ -42,14 +43,14 @@ def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) ->
 
 
 def woodfisher(
-    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float
+    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
 ) -> Steps:
     """Rows, Gram matrix, inverse, and the removal of a share of the weights."""
     (k, each), p = rows_of(method, shapes, n), shapes.p
     widths = layer_blocks(net, method.block_size) or [p]
     dense = Inverse(k, widths)
     known = method.block_size is None and k <= p
-    found = passes(shapes, n, each)
+    found = passes(shapes, n, each, limit)
     if isinstance(method, WoodFisher) and method.batch > 1:
         found["rows"] += Work(0, 0, 12.0 * n * p)
     found |= {
@@ -76,14 +77,15 @@ def woodfisher(
     return found
 
 
-def moments(shapes: Shapes, n: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass."""
+def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
+    """`XᵀX` of every layer's patches, in one pass of so many samples at a time."""
     parts = [part for part in shapes.parts if part.prunable]
     found = []
     for part in parts:
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
-        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / SAMPLES) + 3)
+        fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
+        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / min(at_a_time, fits)) + 2)
         found.append(Work(0, 2.0 * patches * d, 8 * numbers, 6))
     return {"forward": forward(shapes, n), "second moments": total(found)}
 
@@ -99,7 +101,7 @@ def inverses(shapes: Shapes) -> Work:
 
 
 def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
-    return moments(shapes, n)
+    return moments(shapes, n, n)
 
 
 def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
@@ -108,22 +110,29 @@ def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
         batches = ceil(rows / max(1, SYSTEM_NUMBERS // max(1, round(gone) ** 2)))
         return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
-    return {**moments(shapes, n), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
+    return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 
 
-def _obc(shapes: Shapes, n: int, sparsity: float) -> Steps:
+def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
     def trace(rows: int, d: int) -> Work:
-        side, numbers = d, 0.0
-        for step in range(d):
-            side = d - step if d - step < 0.75 * side else side
-            numbers += rows * side**2
-        return Work(0, 2 * numbers, 20 * numbers, 14.0 * d)
+        flops, moved = 0.0, 16.0 * rows * d**2
+        for start in range(0, d, lazy):
+            side, steps = d - start, min(lazy, d - start)
+            left = side - steps
+            flops += rows * (steps**2 * side + 2.0 * steps * left**2)
+            moved += 8.0 * rows * (steps**2 * side / 2 + 30 * steps * side + 2 * side * left + 6 * left**2)
+        return Work(0, flops, moved, 20.0 * d)
 
     def kept(rows: int, d: int) -> Work:
         return cholesky(round((1 - sparsity) * d)) * rows
 
     traces, solved = _each(shapes, trace), _each(shapes, kept)
-    return {**moments(shapes, n), "inverses": inverses(shapes), "greedy order": traces, "least squares": solved}
+    return {
+        **moments(shapes, n, SAMPLES),
+        "inverses": inverses(shapes),
+        "greedy order": traces,
+        "least squares": solved,
+    }
 
 
 def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Steps:
@@ -131,17 +140,19 @@ def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Ste
         return Work(0, 1.0 * rows * d**2, 24.0 * rows * d * min(d, block) / 2 + 24.0 * rows * d**2 / block, 4.0 * d)
 
     factors = inverses(shapes) + _each(shapes, lambda rows, d: cholesky(d))
-    return {**moments(shapes, n), "inverses": factors, "column sweep": _each(shapes, sweep)}
+    return {**moments(shapes, n, n), "inverses": factors, "column sweep": _each(shapes, sweep)}
 
 
 LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _sparsegpt, "wanda": _wanda}
 """By method: its steps from shapes, samples and sparsity."""
 
 
-def steps_of(method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float) -> Steps | None:
-    """What a method does on n samples; None where it is not counted."""
+def steps_of(
+    method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
+) -> Steps | None:
+    """What a method does on n samples within a bound of memory; None where it is not counted."""
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
-        return woodfisher(method, net, shapes, n, sparsity)
+        return woodfisher(method, net, shapes, n, sparsity, limit)
     if method.name in LAYERWISE:
         return LAYERWISE[method.name](shapes, n, sparsity)
     return {} if method.track == "data-free" else None

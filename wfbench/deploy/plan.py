@@ -1,17 +1,23 @@
 """What a method will cost on a task, counted before anything runs: passes, FLOPs, bytes, memory and time."""
 
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 from jaxtyping import Shaped
 from tabulate import tabulate
 from torch import Tensor
 
+<<<<<<< HEAD
 from wfbench.curvature.memory import PASS, fits
+=======
+from wfbench.curvature.memory import fits
+from wfbench.curvature.per_sample import TILE
+>>>>>>> plan
 from wfbench.deploy.machine import Machine, pass_seconds
 from wfbench.deploy.methods import Steps, rows_of, steps_of
 from wfbench.deploy.shapes import Shapes, shapes_of
-from wfbench.deploy.work import Work, total
+from wfbench.deploy.work import Work, in_files, total
 from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
@@ -120,7 +126,7 @@ def plan(
         limit: bytes for rows, Grams and factors on this machine; None on another, whose memory is the limit.
     """
     shapes = shapes_of(net, x[:1])
-    found = steps_of(method, net, shapes, samples, sparsity)
+    found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit))
     timed = {} if limit is None or not found else _pass_times(net, x[:TIMED], found, shapes)
     steps = None
     if found is not None:
@@ -169,7 +175,7 @@ def _facts(
             f"Gram matrix and factor: {8 * k * k / 1e6:.3g} MB each; a vector of the weights: {8e-6 * p:.3g} MB"
         )
     if tiles and each:
-        beyond = max(0.0, kept - PASS * limit) if streams else 0.0
+        beyond = in_files(shapes, limit) if streams else 0.0
         where = f", about {beyond / 1e9:.3g} of them in files" if beyond else ""
         found.append(f"a pass of {shapes.tile} keeps {kept / 1e9:.3g} GB for its way back{where}")
     found.append(f"bound: {limit / 2**30:.3g} GiB")

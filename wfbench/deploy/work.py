@@ -10,11 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import ceil
+from typing import TypeAlias
 
 from wfbench.curvature.gram import TILE_ROWS, WIDE_COLUMNS, row_edges
 from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
+<<<<<<< HEAD
 from wfbench.curvature.per_sample import CHECKED
+=======
+from wfbench.curvature.memory import PASS
+from wfbench.curvature.per_sample import CHECKED, TILE
+>>>>>>> plan
 from wfbench.deploy.shapes import Shapes
+
+Number: TypeAlias = float | int
 
 
 @dataclass(frozen=True)
@@ -25,15 +33,15 @@ class Work:
     launches: operations.
     """
 
-    flops32: float = 0.0
-    flops64: float = 0.0
-    moved: float = 0.0
-    launches: float = 0.0
+    flops32: Number = 0.0
+    flops64: Number = 0.0
+    moved: Number = 0.0
+    launches: Number = 0.0
 
     def __add__(self, other: "Work") -> "Work":
         return Work(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Work)))
 
-    def __mul__(self, times: float) -> "Work":
+    def __mul__(self, times: Number) -> "Work":
         return Work(*(times * getattr(self, one.name) for one in fields(Work)))
 
 
@@ -74,6 +82,7 @@ def checked(shapes: Shapes) -> Work:
     return total([*passes, rows, again, of_rows])
 
 
+<<<<<<< HEAD
 def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
     """What the rows of n samples take: whole tiles, the last one filled up."""
     tiles = ceil(n / shapes.tile)
@@ -83,15 +92,33 @@ def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
         "forward": forward(shapes, shapes.tile) * tiles,
         "backward": backward(shapes, shapes.tile) * (tiles * cotangents),
         "rows": per_sample(shapes, shapes.tile) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
+=======
+def in_files(shapes: Shapes, limit: Number) -> float:
+    """Bytes, of what a pass keeps for its way back, that are beyond their share of a bound."""
+    return max(0.0, 4.0 * TILE * shapes.kept - PASS * limit)
+
+
+def passes(shapes: Shapes, n: int, cotangents: int, limit: Number) -> dict[str, Work]:
+    """What the rows of n samples take within a bound of memory: whole tiles, the last one filled up."""
+    tiles = ceil(n / TILE)
+    files = Work(0, 0, in_files(shapes, limit) * tiles * (2 + 2 * cotangents))
+    unwritten = Work(0, 0, -8.0 * (tiles * TILE - n) * cotangents * shapes.p)
+    return {
+        "check of the rows": checked(shapes),
+        "forward": forward(shapes, TILE) * tiles,
+        **({"files": files} if files.moved else {}),
+        "backward": backward(shapes, TILE) * (tiles * cotangents),
+        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
+>>>>>>> plan
     }
 
 
 def finite(k: int, p: int) -> Work:
     """One look at every row."""
-    return Work(0, 0, 4.0 * k * p, max(1, k * p / 2**24))
+    return Work(0, 0, 4.0 * k * p, max(1, k * p / 2**22))
 
 
-def gram(k: int, p: float) -> Work:
+def gram(k: int, p: Number) -> Work:
     """`RRᵀ` over p columns, in its tiles."""
     edges, chunks = row_edges(k), ceil(p / WIDE_COLUMNS)
     tiles = [
@@ -112,12 +139,12 @@ def eigenvalues(k: int) -> Work:
     return Work(0, 4 / 3 * k**3, 16.0 * k**2, 1)
 
 
-def triangular(k: int, columns: float) -> Work:
+def triangular(k: int, columns: Number) -> Work:
     """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
     return Work(0, columns * k**2, 8.0 * k**2 + 40.0 * k * columns + 48.0 * columns, 6)
 
 
-def product(k: int, p: float, *, masked: bool = False) -> Work:
+def product(k: int, p: Number, *, masked: bool = False) -> Work:
     """`Rv` or `Rᵀu`, the rows widened chunk by chunk."""
     return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / WIDE_COLUMNS))
 
@@ -140,7 +167,7 @@ class Inverse:
         kept: the share of the columns that is there; below 1 the others are taken out of the rows.
     """
 
-    def __init__(self, k: int, widths: Sequence[int], kept: float = 1.0) -> None:
+    def __init__(self, k: int, widths: Sequence[int], kept: Number = 1.0) -> None:
         self.k, self.kept, self.p = k, kept, sum(widths)
         self.full = len(widths) == 1 and k <= self.p
         self.widths = Counter(widths)
@@ -187,5 +214,5 @@ class Inverse:
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
 
 
-def _typed(flops: float, size: int) -> tuple[float, float]:
+def _typed(flops: Number, size: int) -> tuple[Number, Number]:
     return (flops, 0.0) if size < 8 else (0.0, flops)
