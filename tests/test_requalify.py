@@ -10,8 +10,8 @@ from wfbench import RECOVERIES, Case, Runner, Target, discover
 from wfbench.cli import main
 from wfbench.definitions import Definitions
 from wfbench.harness import reuse
-from wfbench.harness.requalify import Findings, requalify
 from wfbench.harness.store import PROOFS, SameBits, Store
+from wfbench.proofs.requalify import Findings, requalify
 
 METHOD = """
 from wfbench import ScorePruner

@@ -103,3 +103,25 @@ def _plain(part: nn.Module) -> list[tuple[str, Any]]:
 def _whole(value: Any) -> tuple[Any, Any]:
     """A value, and what it contains, where a forward pass could put more into it."""
     return value, copy(value) if isinstance(value, (list, dict, set, deque)) else None
+
+
+def anatomy(module: nn.Module) -> dict[str, Any]:
+    """All of a module but the values of its tensors and its plain attributes: what two looks at it must agree on.
+
+    Parts, tensors and hooks with their identity, modes, and what stands in the place of a method, each by its name.
+    """
+    found: dict[str, Any] = {}
+    for place, part in module.named_modules(remove_duplicate=False):
+        name = place or type(part).__name__
+        found[f"type of {name}"] = type(part)
+        found[f"mode of {name}"] = part.training
+        found[f"forward of {name}"] = vars(part).get("forward")
+        for key, value in vars(part).items():
+            if key.endswith("_hooks") and isinstance(value, dict):
+                found.setdefault(f"hooks of {name}", []).extend(value.values())
+        found[f"parts of {name}"] = list(part.named_children())
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):  # a pass may put a new buffer there
+            which = id(tensor) if isinstance(tensor, nn.Parameter) else None
+            said = None if tensor is None else (which, tensor.dtype, tensor.requires_grad, tensor.grad is None)
+            found[f"{key} of {name}"] = said
+    return found

@@ -56,9 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     photographs = "the photographs of the imagenet tasks, one folder a class (default: WFBENCH_IMAGENET, or the cache)"
     group.addoption("--data-root", metavar="DIR", help=photographs)
     group.addoption("--device", help="cpu, cuda, cuda:1, … (default: cpu; with -m gpu cuda)")
-    about = f"{BOUND}, such as 4GiB (default: half of what is free)"
+    about = f"{BOUND}, such as 4GiB (default: half of what is free); with several processes for all of them"
     group.addoption("--memory", metavar="BYTES", help=about)
-    group.addoption("--executor", default="serial", choices=["serial"], help="where cases run (default: serial)")
+    where = "where cases run: serial, processes[:N] (N at a time, default: the cores) or ray (default: serial)"
+    group.addoption("--executor", default="serial", metavar="WHERE", help=where)
+    address = "of the Ray cluster (default: RAY_ADDRESS, else one that is started on this machine)"
+    group.addoption("--ray-address", metavar="A", help=address)
     limit = "seconds after which a method has a failed record (default: no limit)"
     group.addoption("--case-timeout", type=float, metavar="S", help=limit)
     group.addoption("--retry-failed", action="store_true", help="run cases again whose record is a failed one")
@@ -88,7 +91,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
     config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS))
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
-    config.add_cleanup(session.worker.end)
+    config.add_cleanup(session.end)
 
 
 def case_test(marker: str) -> Callable[..., None]:
@@ -151,18 +154,17 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     """On a terminal, a bar instead of dots."""
     terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and terminal._tw._file.isatty() and session.config.get_verbosity() <= 0:
-        options: dict[str, Any] = {"file": terminal._tw._file, "dynamic_ncols": True, "bar_format": BAR}
+        screen = os.fdopen(os.dup(terminal._tw._file.fileno()), "w")  # while a case runs, pytest captures the other one
+        options: dict[str, Any] = {"file": screen, "dynamic_ncols": True, "bar_format": BAR}
         bar = tqdm(total=session.testscollected, unit="case", **options)
         session.config.stash[KEY].bar = bar
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
-    """A passing case moves the bar instead of printing a dot."""
+    """Where there is a bar, which records move, a passing case prints no dot."""
     session = config.stash.get(KEY, None)
     if session is None or session.bar is None or report.when != "call" or not report.passed:
         return None
-    session.bar.set_postfix(session.counts, refresh=False)
-    session.bar.update()
     return "passed", "", "PASSED"
 
 

@@ -13,9 +13,9 @@ from tabulate import tabulate
 from wfbench.commands import Commands
 from wfbench.commands.base import add_device, add_json, add_plugin_paths, add_results, print_json, registry_of
 from wfbench.harness.record import environment
-from wfbench.harness.requalify import requalify
 from wfbench.harness.store import latest, read, record_files
 from wfbench.network import Network
+from wfbench.proofs.requalify import requalify
 from wfbench.storage.lines import Damaged
 from wfbench.tasks.cache import cache_folder
 from wfbench.tasks.evaluate import Scores, evaluate, standard_error

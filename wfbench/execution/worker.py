@@ -41,6 +41,9 @@ class Died(Exception):
         self.place, self.how = place, how
         super().__init__(f"{place}: {how}" if place else how)
 
+    def __reduce__(self) -> tuple[type["Died"], tuple[str, str]]:
+        return type(self), (self.place, self.how)
+
 
 class Overdue(Died):
     """It was ended, as it was in places for longer than the limit."""
@@ -57,56 +60,87 @@ class Worker:
         self._work = work
         self._process: Any = None
         self._forking: threading.Thread
-        self._pipe: Connection
         self._lifeline: Connection
+        self._limit: float | None = None
+        self.pipe: Any = None
 
     def ask(self, request: Any, limit: float | None = None) -> Any:
-        """What the work returns.
+        """What the work returns, waited for; `send` and `answer` in one."""
+        self.send(request, limit)
+        while not (found := self.answer(LOOK)):
+            pass
+        return found[0]
+
+    def send(self, request: Any, limit: float | None = None) -> None:
+        """Begin a request; a process that is not there is started.
 
         Args:
             limit: seconds that the work may spend in places (`at`).
+        """
+        self._limit, self._place, self._since, self._spent = limit, "", 0.0, 0.0
+        with self._or_ended():
+            if self._process is None:
+                self._start()
+            with suppress(OSError):  # it has died since; `answer` says how
+                if self._process is not None:
+                    self.pipe.send(request)
+
+    def answer(self, wait: float) -> list[Any]:
+        """What the work returned, in a list that is empty while it goes on; waited for as long as said.
 
         Raises:
             Died: there is no answer.
             BrokenRule, WfbenchError: the work raised it.
             RuntimeError: it raised something else; the message is its traceback.
         """
-        place, spent, answered = "", 0.0, False
-        try:
-            if self._process is None:
-                self._start()
-            self._pipe.send(request)
-            while True:
-                left = limit - spent if limit is not None and place else None
-                kind, found, seconds = self._next(place, left)
-                if kind != "at":
-                    break
-                spent += seconds if place else 0.0
-                place = found
-            answered = True
-        finally:
-            if not answered:  # whatever happened, an interrupt too
-                self.end()
+        with self._or_ended():
+            if not (heard := self._heard(time.monotonic() + wait)):
+                return []
+        kind, found = heard
         if kind == "raised":
             raise found
-        return found
+        return [found]
 
-    def _next(self, place: str, left: float | None) -> tuple[str, Any, float]:
-        """The next word of the process, and the seconds until it came."""
-        began = time.monotonic()
+    def _heard(self, until: float) -> tuple[str, Any] | None:
+        """The next word of the process that is not where it is."""
+        if self._process is None:
+            raise Died("", "no process could be started")
         while True:
-            waited = time.monotonic() - began
-            if left is not None and waited >= left:
-                raise Overdue(place, "took longer than its limit")
-            is_there = self._process.is_alive()
-            wait = min(LOOK, left - waited) if left is not None else LOOK
-            with suppress(EOFError, OSError):
-                if self._pipe.poll(wait if is_there else 0):
-                    return (*pickle.loads(self._pipe.recv_bytes()), time.monotonic() - began)
-                if is_there:
+            is_there, left = self._process.is_alive(), min(LOOK, until - time.monotonic(), self._left())
+            try:
+                if self.pipe.poll(max(left, 0.0) if is_there else 0):
+                    kind, found, now = pickle.loads(self.pipe.recv_bytes())
+                    if kind != "at":
+                        return kind, found
+                    self._spent += now - self._since if self._place else 0.0
+                    self._place, self._since = found, now
                     continue
-            self._process.join()
-            raise Died(place, _ended(self._process.exitcode))
+            except (EOFError, OSError):
+                is_there = False
+                self._process.join(LOOK)
+                self._process.kill()  # where it has closed its pipe and goes on
+            if not is_there:
+                self._process.join()
+                raise Died(self._place, _ended(self._process.exitcode))
+            if self._left() <= 0:
+                raise Overdue(self._place, "took longer than its limit")
+            if time.monotonic() >= until:
+                return None
+
+    def _left(self) -> float:
+        """Seconds until it is overdue."""
+        if self._limit is None or not self._place:
+            return float("inf")
+        return self._limit - self._spent - (time.monotonic() - self._since)
+
+    @contextmanager
+    def _or_ended(self) -> Iterator[None]:
+        """Whatever is raised inside, an interrupt too, ends the process, which may be in the middle of something."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
 
     def end(self) -> None:
         """The process and all that it started are gone when this returns."""
@@ -118,25 +152,39 @@ class Worker:
         self._process.kill()
         self._process.join()
         self._process.close()
-        self._pipe.close()
-        self._lifeline.close()
-        self._process = None
+        self._close()
+
+    def _close(self) -> None:
+        for one in (self.pipe, self._lifeline):
+            _ENDS.discard(one)
+            one.close()
+        self._process = self.pipe = None
 
     def _start(self) -> None:
         context = get_context("fork")
-        (self._pipe, there), (held, self._lifeline) = context.Pipe(), context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(there, held, (self._pipe, self._lifeline), self._work))
+        (self.pipe, there), (held, self._lifeline) = context.Pipe(), context.Pipe(duplex=False)
+        _ENDS.update((self.pipe, self._lifeline))
+        self._process = context.Process(target=_serve, args=(there, held, self._work))
+
+        def fork() -> None:
+            with suppress(OSError):  # for want of memory or processes
+                self._process.start()
+
         with warnings.catch_warnings():  # of forks beside threads: see above
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._forking = threading.Thread(target=self._process.start)
+            self._forking = threading.Thread(target=fork)
             self._forking.start()
             self._forking.join()
         there.close()
         held.close()
+        if self._process.pid is None:
+            self._close()
 
 
 def _ended(code: int | None) -> str:
     """How a process ended, by its exit code as Python has it."""
+    if code == SHORT:
+        return "there was too little memory"
     if code is not None and code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         hint = " (for want of memory, as it may be)" if name == "SIGKILL" else ""
@@ -144,6 +192,11 @@ def _ended(code: int | None) -> str:
     return f"the process ended itself with exit status {code}"
 
 
+_ENDS: set[Connection] = set()
+"""This process's ends of all its workers' pipes, which none of them may hold open."""
+SHORT = 77
+"""Exit status of a process that has too little memory."""
+_ANSWERED = [0]
 _TELL: list[Callable[[str], None]] = []
 """How this process says where it is; empty in one that nobody waits for."""
 
@@ -165,10 +218,16 @@ def is_worker() -> bool:
     return bool(_TELL)
 
 
-def _serve(pipe: Connection, lifeline: Connection, theirs: tuple[Connection, ...], work: Callable[[Any], Any]) -> None:
+def has_worked() -> bool:
+    """Whether this process has answered before, and may be short of what that has left behind."""
+    return _ANSWERED[0] > 0
+
+
+def _serve(pipe: Connection, lifeline: Connection, work: Callable[[Any], Any]) -> None:
     """The process: answers until nobody asks; it, and what it started, end with the process that asks."""
-    for one in theirs:
+    for one in _ENDS:
         one.close()
+    _ENDS.clear()
     me = os.getpid()
     faulthandler.disable()  # who asks says in one line what it died of
     os.setpgid(0, 0)  # a group of its own, so that ^C reaches the one who asks alone, who ends it
@@ -181,9 +240,10 @@ def _serve(pipe: Connection, lifeline: Connection, theirs: tuple[Connection, ...
 
     def tell(place: str) -> None:
         if os.getpid() == me:
-            pipe.send_bytes(pickle.dumps(("at", place)))
+            pipe.send_bytes(pickle.dumps(("at", place, time.monotonic())))
 
     _TELL[:] = [tell]
+    _ANSWERED[0] = 0
     while True:
         try:
             request = pipe.recv()
@@ -193,12 +253,15 @@ def _serve(pipe: Connection, lifeline: Connection, theirs: tuple[Connection, ...
         if os.getpid() != me:  # a fork that the work left behind
             os._exit(0)
         pipe.send_bytes(answer)
+        _ANSWERED[0] += 1
 
 
 def _answer(work: Callable[[Any], Any], request: Any) -> bytes:
     try:
-        return pickle.dumps(("done", work(request)))
+        return pickle.dumps(("done", work(request), time.monotonic()))
     except (BrokenRule, WfbenchError) as error:
-        return pickle.dumps(("raised", type(error)(str(error))))
+        return pickle.dumps(("raised", type(error)(str(error)), 0.0))
+    except MemoryError:
+        os._exit(SHORT)
     except BaseException:
-        return pickle.dumps(("raised", RuntimeError(traceback.format_exc())))
+        return pickle.dumps(("raised", RuntimeError(traceback.format_exc()), 0.0))

@@ -1,6 +1,7 @@
 """What surrounds every call into a method: its data, its random numbers, sealed splits, and its failures."""
 
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ import torch
 
 from wfbench.data import Labeled, Unlabeled, draw, sealed
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
-from wfbench.execution.worker import at, is_worker
+from wfbench.execution.leftovers import put_back
+from wfbench.execution.worker import SHORT, at, has_worked, is_worker
 from wfbench.harness.case import Case
 from wfbench.writing import Unwritable
 
@@ -30,9 +32,9 @@ def drawn(case: Case) -> Labeled | Unlabeled:
 
 @contextmanager
 def stage(case: Case, name: str) -> Iterator[None]:
-    """Seeded and with every split sealed; whatever a method raises is the reason of a failed record."""
+    """Seeded, with every split sealed, and leaving torch as it was; whatever a method raises fails the record."""
     failure: BaseException | None = None
-    with at(name), seeded(case), sealed() as asked:
+    with at(name), seeded(case), put_back(), sealed() as asked:
         try:
             yield
         except Unwritable:  # the disk's failure, not the method's
@@ -46,10 +48,23 @@ def stage(case: Case, name: str) -> Iterator[None]:
 
 
 def caught(error: BaseException) -> BaseException:
-    """The error of a stranger's code. The user's ^C is none and goes on; it does not arrive in a worker."""
+    """The error of a stranger's code. The user's ^C is none and goes on; it does not arrive in a worker.
+
+    A worker that is short of memory after earlier cases ends, so that the case is tried again in a new one.
+    """
     if isinstance(error, KeyboardInterrupt) and not is_worker():
         raise error
+    if is_worker() and has_worked() and _is_want_of_memory(error):
+        os._exit(SHORT)
     return error
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return type(error) is RuntimeError and "t allocate memory" in str(
+        error
+    )  # the CPU's allocator has no error of its own
 
 
 @contextmanager
@@ -75,4 +90,4 @@ def limits(what: str) -> Iterator[None]:
     try:
         yield
     except LIMITS as error:
-        raise CaseFailed(f"{what}: {why(error)}") from error
+        raise CaseFailed(f"{what}: {why(caught(error))}") from error

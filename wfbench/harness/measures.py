@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from wfbench.channels.latency import Timing
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import BrokenRule, CaseFailed
-from wfbench.harness.record import PLACE
+from wfbench.harness.record import PLACE, Record
 from wfbench.network import Network, Params, flatten
 from wfbench.pruned import Pruned
 from wfbench.pruner import TRIALS, Pruner
@@ -75,6 +76,13 @@ class Timings:
         for record in records:
             if found := record.get("latencies"):
                 self._known.setdefault(_timed_as(record["task"], record["architecture"], record["environment"]), found)
+
+    def settled(self, record: Record) -> Record:
+        """The record with what is known of its architecture, which another process may have measured too."""
+        if record.latencies is None or record.architecture is None:
+            return record
+        measured = record.latencies
+        return replace(record, **self.take(record.task, record.architecture, record.environment, lambda: measured))
 
     def take(
         self,

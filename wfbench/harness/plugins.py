@@ -58,9 +58,9 @@ class Registry:
                 raise WfbenchError(f'task name "{task.name}" in {origin} is taken; choose another')
             self.tasks[task.name] = task
 
-    def is_strange(self, case: Case) -> bool:
-        """Whether its task, or a method that is part of it, is not wfbench's."""
-        return not self.strange.isdisjoint({case.task.name.partition("[")[0], *modules_of(case)})
+    def strangers(self, case: Case) -> set[str]:
+        """Its task, and the modules of methods that are part of it, that are not wfbench's."""
+        return self.strange & {case.task.name.partition("[")[0], *modules_of(case)}
 
     def pruner(self, name: str) -> Pruner[Any]:
         """The method of that name, by the grammar of `composed.names`, or an error that says what is wrong with it."""

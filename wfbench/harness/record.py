@@ -123,21 +123,26 @@ NESTED = tuple(one.name for one in fields(Record) if "[" in str(one.type))
 """Fields that hold lists or mappings."""
 NUMERICS = ("torch", "device", "machine", "threads", "precision", "evaluation_batch")
 """Of the environment, what the last digits may hang on."""
-PLACE = ("device", "machine", "threads", "torch")
+PLACE = ("device", "machine", "threads", "workers", "torch")
 """Of the environment, what times hang on."""
 DATA = ("checkpoint", "train", "test")
 """Of the environment, first digits of the SHA-256 of dense network and splits."""
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """What the numbers were made with besides the case: commit, version, device, threads."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+def environment(device: torch.device, workers: int = 1) -> dict[str, Any]:
+    """What the numbers were made with besides the case: commit, version, device, threads of the process.
+
+    Args:
+        workers: processes that ran cases at the same time, on which times hang; one alone is not named.
+    """
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else cpu_name()
     return {
         "commit": commit(),
         "torch": numerics(),
         "device": device.type,
         "machine": where,
         "threads": torch.get_num_threads(),
+        **({"workers": workers} if workers > 1 else {}),
     }
 
 

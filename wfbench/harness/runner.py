@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wfbench.admission.network import check_network, own_copy
-from wfbench.admission.splits import check_splits
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled, drawn_indices
@@ -18,6 +16,7 @@ from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.clock import now
 from wfbench.execution.precision import precise, precisely
 from wfbench.harness.case import Case, Unread
+from wfbench.harness.dense import Dense
 from wfbench.harness.isolation import caught, drawn, limits, stage
 from wfbench.harness.measures import (
     Timings,
@@ -29,41 +28,34 @@ from wfbench.harness.measures import (
 )
 from wfbench.harness.record import Record, environment, fields_of
 from wfbench.harness.reuse import Question, Questions, checkpoint_digest, code, unanswerable
-from wfbench.kinds.network import adapted
 from wfbench.licence import handed
-from wfbench.network import Network, Params
+from wfbench.network import Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
 from wfbench.sparsity import Target
 from wfbench.tasks.evaluate import Agreement, Measure, Scores, agreement, evaluate
 
 
-class Dense:
-    """A task's dense network on the device, with what never changes about it."""
-
-    def __init__(self, case: Case, device: torch.device) -> None:
-        self.module = adapted(own_copy(case.task.dense(case.replicate))).to(device).eval()
-        self.digest = checkpoint_digest(self.module)
-        self.network = Network(self.module)
-        splits = (case.task.train_set, *(() if case.task.test is None else (case.task.test_set,)))
-        check_splits(splits, check_network(self.module, splits[-1]))
-
-
 class Runner:
     """Runs cases and keeps what they share: dense networks, gradients, a fitted method, scores and latencies.
 
     Sharing changes no science field; the order of cases decides only how much is saved.
+
+    Args:
+        device: where networks compute.
+        is_here: whether this machine has it; else cases are run by others, and only what they ask is answered here.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str = "cpu", is_here: bool = True) -> None:
         try:
             self.device = torch.device(device)
-            with precise(self.device):
-                torch.empty(0, device=self.device)
+            self._home = self.device if is_here else torch.device("cpu")
+            with precise(self._home):
+                torch.empty(0, device=self._home)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
-        self.timings = Timings()
+        self.timings, self.workers = Timings(), 1
         self._questions = Questions(self.device)
         self._dense: dict[tuple[str, int], Dense | CaseFailed] = {}
         self._shared_for: tuple[Any, ...] = ()
@@ -111,7 +103,7 @@ class Runner:
         asked = self.question(case).said
         return Record(
             suite=suite,
-            **asked | {"environment": environment(self.device) | asked["environment"]} | found,
+            **asked | {"environment": environment(self.device, self.workers) | asked["environment"]} | found,
             n_inputs=handed_over if Labeled in licences or Unlabeled in licences else 0,
             n_labels=handed_over if Labeled in licences else 0,
             code=self.code(case),
@@ -199,7 +191,8 @@ class Runner:
             removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
             return latencies(dense.network.module(), shrunk(dense.network, pruned.state, x, removed), x.to(self.device))
 
-        return costs | self.timings.take(case.task.name, costs["architecture"], environment(self.device), measure)
+        place = environment(self.device, self.workers)
+        return costs | self.timings.take(case.task.name, costs["architecture"], place, measure)
 
     def _fit(self, case: Case, dense: Dense, data: Labeled | Unlabeled) -> tuple[Fitted, float]:
         net = dense.network
@@ -249,7 +242,7 @@ class Runner:
         which = (case.task.name, case.replicate)
         if which not in self._dense:
             try:
-                self._dense[which] = Dense(case, self.device)
+                self._dense[which] = Dense(case.task, case.replicate, self._home)
             except BaseException as error:  # a stranger's task may raise anything
                 self._dense[which] = failed = CaseFailed(f"task: {why(caught(error))}")
                 failed.__cause__ = error
@@ -284,8 +277,8 @@ class Runner:
             try:
                 yield
             finally:
-                if checkpoint_digest(dense.network._module) != dense.digest:
-                    raise BrokenRule(f"{case.method.name} changed the dense network; methods must work on a copy")
+                if changed := dense.changed():
+                    raise BrokenRule(f"{case.method.name} changed the dense network ({changed}); work on a copy")
         except BrokenRule:
             self._dense.pop((case.task.name, case.replicate), None)
             self._fitted = self._pruned = None

@@ -1,23 +1,25 @@
 """What the items of one run of suites share: the options, the selection, the stores, and how a case is run."""
 
-import os
+import json
 import re
 import shutil
-import time
 from collections.abc import Callable, Mapping, Set
+from contextlib import ExitStack
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wfbench.composed.steps import steps_in
-from wfbench.curvature.memory import bytes_of, limit_to
-from wfbench.errors import BrokenRule, NotFetched, WfbenchError
-from wfbench.execution.alarm import CaseTimeout, alarm, overdue
+from wfbench.errors import NotFetched, WfbenchError
+from wfbench.execution.alarm import overdue
 from wfbench.execution.allocator import keep_freed_memory
-from wfbench.execution.worker import Died, Overdue, Worker
+from wfbench.execution.pool import Job, Line
+from wfbench.execution.worker import Died, Overdue
+from wfbench.harness import executors
 from wfbench.harness.case import Case
-from wfbench.harness.measures import Timings
+from wfbench.harness.executors import Which
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
@@ -25,14 +27,12 @@ from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store
 from wfbench.harness.suite import Suite, left_out, unlabelled
 from wfbench.storage.claims import Claims
-from wfbench.writing import Unwritable, check_file, check_folder
+from wfbench.writing import check_file, check_folder
 
 CARD = "gpu"
 """The suite that, alone, runs on CUDA unless another device is asked for."""
 STEPS = ".steps"
 """Folder, within the results, of what cases that are not finished have done."""
-WAIT = 0.1
-"""Seconds between two looks at a case that another run is at, where there is nothing else to do."""
 
 
 class Session:
@@ -50,14 +50,13 @@ class Session:
         self.limit: float | None = option("--case-timeout")
         if self.limit is not None and not 0 < self.limit < float("inf"):
             raise WfbenchError(f"--case-timeout {self.limit:g}: give a number of seconds above 0")
-        limit_to(None if option("--memory") is None else bytes_of(option("--memory")))
         keep_freed_memory()
         self.registry: Registry = discover(option("--baseline-path"), option("--task-path"))
         self.expression: str = option("-m")
         self.reasons: set[str] = set()
         self._is_told = option("--device") is not None
         alone = "cuda" if self.expression == CARD and torch.cuda.is_available() else "cpu"
-        self.runner = Runner(option("--device") or alone)
+        self.runner = Runner(option("--device") or alone, is_here=option("--executor") != "ray")
         self.chosen: dict[str, Any] = {
             "tasks": split(option, "--tasks", str),
             "methods": split(option, "--methods", str),
@@ -81,10 +80,9 @@ class Session:
         self.bar: Any = None
         self.words: list[str] = []
         self.claims: Claims | None = None
-        self.worker = Worker(self._work)
-        self._labelled: dict[tuple[str, str], Case] = {}
-        self._others: dict[str, list[Case]] = {}
-        self._ran: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+        self._work, self._pool = executors.made(option, self.runner, self.limit)
+        self._line = Line[Which](lambda which: (self._work.cases[which].budget, self._work.cases[which].method))
+        self._settled: dict[Which, Mapping[str, Any] | Exception] = {}
 
     def cases_of(self, suite: Suite, markers: set[str]) -> list[Case]:
         if suite.name not in self.cases:
@@ -152,46 +150,58 @@ class Session:
         self.results.mkdir(parents=True, exist_ok=True)
         self.claims = self.claims or Claims(self.results)
         self.claims.enter(suite)
-        if self.runner.device.type != "cpu" and any(map(self._may_end, cases)):
+        may_end = self.limit is not None or any(map(self.registry.strangers, cases))
+        if self._work.is_here and self.runner.device.type != "cpu" and may_end:
             where = f"cases on {self.runner.device} run in the process of the run: "
             self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
         self.stores[suite] = store = Store(path, lambda record: self.runner.timings.learn([record]), mend=True)
         self.words += [word for word in [store.aside] if word]
-        middle = os.getpid() % max(len(cases), 1)  # several runs that look for work begin at several places
-        self._others[suite] = cases[middle:] + cases[:middle]
-        self._labelled |= {(suite, case.label()): case for case in cases}
+        for _, group in groupby(cases, lambda case: (case.task.name, case.replicate, case.seed, case.sampling)):
+            self._line.add((suite, case.label()) for case in group)  # of one draw, which share rows
+        self._work.cases |= {(suite, case.label()): case for case in cases}
 
     def run(self, suite: str, case: Case) -> None:
-        """Run the case, or take its record; while another run is at it, run those that nobody is at."""
-        while (record := self._settled(suite, case)) is None:
-            if not self._other(suite):
-                time.sleep(WAIT)
-        self.counts["run" if (suite, *case.identity().values()) in self._ran else "reused"] += 1
-        if record["status"] == "failed":
-            self.counts["failed"] += 1
-            self.failures[case.label()] = str(record["reason"])
+        """Until the case has a record or failed to have one, whatever is next in line is run."""
+        while (found := self._settled.get(which := (suite, case.label()))) is None:
+            self._turn(which)
+        if isinstance(found, Exception):
+            raise found
 
-    def _settled(self, suite: str, case: Case) -> Mapping[str, Any] | None:
-        """The record of the case, stored or made; None where another run is at it."""
-        store, which = self.stores[suite], (suite, *case.identity().values())
-        if which in self._ran:
-            return self._ran[which]
-        asked, code = self.runner.question(case), self.runner.code(case)
+    def end(self) -> None:
+        """No process that runs cases is left."""
+        self._pool.end()
+
+    def _turn(self, wanted: Which) -> None:
+        """Give the free workers something to do, and take what the others have done."""
+        moved = [self._line.next(slot, partial(self._begin, slot), wanted) for slot in self._pool.free()]
+        if not (self._pool.is_idle and any(moved)):
+            for job, found in self._pool.finished():
+                self._finish(job, found)
+
+    def _begin(self, slot: int, which: Which) -> bool | None:
+        """Begin a case: False where it has a record or cannot have one, None while another run is at it."""
+        case, store = self._work.cases[which], self.stores[which[0]]
+        try:
+            asked, code = self.runner.question(case), self.runner.code(case)
+        except Exception as error:
+            self._settle(which, error)
+            return False
         if known := self._known(store, asked, code):
-            return known
+            self._settle(which, known, "reused")
+            return False
         key = f"{asked.digest[:16]}-{code}"
         assert self.claims is not None, "cases are run after `prepare`"
-        with self.claims.case(key) as is_mine:
-            if not is_mine:
-                return None
-            self.runner.timings.learn(store.refresh())  # another run may have been at it until now
-            if known := self._known(store, asked, code):
-                return known
-            record = self._run(suite, case, self.results / STEPS / key)
-            store.append(record)
-            shutil.rmtree(self.results / STEPS / key, ignore_errors=True)
-        self._ran[which] = {"status": record.status, "reason": record.reason}
-        return self._ran[which]
+        claim = ExitStack()
+        if not claim.enter_context(self.claims.case(key)):
+            return None
+        self.runner.timings.learn(store.refresh())  # another run may have been at it until now
+        if known := self._known(store, asked, code):
+            claim.close()
+            self._settle(which, known, "reused")
+            return False
+        request = *which, self.results / STEPS / key
+        self._pool.give(slot, Job((asked, claim), request, self.limit, self._apart(case)))
+        return True
 
     def _known(self, store: Store, asked: Question, code: str | None) -> Mapping[str, Any] | None:
         known = store.find(asked, code, self.proofs)
@@ -199,57 +209,48 @@ class Session:
             return None
         return known
 
-    def _other(self, suite: str) -> bool:
-        """Run one of the suite's cases that has no record and nobody is at; False where there is none."""
-        others = self._others[suite]
-        for case in others[:]:
-            before = len(self._ran)
-            try:
-                found = self._settled(suite, case)
-            except Unwritable:
-                raise
-            except (BrokenRule, WfbenchError):  # it says so in its turn
-                others.remove(case)
-                return True
-            if found is not None:
-                others.remove(case)
-            if len(self._ran) > before:
-                return True
-        return False
+    def _apart(self, case: Case) -> str | None:
+        """Whose process the case runs in: a stranger's own, one of ours (empty), or None, that of the run."""
+        if self._work.is_here and self.runner.device.type != "cpu":
+            return None
+        strangers = ",".join(sorted(self.registry.strangers(case)))
+        return strangers or (None if self._work.is_here and self.limit is None else "")
 
-    def _run(self, suite: str, case: Case, steps: Path) -> Record:
-        """The record, failed where the method takes longer than the limit; the time for scoring is not the method's."""
-        if self.runner.device.type == "cpu" and self._may_end(case):
-            return self._apart(suite, case, steps)
-        with steps_in(steps):
-            if self.limit is None:
-                return self.runner.run(case, suite)
-            try:
-                with alarm(self.limit):
-                    return self.runner.run(case, suite)
-            except CaseTimeout:  # while scoring, so the method is done, and what it made is kept
-                return self.runner.run(case, suite)
+    def _finish(self, job: Job, found: Any) -> None:
+        """Write the record; a death is a failed one."""
+        (asked, claim), (suite, label, steps) = job.item, job.request
+        which, case = (suite, label), self._work.cases[suite, label]
+        with claim:
+            if isinstance(found, Overdue):
+                found = self.runner.run(case, suite, f"{found.place}: CaseTimeout: {overdue(job.limit or 0)}")
+            elif isinstance(found, Died):
+                found = self.runner.run(
+                    case, suite, f"{found}; the run went on without it, --retry-failed runs it again"
+                )
+            elif isinstance(found, Exception):
+                self._settle(which, found)
+                return
+            record: Record = self.runner.timings.settled(found)
+            if differences := asked.differences(json.loads(record.as_json())):
+                other = (
+                    f"a worker ran {label} with another {', '.join(differences)}; all machines need the same versions"
+                )
+                self._settle(which, WfbenchError(f"{other}, plugins and data"))
+                return
+            self.stores[suite].append(record)
+            shutil.rmtree(steps, ignore_errors=True)
+        self._settle(which, {"status": record.status, "reason": record.reason}, "run")
 
-    def _may_end(self, case: Case) -> bool:
-        """Whether the process may have to be ended for it, or by it."""
-        return self.limit is not None or self.registry.is_strange(case)
-
-    def _apart(self, suite: str, case: Case, steps: Path) -> Record:
-        """The record of a case that runs in the worker, kept over cases for what they share; a death is a failure."""
-        try:
-            record: Record = self.worker.ask((suite, case.label(), steps, self.runner.timings), self.limit)
-        except Overdue as late:
-            return self.runner.run(case, suite, f"{late.place}: CaseTimeout: {overdue(self.limit or 0)}")
-        except Died as death:
-            return self.runner.run(case, suite, f"{death}; the run went on without it, --retry-failed runs it again")
-        self.runner.timings.learn([vars(record)])
-        return record
-
-    def _work(self, request: tuple[str, str, Path, Timings]) -> Record:
-        """What the worker does."""
-        suite, label, steps, self.runner.timings = request
-        with steps_in(steps):
-            return self.runner.run(self._labelled[suite, label], suite)
+    def _settle(self, which: Which, found: Mapping[str, Any] | Exception, how: str = "") -> None:
+        self._settled[which] = found
+        if not isinstance(found, Exception):
+            self.counts[how] += 1
+            if found["status"] == "failed":
+                self.counts["failed"] += 1
+                self.failures[which[1]] = str(found["reason"])
+        if self.bar is not None:
+            self.bar.set_postfix(self.counts, refresh=False)
+            self.bar.update()
 
 
 def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:

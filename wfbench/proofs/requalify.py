@@ -21,12 +21,12 @@ from typing import Any, TypeAlias
 from tqdm import tqdm
 
 from wfbench.errors import WfbenchError
-from wfbench.harness import again
 from wfbench.harness.plugins import Registry
 from wfbench.harness.record import SCIENCE, commit, cpu_name
 from wfbench.harness.reuse import code_of
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, identity, latest, read, record_files
+from wfbench.proofs import again
 
 Stored: TypeAlias = dict[str, Any]
 
