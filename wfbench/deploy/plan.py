@@ -8,12 +8,7 @@ from jaxtyping import Shaped
 from tabulate import tabulate
 from torch import Tensor
 
-<<<<<<< HEAD
-from wfbench.curvature.memory import PASS, fits
-=======
 from wfbench.curvature.memory import fits
-from wfbench.curvature.per_sample import TILE
->>>>>>> plan
 from wfbench.deploy.machine import Machine, pass_seconds
 from wfbench.deploy.methods import Steps, rows_of, steps_of
 from wfbench.deploy.shapes import Shapes, shapes_of

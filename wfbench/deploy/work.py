@@ -14,12 +14,8 @@ from typing import TypeAlias
 
 from wfbench.curvature.gram import TILE_ROWS, WIDE_COLUMNS, row_edges
 from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
-<<<<<<< HEAD
-from wfbench.curvature.per_sample import CHECKED
-=======
 from wfbench.curvature.memory import PASS
-from wfbench.curvature.per_sample import CHECKED, TILE
->>>>>>> plan
+from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
 
 Number: TypeAlias = float | int
@@ -82,34 +78,22 @@ def checked(shapes: Shapes) -> Work:
     return total([*passes, rows, again, of_rows])
 
 
-<<<<<<< HEAD
-def passes(shapes: Shapes, n: int, cotangents: int) -> dict[str, Work]:
-    """What the rows of n samples take: whole tiles, the last one filled up."""
-    tiles = ceil(n / shapes.tile)
-    unwritten = Work(0, 0, -8.0 * (tiles * shapes.tile - n) * cotangents * shapes.p)
-    return {
-        "check of the rows": checked(shapes),
-        "forward": forward(shapes, shapes.tile) * tiles,
-        "backward": backward(shapes, shapes.tile) * (tiles * cotangents),
-        "rows": per_sample(shapes, shapes.tile) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
-=======
 def in_files(shapes: Shapes, limit: Number) -> float:
     """Bytes, of what a pass keeps for its way back, that are beyond their share of a bound."""
-    return max(0.0, 4.0 * TILE * shapes.kept - PASS * limit)
+    return max(0.0, 4.0 * shapes.tile * shapes.kept - PASS * limit)
 
 
 def passes(shapes: Shapes, n: int, cotangents: int, limit: Number) -> dict[str, Work]:
     """What the rows of n samples take within a bound of memory: whole tiles, the last one filled up."""
-    tiles = ceil(n / TILE)
+    tiles = ceil(n / shapes.tile)
     files = Work(0, 0, in_files(shapes, limit) * tiles * (2 + 2 * cotangents))
-    unwritten = Work(0, 0, -8.0 * (tiles * TILE - n) * cotangents * shapes.p)
+    unwritten = Work(0, 0, -8.0 * (tiles * shapes.tile - n) * cotangents * shapes.p)
     return {
         "check of the rows": checked(shapes),
-        "forward": forward(shapes, TILE) * tiles,
+        "forward": forward(shapes, shapes.tile) * tiles,
         **({"files": files} if files.moved else {}),
-        "backward": backward(shapes, TILE) * (tiles * cotangents),
-        "rows": per_sample(shapes, TILE) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
->>>>>>> plan
+        "backward": backward(shapes, shapes.tile) * (tiles * cotangents),
+        "rows": per_sample(shapes, shapes.tile) * (tiles * cotangents) + unwritten + finite(n * cotangents, shapes.p),
     }
 
 

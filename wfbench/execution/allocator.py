@@ -5,7 +5,6 @@ A network's activations, of megabytes each, come and go with every batch; what i
 
 import ctypes
 import platform
-from functools import cache
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """`M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` of `mallopt`, see its manual page."""
