@@ -23,7 +23,7 @@ from wfbench.tasks.evaluate import evaluate
 
 ROOT = Path(__file__).parent.parent
 METHOD, SPARSITIES = "random", (0.5, 0.9)
-FEW, MANY = 20, 120
+FEW, MANY = 20, 220
 """Draws of the short and of the long run; what a case more costs is the slope between them."""
 SUITE = f"""
 from wfbench import Grid, Suite
@@ -47,7 +47,7 @@ def medians(repeats: int, actions: dict[str, Callable[[], float]]) -> dict[str, 
 def child(*command: str) -> float:
     """Processor seconds of a program."""
     before = os.times()
-    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -55,9 +55,9 @@ def child(*command: str) -> float:
 def starts(repeats: int) -> list[Row]:
     """What a user waits for before anything runs."""
     programs = {
-        "wfbench --help": ("wfbench", "--help"),
-        "import torch, for comparison": ("torch.version",),
-        "pytest suites -m lead --collect-only": ("pytest", "suites", "-m", "lead", "--collect-only", "-q"),
+        "wfbench --help": ("-m", "wfbench", "--help"),
+        "import torch, for comparison": ("-c", "import torch"),
+        "pytest suites -m lead --collect-only": ("-m", "pytest", "suites", "-m", "lead", "--collect-only", "-q"),
     }
     found = medians(repeats, {name: lambda command=command: child(*command) for name, command in programs.items()})  # type: ignore[misc]
     return [{"start": name, "processor s": seconds} for name, seconds in found.items()]
@@ -110,7 +110,7 @@ def a_case(repeats: int) -> list[Row]:
 
 def _suite(folder: str, results: str, seeds: int) -> float:
     words = ["-m", "bench", "-q", "--seeds", str(seeds), "--results", str(Path(folder, results))]
-    return child("pytest", folder, "-p", "wfbench.pytest_plugin", "-p", "no:cacheprovider", *words)
+    return child("-m", "pytest", folder, "-p", "wfbench.pytest_plugin", "-p", "no:cacheprovider", *words)
 
 
 def many_records(count: int) -> list[Row]:
