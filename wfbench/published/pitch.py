@@ -79,8 +79,8 @@ class Tones:
     """
 
     harmonics: int = 8
-    detuned: float = 10
-    noise: tuple[float, float] = (-20, 0)
+    detuned: float = 10.0
+    noise: tuple[float, float] = (-20.0, 0.0)
 
     def draw(self, n: int, seed: int) -> tuple[Float[Tensor, "n length"], Tensor]:
         """Frames of mean 0 and deviation 1, of 16 bits before that, and their semitones."""
