@@ -1,4 +1,4 @@
-"""A language model on 8, 32 and 128 texts, half of its weights removed; an encoder of texts and a listener to tones.
+"""A language model on 8, 32 and 128 texts, half of its weights removed; and listeners to tones.
 
 Texts of 128 tokens, scored by the next one. Methods that choose within layers do so as in their papers.
 """
@@ -19,6 +19,14 @@ HALF = Grid(
 PAIRS = replace(
     HALF, methods=("magnitude", "wanda", "sparsegpt", "woodfisher", "kfac"), pattern="n:m", scopes=("layer",)
 )
-SUITE = Suite("language", (HALF, PAIRS))
+TONES = Grid(
+    tasks=("tones-crepe-tiny", "tones-crepe-full"),
+    methods=("magnitude", "wanda", "sparsegpt", "lobs", "obc", "woodfisher", "kfac", "woodfisher-staged"),
+    budgets=(8, 32, 128),
+    sparsities=(0.5, 0.8),
+    recoveries=("none", "repair"),
+    seeds=2,
+)
+SUITE = Suite("language", (HALF, PAIRS, TONES))
 
 test_case = case_test("language")

@@ -33,7 +33,7 @@ MARKERS = {
     "cifar": "CIFAR-10 as JPEG with ResNet-20, which the user brings: weights and channels, five draws",
     "imagenet": "EfficientNet-Lite0 on photographs that the user brings: weights and channels from 16 to 256 of them",
     "gpu": "one case of each kind on a CUDA device, and the engine's speed there; skipped where there is none",
-    "language": "SmolLM2-135M, half of its weights: 8, 32 and 128 texts, two draws",
+    "language": "SmolLM2-135M on 8, 32 and 128 texts, half of its weights removed; networks that hear tones",
     "attribution": "masks x updates x recoveries: which of the three earned the accuracy",
 }
 
