@@ -173,7 +173,7 @@ def grams(task: Task, n: int) -> list[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__)
     parser.add_argument("--tasks", default="digits-cnn,fashion-resnet20", help="names (default: those of the docs)")
-    parser.add_argument("--samples", type=int, default=100, help="calibration samples (default 100)")
+    parser.add_argument("--samples", type=int, default=32, help="calibration samples (default 32)")
     asked = parser.parse_args()
     registry = discover()
     tasks = [registry.task(name) for name in asked.tasks.split(",")]
