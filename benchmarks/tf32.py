@@ -5,13 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor, backends
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 aten = torch.ops.aten
-PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default)
-CONVOLUTIONS = (aten.convolution.default, aten.convolution_backward.default)
-ADDED = {aten.addmm.default: 0, aten.baddbmm.default: 0}
-"""Where the argument stands that is added, and no factor."""
+PRODUCTS = {
+    **dict.fromkeys((aten.mm.default, aten.bmm.default, aten.linear.default), (0, 1)),
+    **dict.fromkeys((aten.addmm.default, aten.addmm_.default, aten.baddbmm.default, aten.baddbmm_.default), (1, 2)),
+}
+"""Matrix products, and which of their arguments are factors; the others are added."""
+CONVOLUTIONS = {
+    **dict.fromkeys((aten.convolution.default, aten.conv1d.default, aten.conv2d.default, aten.conv3d.default), (0, 1)),
+    aten.convolution_backward.default: (0, 1, 2),
+}
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -21,24 +25,22 @@ def rounded(x: Tensor) -> Tensor:
 
 
 class AsOnCuda(TorchDispatchMode):
-    """Rounds the float32 factors of products and convolutions wherever the flags in force would have CUDA do so."""
+    """Rounds the float32 factors of products and convolutions wherever the flags in force would have CUDA do so.
+
+    Counts the calls with rounded and with whole factors.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.whole = self.rounded = 0
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if call in PRODUCTS or call in CONVOLUTIONS:
-            flags = backends.cuda.matmul if call in PRODUCTS else backends.cudnn.conv  # type: ignore[attr-defined]
-            factors = [one for at, one in enumerate(args) if isinstance(one, Tensor) and at != ADDED.get(call)]
-            if any(one.dtype == torch.float32 for one in factors):
-                if flags.fp32_precision == "tf32":
-                    self.rounded += 1
-                    args = [one if at == ADDED.get(call) else tree_map(_coarse, one) for at, one in enumerate(args)]
-                else:
-                    self.whole += 1
+        factors = PRODUCTS.get(call) or CONVOLUTIONS.get(call, ())
+        if factors and args[factors[0]].dtype == torch.float32:
+            flags: Any = backends.cuda.matmul if call in PRODUCTS else backends.cudnn.conv  # type: ignore[attr-defined]
+            if flags.fp32_precision == "tf32":
+                self.rounded += 1
+                args = [rounded(one) if at in factors else one for at, one in enumerate(args)]
+            else:
+                self.whole += 1
         return call(*args, **(kwargs or {}))
-
-
-def _coarse(value: Any) -> Any:
-    return rounded(value) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
