@@ -17,16 +17,13 @@ def _of(owner: Any, name: str) -> tuple[Get, Set]:
     return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
 
 
-def _matmul_precision() -> str | None:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # set for single backends, which are looked at below
-        return None
+def _precision_of(where: Any) -> tuple[Get, Set]:
+    def put(value: str) -> None:
+        where.fp32_precision = "none"  # so that it goes by the general one again, if that is what it did
+        if where.fp32_precision != value:
+            where.fp32_precision = value
 
-
-def _set_matmul_precision(value: str | None) -> None:
-    if value is not None:
-        torch.set_float32_matmul_precision(value)
+    return lambda: where.fp32_precision, put
 
 
 def _determinism() -> tuple[bool, bool]:
@@ -46,10 +43,9 @@ SETTINGS: tuple[tuple[Get, Set], ...] = (
     (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
     (lambda: torch.is_autocast_enabled("cpu"), lambda value: torch.set_autocast_enabled("cpu", value)),
     (_flushes_denormals, torch.set_flush_denormal),
-    (_matmul_precision, _set_matmul_precision),
     *(_of(torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
     _of(torch.backends.mkldnn, "enabled"),
-    *(_of(where, "fp32_precision") for where in FP32),
+    *map(_precision_of, FP32),
 )
 """How what decides every later result is asked and set."""
 

@@ -1,7 +1,7 @@
 """Where cases run: in the process of the run, in several of their own, or on the machines of a Ray cluster."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from wfbench.composed.steps import steps_in
 from wfbench.curvature.memory import bound, bytes_of, limit_to
 from wfbench.errors import WfbenchError
 from wfbench.execution.alarm import CaseTimeout, alarm
+from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.pool import Pool, Processes
 from wfbench.execution.remote import Cluster, Packed
 from wfbench.harness.case import Case
@@ -74,9 +75,11 @@ class Work:
         return Packed((suite, label, None), name, lambda: {k: c for k, c in self.cases.items() if c.task.name == name})
 
 
-def _elsewhere(device: str, limit: float | None, workers: int, baselines: Iterable[str], tasks: Iterable[str]) -> Work:
+def _elsewhere(device: str, limit: float | None, memory: int, workers: int, plugins: Sequence[Sequence[str]]) -> Work:
     """The work of a worker on another machine, where plugins lie in the same places."""
-    discover(baselines, tasks)
+    limit_to(memory)
+    keep_freed_memory()
+    discover(*plugins)
     return Work(partial(_runner, device, workers), limit, is_here=False)
 
 
@@ -101,7 +104,7 @@ def made(option: Callable[[str], Any], runner: Runner, limit: float | None) -> t
     name, colon, number = executor.partition(":")
     work = Work(lambda: runner, limit, is_here=executor == "serial")
     limit_to(memory)
-    if executor == "serial":
+    if executor == "serial" or option("--collect-only"):
         return work, Pool([Processes(work, work.here)], Processes.wait)
     if executor == "ray":
         needs = {"CPU": 1, "GPU": int(runner.device.type == "cuda"), "memory": 2 * (memory or MEMORY)}
