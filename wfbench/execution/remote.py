@@ -157,7 +157,7 @@ class Remote:
             return False
         try:
             self._ray.get(self._hello)
-        except self._ray.exceptions.RayActorError as error:
+        except self._ray.exceptions.RayError as error:
             self._nanny = None
             if "creation task" in str(error):  # its own code failed, as it will again
                 raise WfbenchError(f"a worker cannot begin on the Ray cluster: {error}") from error
@@ -170,11 +170,14 @@ class Remote:
     def answer(self) -> list[Any]:
         if not self._ray.wait([self.answering], timeout=0)[0]:
             return []
+        lost: type[Exception] = self._ray.exceptions.RayError
         try:
             found = self._ray.get(self.answering)
-        except self._ray.exceptions.RayActorError:
-            self._nanny = None
-            raise Died("", "the machine or the Ray worker was lost") from None
+        except lost as error:
+            found = error
+        if isinstance(found, lost):
+            self.end()
+            raise Died("", "the machine or the Ray worker was lost")
         if isinstance(found, Exception):
             raise found
         return [found]
