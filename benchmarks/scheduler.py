@@ -1,4 +1,4 @@
-"""What is lost between cases: several runs in one folder, measured with cases that sleep, and simulated on paper."""
+"""What is lost between cases: in several processes and several runs, with cases that sleep, and on paper."""
 
 import heapq
 import os
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from wfbench import RECOVERIES, Case, Network, ScorePruner, Target, Task, run
+from wfbench import RECOVERIES, Case, Network, Runner, ScorePruner, Target, Task, run
 from wfbench.harness.session import Session
 from wfbench.harness.store import Store, read
 
@@ -55,7 +55,7 @@ def together(workers: int, work: Callable[[Callable[[], object]], None]) -> tupl
         work: what each does; it waits for the others by its argument.
     """
     context = get_context("fork")
-    barrier = context.Barrier(workers + 1, timeout=60)
+    barrier = context.Barrier(workers + 1, timeout=600)
     processes = [context.Process(target=work, args=(barrier.wait,)) for _ in range(workers)]
     for one in processes:
         one.start()
@@ -68,18 +68,20 @@ def together(workers: int, work: Callable[[Callable[[], object]], None]) -> tupl
     return time.perf_counter() - began, spent
 
 
-def runs(workers: int, seconds: float, count: int) -> tuple[float, float]:
+def runs(workers: int, seconds: float, count: int, executor: str = "serial") -> tuple[float, float]:
     """Seconds that so many runs in one folder take for the cases, and their processor seconds, a start included."""
     cases = sleeping(seconds, count)
+    Runner().code(cases[0])  # what is read of the code is read once, for all processes
     with TemporaryDirectory() as folder:
 
         def work(wait: Callable[[], object]) -> None:
-            session = Session((OPTIONS | {"--results": folder}).get, {})
+            torch.set_num_threads(1)  # a fork has no other of the threads that its parent computed with
+            session = Session((OPTIONS | {"--results": folder, "--executor": executor}).get, {})
             session.prepare("bench", cases)
-            session.runner.code(cases[0])
             wait()
             for case in cases:
                 session.run("bench", case)
+            session.end()
 
         taken = together(workers, work)
         assert len(read(Path(folder, "bench.jsonl"))) == count
@@ -153,14 +155,16 @@ def mixed(count: int) -> list[float]:
 
 
 def measured() -> list[Row]:
-    """Runs in one folder; what is lost is time of workers."""
+    """Cases in so many processes of one run, and in so many runs; what is lost is time of workers."""
     found: list[Row] = []
-    for seconds, count in ((0.001, 400), (0.01, 200), (0.1, 40)):
+    for seconds, count in ((0.001, 200), (0.1, 40)):
         for workers in (1, 2, 4):
-            taken, spent = runs(workers, seconds, count)
-            row: Row = {"s a case": seconds, "runs": workers, "cases": count}
-            row["lost ms a case"] = 1e3 * (taken * workers / count - seconds)
-            found.append(row | {"processor ms a case": 1e3 * spent / count})
+            ways = {"run": (1, seconds, count, f"processes:{workers}"), "runs": (workers, seconds, count)}
+            for way, arguments in ways.items():
+                taken, spent = runs(*arguments)
+                row: Row = {"s a case": seconds, "workers": workers, "as": f"{way}, {arguments[3:] or 'serial'}"}
+                row["lost ms a case"] = 1e3 * (taken * workers / count - seconds)
+                found.append(row | {"processor ms a case": 1e3 * spent / count})
     return found
 
 
@@ -186,6 +190,6 @@ def tables() -> dict[str, list[Row]]:
         "Records a second that processes write to one file": [
             {"processes": workers, "records / s": one} for workers, one in rate.items()
         ],
-        "Cases that sleep, several runs in one folder": measured(),
+        "Cases that sleep, in processes of one run and in several runs": measured(),
         f"On paper, {costs}": on_paper(between, writing),
     }
