@@ -120,4 +120,4 @@ def _task(size: str, accuracies: tuple[float, ...]) -> Task:
     )
 
 
-TASKS = (_task("tiny", (0.988,)), _task("full", ()))
+TASKS = (_task("tiny", (0.988,)), _task("full", (0.986,)))
