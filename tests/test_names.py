@@ -314,17 +314,12 @@ def test_a_name_is_printed_as_it_was_read() -> None:
 RESULTS = record_files(Path(__file__).parent.parent / "results")
 
 
-FORMER = {("unstructured", "snows"), ("structured", "kfac-filter")}
-"""Records of a suite by a method's former code, which results/README.md names."""
-
-
 def recorded() -> dict[str, list[dict[str, Any]]]:
     """Every method's name in the records, with the hyper-parameters that it was run with."""
     found: dict[str, set[str]] = {}
     for path in RESULTS:
         for record in map(json.loads, path.read_text().splitlines()):
-            if (path.stem, record["method"]) not in FORMER:
-                found.setdefault(record["method"], set()).add(json.dumps(record["options"]))
+            found.setdefault(record["method"], set()).add(json.dumps(record["options"]))
     return {name: [json.loads(text) for text in texts] for name, texts in found.items()}
 
 
@@ -344,6 +339,3 @@ def test_every_recorded_name_is_the_method_that_was_run() -> None:
         for version in versions:
             assert within(version, options(method)), name
     assert not within({"damping": 1.0}, options(WoodFisher()))
-    page = (Path(__file__).parent.parent / "results" / "README.md").read_text()
-    for suite, name in FORMER:
-        assert f"`{name}` in `{suite}`" in page
