@@ -130,15 +130,15 @@ def test_records_of_an_accelerator_say_their_precision_and_answer_no_other_quest
 
 
 def test_evaluation_reads_its_sums_once_and_sends_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers as batch by batch; nothing but the two sums is read, so that nothing waits in between."""
+    """The numbers of all at once; per batch its labels are read, on the host, and two results when all is asked for."""
     data, module = Dataset(blobs(203, 2), "blobs"), blob_network()
-    read: list[torch.dtype] = []
-    for kind in (int, float):
-        name = f"__{kind.__name__}__"
+    read: list[str] = []
+    for name in ("__int__", "__float__", "__bool__", "item", "tolist"):
         told = getattr(Tensor, name)
-        monkeypatch.setattr(Tensor, name, lambda x, told=told: (read.append(x.dtype), told(x))[1])
+        monkeypatch.setattr(Tensor, name, lambda x, told=told, name=name: (read.append(name), told(x))[1])
     found = {batch: evaluate(module, data, batch) for batch in (50, 203)}
-    assert read == [torch.int64, torch.float64] * 2
+    monkeypatch.undo()
+    assert len(read) == (5 + 2) + (1 + 2)
     x, y = blobs(203, 2)
     with torch.no_grad():
         logits = module(x)
