@@ -143,7 +143,8 @@ def test_runs_in_one_folder_share_the_cases(runs: int, session: Callable[..., Se
     asked = [case.identity() for case in cases()]
     assert sorted(map(str, map(identity, records))) == sorted(str(identity(one)) for one in asked)
     assert sum(one["run"] for one in told) == len(asked)
-    assert all(one["run"] > 0 and one["run"] + one["reused"] == len(asked) for one in told)
+    assert all(one["run"] + one["reused"] == len(asked) for one in told)
+    assert sum(one["run"] > 0 for one in told) > 1  # on a busy machine the last to begin may find nothing left
     assert [one["failed"] for one in told] == [1] * runs
     assert sum(one["last"] for one in told) == 1
     assert next(one["known"] for one in told if one["last"]) == len(asked)
