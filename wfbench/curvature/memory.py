@@ -138,6 +138,7 @@ def _in_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         with tempfile.TemporaryFile(prefix="wfbench-") as file:
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a signal later
             mapped = _File(file.fileno(), size)
+            mapped.madvise(mmap.MADV_RANDOM)  # else it reads ahead, by megabytes for every row of a few columns
     except OSError as error:
         raise WfbenchError(
             f"{size / 2**30:.1f} GiB are beyond the bound of memory and do not fit into {tempfile.gettempdir()} "
