@@ -67,7 +67,7 @@ AND = {
 """Added, to the first that the command begins with, so that it does not take long."""
 
 AS_WRITTEN = (
-    *("wfbench check", "wfbench compare", "wfbench list", "wfbench report", "wfbench requalify"),
+    *("wfbench check", "wfbench compare", "wfbench list", "wfbench plan", "wfbench report", "wfbench requalify"),
     *("wfbench tables", "python -m benchmarks.coverage", "pip show", "pytest test_my_method.py", "pytest tests/"),
 )
 
