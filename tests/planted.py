@@ -132,10 +132,13 @@ def every() -> list[Plant]:
 
 
 def main() -> None:
-    from tests import test_shadow
-    from tests.shadow_device import used
+    from unittest.mock import patch
 
-    with used():
+    from tests import test_shadow
+    from tests.shadow_device import NAME, used
+    from wfbench.tiles import HOST, KINDS
+
+    with used(), patch.dict(KINDS, {NAME: HOST}):
         checks = test_shadow.planting()
         calls = {name: _called(check) for name, check in checks.items()}
         for plant in every():
