@@ -120,10 +120,8 @@ class Dataset:
             labels = [stacked([y for _, y in samples], names)] if self.labelled else []
         inputs, *labels = (tensor.cpu() for tensor in (inputs, *labels))
         if not inputs.is_floating_point() and inputs.dtype != torch.int64:
-            raise WfbenchError(
-                f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors, or int64 for "
-                "a network that looks them up"
-            )
+            advice = "give a `transform` that returns float tensors, or int64 for a network that looks them up"
+            raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; {advice}")
         if not labels:
             return Unlabeled(inputs)
         check_labels(labels[0], self.name)
