@@ -58,13 +58,9 @@ class CHITA(Pruner[Labeled]):
         at_least(0, rounds=self.rounds)
 
     def fit(self, net: Network, data: Labeled) -> Fitted:
-        found = gradients(net, data)
-        rows = found.rows.double() / sqrt(found.count)
-        dense = flatten(net.weights).double()
-        # rows are gradients of log p, so the loss falls along them: y = Rw̄ + 1/√n
-        wanted = rows @ dense + (1 / sqrt(len(data)) if self.first_order else 0)
-        problem = Regression(rows, wanted, dense, self.damping)
-        return FittedCHITA(net, found, problem, self.rounds)
+        fitted = FittedCHITA(net, gradients(net, data), self, len(data))
+        _ = fitted.spectrum  # the costly part belongs to `fit`
+        return fitted
 
 
 @dataclass(frozen=True)
@@ -100,46 +96,54 @@ class FittedCHITA:
 
     net: Network
     gradients: Gradients
-    problem: Regression
-    rounds: int
+    options: CHITA
+    samples: int
+
+    @property
+    def problem(self) -> Regression:
+        """Made anew each time, for it has the rows in float64, which nothing else does."""
+        rows = self.gradients.rows.double() / sqrt(self.gradients.count)
+        dense = flatten(self.net.weights).double()
+        # rows are gradients of log p, so the loss falls along them: y = Rw̄ + 1/√n
+        wanted = rows @ dense + (1 / sqrt(self.samples) if self.options.first_order else 0)
+        return Regression(rows, wanted, dense, self.options.damping)
 
     @cached_property
     def spectrum(self) -> Float[Tensor, " k"]:
         """Eigenvalues of RRᵀ, ascending, nats/weight²."""
         return torch.linalg.eigvalsh(self.gradients.gram) / self.gradients.count
 
-    @property
-    def curvature(self) -> float:
-        """The largest of the damped curvature."""
-        return float(self.spectrum[-1]) + self.problem.damping
-
     def prune(self, target: Target) -> Pruned:
         if target.sparsity == 0:
             return Pruned.of(self.net, self.net.weights, keep_largest(self.net.weights, target))
-        rows = self.problem.rows
-        kept = self._top(self.problem.dense, target)
+        return self.solved(self.problem, target)
+
+    def solved(self, problem: Regression, target: Target) -> Pruned:
+        """The regression brought to the target, from the largest dense weights on."""
+        rows, curvature = problem.rows, float(self.spectrum[-1]) + problem.damping  # the largest of the damped one
+        kept = self._top(problem.dense, target)
         inner = gram(rows, kept)
-        value, u = self.problem.minimum(kept, inner)
-        for _ in range(self.rounds):
-            w = self.problem.weights(kept, u)
-            gradient, start = self.problem.gradient(w), kept
+        value, u = problem.minimum(kept, inner)
+        for _ in range(self.options.rounds):
+            w = problem.weights(kept, u)
+            gradient, start = problem.gradient(w), kept
             before, base = value, inner
             for doubling in range(LENGTHS):
-                candidate = self._top(w - 2**doubling / self.curvature * gradient, target)
+                candidate = self._top(w - 2**doubling / curvature * gradient, target)
                 if torch.equal(candidate, start):
                     continue
                 moved = base + gram(rows, candidate & ~start) - gram(rows, start & ~candidate)
-                reached, solution = self.problem.minimum(candidate, moved)
+                reached, solution = problem.minimum(candidate, moved)
                 if reached < value:
                     kept, inner, value, u = candidate, moved, reached, solution
             if value >= before:
                 break
-        weights = self.problem.weights(kept, u)
-        shares = self.spectrum / (self.spectrum + self.problem.damping)
+        weights = problem.weights(kept, u)
+        shares = self.spectrum / (self.spectrum + problem.damping)
         found = {
             "mean_leverage": float(shares.sum()) / len(weights),
-            **row_diagnostics(self.gradients, self.problem.damping),
-            "predicted_change": predicted_change(self.gradients, weights - self.problem.dense, labeled=True),
+            **row_diagnostics(self.gradients, problem.damping),
+            "predicted_change": predicted_change(self.gradients, weights - problem.dense, labeled=True),
         }
         return Pruned.of(self.net, unflatten(weights, self.net.weights), unflatten(kept, self.net.weights), found)
 

@@ -6,10 +6,11 @@ reproduced.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import ClassVar
 
-from wfbench import Labeled, Network, ScorePruner, fisher_rows
-from wfbench.toolbox import Params, flatten, unflatten
+from wfbench import Labeled, Network, ScorePruner
+from wfbench.toolbox import Params, flatten, gradients, over_columns, unflatten
 
 
 @dataclass(frozen=True)
@@ -22,5 +23,6 @@ class DiagonalFisher(ScorePruner[Labeled]):
     order_invariant: ClassVar[bool] = True
 
     def scores(self, net: Network, data: Labeled) -> Params:
-        diagonal = fisher_rows(net, data).double().square().sum(0)
+        found = gradients(net, data)
+        diagonal = over_columns(found.rows, lambda rows: (rows / sqrt(found.count)).double().square().sum(0))
         return unflatten(flatten(net.weights).double().square() * diagonal / 2, net.weights)

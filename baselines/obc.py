@@ -29,10 +29,11 @@ from wfbench.toolbox import (
     least_squares,
     only_layer_scope,
     second_moments,
+    tiles,
 )
 
 TRACE_NUMBERS = 2**23
-"""float64 numbers in the inverses that are downdated at a time."""
+"""float64 numbers in the inverses that are downdated at a time, at least."""
 LAZY = 32
 """Removals a row between two products over whole inverses."""
 
@@ -98,7 +99,7 @@ def trace(
     """For every row of all groups, the weights in greedy removal's order, and what each adds to `½ δ H δᵀ`."""
     inverses, rows = inverse(hessians), weights.flatten(0, 1)
     groups = torch.arange(len(hessians), device=weights.device).repeat_interleave(weights.shape[1])
-    size = max(1, TRACE_NUMBERS // hessians[0].numel())
+    size = max(1, max(TRACE_NUMBERS, tiles(weights.device).numbers) // hessians[0].numel())
     parts = [_trace(w, inverses[of]) for w, of in zip(rows.split(size), groups.split(size), strict=True)]
     return torch.cat([order for order, _ in parts]), torch.cat([losses for _, losses in parts])
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
-from wfbench import Labeled, Network, ScorePruner, fisher_rows
-from wfbench.toolbox import Params, flatten, unflatten
+from wfbench import Labeled, Network, ScorePruner
+from wfbench.toolbox import Params, flatten, gradients, over_columns, unflatten
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,6 @@ class SNIP(ScorePruner[Labeled]):
     order_invariant: ClassVar[bool] = True
 
     def scores(self, net: Network, data: Labeled) -> Params:
-        gradient = fisher_rows(net, data).double().sum(0) / sqrt(len(data))
+        found = gradients(net, data)
+        gradient = over_columns(found.rows, lambda rows: (rows / sqrt(found.count)).double().sum(0)) / sqrt(len(data))
         return unflatten((flatten(net.weights).double() * gradient).abs(), net.weights)

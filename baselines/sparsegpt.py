@@ -116,8 +116,9 @@ def sweep(
         mask[..., start:stop] = choose(scores, start, stop)
         errors = torch.zeros_like(w[..., start:stop])
         for i in range(start, stop):
-            errors[..., i - start] = torch.where(mask[..., i], 0, w[..., i]) / upper[:, None, i, i]
-            w[..., i:stop] -= errors[..., i - start, None] * upper[:, None, i, i:stop]
-        w[..., stop:] -= errors @ upper[:, start:stop, stop:]
+            error = torch.where(mask[..., i], 0, w[..., i]) / upper[:, None, i, i]
+            errors[..., i - start] = error
+            w[..., i:stop].sub_(error[..., None] * upper[:, None, i, i:stop])  # x -= y would copy x onto itself
+        w[..., stop:].sub_(errors @ upper[:, start:stop, stop:])
     back = order.argsort()
     return torch.where(mask, w, 0)[..., back], mask[..., back]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
 
-from wfbench import Labeled, Network, ScorePruner, fisher_rows
-from wfbench.toolbox import Params, flatten, unflatten
+from wfbench import Labeled, Network, ScorePruner
+from wfbench.toolbox import Params, flatten, gradients, over_columns, unflatten
 
 
 @dataclass(frozen=True)
@@ -25,5 +25,6 @@ class Taylor(ScorePruner[Labeled]):
     order_invariant: ClassVar[bool] = True
 
     def scores(self, net: Network, data: Labeled) -> Params:
-        mean = fisher_rows(net, data).abs().double().sum(0) / sqrt(len(data))
+        found = gradients(net, data)
+        mean = over_columns(found.rows, lambda rows: (rows / sqrt(found.count)).abs().double().sum(0)) / sqrt(len(data))
         return unflatten(flatten(net.weights).double().abs() * mean, net.weights)

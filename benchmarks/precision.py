@@ -16,7 +16,7 @@ from benchmarks.tf32 import AsOnCuda, rounded
 from wfbench import Network, Target
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.limits import AGREEMENT, differ
-from wfbench.curvature.gram import WIDE_COLUMNS, gram
+from wfbench.curvature.gram import gram
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import gradients
 from wfbench.data import Labeled, Unlabeled, draw
@@ -26,6 +26,7 @@ from wfbench.network import flatten
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import keep_largest
 from wfbench.tasks.task import Task
+from wfbench.tiles import HOST
 
 DAMPINGS = (1e-5, 1e-7)
 SPARSITY = 0.9
@@ -121,7 +122,7 @@ def shrinking(task: Task, registry: Registry, n: int) -> list[list[object]]:
     return found
 
 
-def summed(rows: Tensor, product: Callable[[Tensor], Tensor], width: int | None = WIDE_COLUMNS) -> Tensor:
+def summed(rows: Tensor, product: Callable[[Tensor], Tensor], width: int | None = HOST.columns) -> Tensor:
     """A Gram whose products are float32, summed in float64 between chunks of so many columns."""
     out = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for part in rows.split(width or rows.shape[1], 1):
@@ -193,7 +194,7 @@ def main() -> None:
             (shrinking(task, registry, asked.samples) for task in tasks),
         ),
         (
-            f"Grams against float64, {asked.samples} rows, chunks of {WIDE_COLUMNS} columns summed in float64",
+            f"Grams against float64, {asked.samples} rows, chunks of {HOST.columns} columns summed in float64",
             ["task", "products in", "Gram", *pairs],
             (grams(task, asked.samples) for task in tasks),
         ),

@@ -169,7 +169,8 @@ def chita(problem: object, sparsity: float) -> tuple[Tensor, Tensor]:
     module = nn.Linear(len(problem.dense), 1, bias=False).double()
     module.weight.data = problem.dense[None]
     gradients = Gradients(problem.rows, 1.0, (), 0.0)
-    pruned = CHITA.FittedCHITA(Network(module), gradients, problem, 20).prune(Target(sparsity))
+    fitted = CHITA.FittedCHITA(Network(module), gradients, CHITA.CHITA(rounds=20), len(problem.rows))
+    pruned = fitted.solved(problem, Target(sparsity))
     return pruned.state["weight"][0], pruned.mask["weight"][0]
 
 

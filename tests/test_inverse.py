@@ -14,7 +14,8 @@ from tests.cases import DAMPINGS, DEVICES
 from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, recursion_inverse
 from tests.processes import CONTEXT
 from wfbench import WfbenchError, WoodburyInverse
-from wfbench.curvature.gram import TILE_ROWS, gram
+from wfbench.curvature.gram import gram
+from wfbench.tiles import HOST
 
 
 def rows_of(kind: str, k: int, p: int, scale: float = 1.0) -> Tensor:
@@ -130,9 +131,9 @@ def test_a_width_of_p_or_more_is_the_full_matrix() -> None:
         torch.testing.assert_close(WoodburyInverse(rows, 1e-3, block).diagonal(), full, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("k", [1, 10, 16, 17, 64, 100, TILE_ROWS, TILE_ROWS + 5, 3 * TILE_ROWS])
+@pytest.mark.parametrize("k", [1, 10, 16, 17, 64, 100, HOST.height, HOST.height + 5, 3 * HOST.height])
 def test_a_smaller_gram_is_the_leading_part_of_a_larger_one_bit_for_bit(k: int) -> None:
-    rows = torch.randn(3 * TILE_ROWS, 2500)
+    rows = torch.randn(3 * HOST.height, 2500)
     assert torch.equal(gram(rows)[:k, :k], gram(rows[:k].clone()))
     torch.testing.assert_close(gram(rows), rows.double() @ rows.double().T, rtol=1e-12, atol=1e-10)
 

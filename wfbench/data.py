@@ -118,11 +118,10 @@ class Dataset:
             inputs = stacked([x for x, *_ in samples], [f"{self.name}[{index}]" for index in indices])
             names = [f"{self.name}[{index}], label," for index in indices]
             labels = [stacked([y for _, y in samples], names)] if self.labelled else []
+        inputs, *labels = (tensor.cpu() for tensor in (inputs, *labels))
         if not inputs.is_floating_point() and inputs.dtype != torch.int64:
-            raise WfbenchError(
-                f"{self.name}: inputs are {inputs.dtype}; give a `transform` that returns float tensors, or int64 for "
-                "a network that looks them up"
-            )
+            advice = "give a `transform` that returns float tensors, or int64 for a network that looks them up"
+            raise WfbenchError(f"{self.name}: inputs are {inputs.dtype}; {advice}")
         if not labels:
             return Unlabeled(inputs)
         check_labels(labels[0], self.name)
@@ -170,7 +169,7 @@ class Dataset:
     def labels(self) -> Int[Tensor, "n *places"]:
         """The class index of every sample, or of its places; reads a map-style dataset through."""
         if self._tensors is not None and self.labelled:
-            return self._tensors[1].to(torch.int64)
+            return self._tensors[1].to("cpu", torch.int64)
         return torch.cat([self.with_labels(batch).labels for batch in self.batches(1000)])
 
     def with_labels(self, samples: Labeled | Unlabeled) -> Labeled:

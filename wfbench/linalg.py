@@ -7,9 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wfbench.errors import WfbenchError
+from wfbench.tiles import tiles
 
-SYSTEM_NUMBERS = 2**21
-"""float64 numbers in the systems that are solved at a time."""
 LARGE = 1024
 """Rows of a system beyond which one of the removed entries is worth an inverse."""
 
@@ -88,5 +87,5 @@ def alike(
     rows = counts.argsort(descending=True, stable=True)[: int((counts > 0).sum())]
     while len(rows):
         size = int(counts[rows[0]])
-        these, rows = rows.tensor_split([max(1, SYSTEM_NUMBERS // size**2)])
+        these, rows = rows.tensor_split([max(1, tiles(rows.device).numbers // size**2)])
         yield these, columns[these, :size], torch.arange(size, device=rows.device) < counts[these, None]

@@ -49,6 +49,20 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def bytes_of(tensors: Mapping[str, Tensor]) -> dict[str, memoryview]:
+    """The bytes of each tensor; from a device in one copy."""
+    flat = {name: tensor.detach().contiguous().reshape(-1).view(torch.uint8) for name, tensor in tensors.items()}
+    if any(tensor.device.type != "cpu" for tensor in flat.values()):
+        sizes = [len(part) for part in flat.values()]
+        flat = dict(zip(flat, torch.cat(list(flat.values())).cpu().split(sizes), strict=True))
+    return {name: part.numpy().data for name, part in flat.items()}
+
+
+def counts_of(counts: Mapping[str, Tensor]) -> dict[str, int]:
+    """Integers without axes, by name; from a device all at once."""
+    return dict(zip(counts, torch.stack(list(counts.values())).tolist(), strict=True)) if counts else {}
+
+
 def put(module: M, state: Mapping[str, Tensor]) -> M:
     """The module with a whole state written into it, each tensor under all of its names.
 

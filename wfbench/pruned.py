@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from wfbench.errors import WfbenchError
+from wfbench.modules import counts_of
 from wfbench.network import Network, Params
 
 
@@ -33,6 +35,7 @@ class Pruned:
     trials: tuple[Mapping[str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        outside: dict[str, Tensor] = {}
         for name, mask in self.mask.items():
             if name not in self.state:
                 raise WfbenchError(f"the mask names {name}, which the state does not hold")
@@ -41,9 +44,10 @@ class Pruned:
                 raise WfbenchError(
                     f"the mask of {name} is {mask.dtype} {tuple(mask.shape)}; it must be bool {tuple(weight.shape)}"
                 )
-            outside = int((weight[~mask] != 0).sum())
-            if outside:
-                raise WfbenchError(f"{outside} weights of {name} are not zero outside the mask")
+            outside[name] = ((weight != 0) & ~mask).sum()
+        for name, count in counts_of(outside).items():
+            if count:
+                raise WfbenchError(f"{count} weights of {name} are not zero outside the mask")
 
     @classmethod
     def dense(cls, net: Network) -> "Pruned":

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.errors import BrokenRule, WfbenchError
+from wfbench.modules import counts_of
 from wfbench.network import Network, Params, flatten, unflatten
 from wfbench.pruned import Pruned
 
@@ -282,8 +283,8 @@ def removed_weights(net: Network, pruned: Pruned) -> dict[str, dict[str, int]]:
     masked = {name: ~pruned.mask[name] for name in net.weights}
     zero = {name: (pruned.state[name] == 0) & ((w != 0) | masked[name]) for name, w in net.weights.items()}
     return {
-        "zero": {name: int(gone.sum()) for name, gone in zero.items()},
-        "outside the mask": {name: int(gone.sum()) for name, gone in masked.items()},
+        "zero": counts_of({name: gone.sum() for name, gone in zero.items()}),
+        "outside the mask": counts_of({name: gone.sum() for name, gone in masked.items()}),
     }
 
 

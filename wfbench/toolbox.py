@@ -13,6 +13,7 @@ from wfbench.channels.readers import Order, Read, ReadPruner, gate_rows, over_ch
 from wfbench.curvature.damping import Damping, check_damping
 from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
+from wfbench.curvature.memory import over_columns
 from wfbench.curvature.parallel import in_parallel
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
@@ -21,6 +22,7 @@ from wfbench.linalg import alike, cholesky, damped, inverse
 from wfbench.network import Params, at_a_time, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
+from wfbench.tiles import tiles
 from wfbench.walk import call_order, one_by_one, second_moments, walk
 from wfbench.woodfisher.surgeon import BlockSize
 
@@ -62,6 +64,7 @@ __all__ = [
     "one_by_one",
     "only_layer_scope",
     "over_charged",
+    "over_columns",
     "patches",
     "plain_calls",
     "predicted_change",
@@ -71,6 +74,7 @@ __all__ = [
     "remove_lowest",
     "row_diagnostics",
     "second_moments",
+    "tiles",
     "trained",
     "unflatten",
     "walk",

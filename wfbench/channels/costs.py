@@ -159,7 +159,8 @@ def remove_lowest(
         if torch.isnan(values).any():
             raise WfbenchError(f"the scores of {name} contain NaN")
     removal = Removal(costs, target)
-    queues = {name: values.double().argsort(stable=True).tolist() for name, values in scores.items()}
-    for group, _ in removal.run(lambda name: (float(scores[name][queues[name][0]]), queues[name][0]), per):
+    known = {name: values.double().cpu() for name, values in scores.items()}  # each step looks at one number a group
+    queues = {name: values.argsort(stable=True).tolist() for name, values in known.items()}
+    for group, _ in removal.run(lambda name: (float(known[name][queues[name][0]]), queues[name][0]), per):
         queues[group].pop(0)
     return removal.gone

@@ -9,7 +9,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from wfbench.commands import Commands
-from wfbench.commands.base import add_json, add_plugin_paths, print_json, registry_of
+from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.composed.transplant import KEPT
 from wfbench.conformance import checks
 from wfbench.conformance.trial import Outcome
@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     checking.add_argument(
         "targets", nargs="*", metavar="TARGET", help="a method, or a file or folder of methods; default: all methods"
     )
+    add_device(checking)
     for parser in (listing, checking):
         add_plugin_paths(parser)
         add_json(parser)
@@ -78,7 +79,7 @@ def _check(options: argparse.Namespace) -> int:
         else:
             chosen.append(registry.pruner(target))
     outcomes = [Outcome(origin, "loads", "failed", reason) for origin, reason in failures.items()]
-    worker = Worker(lambda index: checks.check(chosen[index]))
+    worker = Worker(lambda index: checks.check(chosen[index], options.device))
     try:
         for index, pruner in enumerate(tqdm(chosen, unit="method", leave=False, disable=None)):
             try:

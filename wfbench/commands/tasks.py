@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from wfbench.commands import Commands
+from wfbench.commands.base import add_device
+from wfbench.execution.devices import usable
 from wfbench.harness.plugins import discover
 from wfbench.network import Network
 from wfbench.tasks import checkpoints
@@ -34,6 +36,7 @@ def add(commands: Commands) -> None:
     )
     training = commands.add("train", _train)
     training.add_argument("task", choices=sorted(RECIPES), metavar="TASK", help=", ".join(sorted(RECIPES)))
+    add_device(training)
     training.add_argument("--seed", type=int, default=0, help="of initial weights and order (default: 0)")
     training.add_argument(
         "--out",
@@ -58,12 +61,13 @@ def _fetch(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     task = task_of(options.task)
     build, recipe = RECIPES[task.name]
+    device = usable(options.device)
     out = options.out or cache_folder() / "checkpoints"
     check_folder(out)
     torch.manual_seed(options.seed)
     module = task_of(recipe.start).dense() if recipe.start else build()
     resume = out / f"{task.name}-{options.seed}.resume"
-    module = train(module, task.train_set, recipe, options.seed, resume=resume)
+    module = train(module.to(device), task.train_set, recipe, options.seed, resume=resume)
     validation, test = evaluate(module, task.validation_set), evaluate(module, task.test_set)
     path = checkpoints.save(task.name, module, out, options.seed, test.accuracy, asdict(recipe))
     resume.unlink()

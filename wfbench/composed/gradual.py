@@ -15,6 +15,7 @@ from tqdm import tqdm
 from wfbench.composed.steps import Steps
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError, at_least
+from wfbench.execution.devices import seeded_generators
 from wfbench.licence import handed
 from wfbench.modules import state_of
 from wfbench.network import Network, Params
@@ -107,8 +108,8 @@ class FittedGradual:
 
     def _step(self, before: Pruned, target: Target, step: int) -> Pruned:
         """Remove up to the step's sparsity from what the last step left, then train."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed + step)  # a step is the same whether the ones before it were run or loaded
+        # a step is the same whether the ones before it were run or loaded
+        with seeded_generators(self.seed + step, self.net.device):
             module = self.net.module(before.state)
             seen: Any = handed(self.options.of.licence, self.data.take(slice(self.options.seen)))
             found = self.options.of.fit(Network(module), seen).prune(target)

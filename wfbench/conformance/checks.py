@@ -9,6 +9,7 @@
 
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def monotone_sparsity(trial: Trial) -> None:
 
 def dense_network_untouched(trial: Trial) -> None:
     """Neither a weight nor a BatchNorm buffer of the dense network changes."""
-    network = Network(trial.task.dense(0))
+    network = trial.network()
     before = checkpoint_digest(network.module())
     trial.alone(network, trial.samples())
     if checkpoint_digest(network.module()) != before:
@@ -84,7 +85,7 @@ def same_seed_same_bits(trial: Trial) -> None:
     """The same case twice gives the same bits, in the network and in the record, on every device."""
     otherwise = "the same case twice differs; draw from torch's, numpy's or Python's generator"
     case = trial.case(recovery=BatchNormReestimation())
-    for device in DEVICES:
+    for device in {*DEVICES, trial.device}:
         one, two = Runner(device), Runner(device)
         same(trial.prune(runner=one), trial.prune(runner=two), otherwise)
         first, second = science(trial.run(case, one)), science(trial.run(case, two))
@@ -116,7 +117,7 @@ def global_random_state(trial: Trial) -> None:
                 torch.manual_seed(seed)
                 np.random.seed(seed)
                 random.seed(seed)
-                trial.alone(Network(trial.task.dense(0)), trial.samples())
+                trial.alone(trial.network(), trial.samples())
                 ends.append(random_states())
     finally:
         np.random.set_state(numpy)
@@ -171,8 +172,7 @@ def sample_order_invariant(trial: Trial) -> None:
     """The order of the samples changes nothing but rounding, where the method claims so."""
     if not trial.pruner.order_invariant:
         raise Skipped("the method does not claim it (order_invariant = True)")
-    module = Network(trial.task.dense(0)).module().double()
-    network, data = Network(module), trial.samples()
+    network, data = trial.network(torch.float64), trial.samples()
     first = trial.alone(network, Labeled(data.inputs.double(), data.labels))
     second = trial.alone(network, Labeled(data.inputs.double().flip(0), data.labels.flip(0)))
     for name, weight in first.state.items():
@@ -182,12 +182,11 @@ def sample_order_invariant(trial: Trial) -> None:
 
 def device_and_dtype_kept(trial: Trial) -> None:
     """The pruned network is on the dense one's device, in its dtype, for float32 and float64."""
-    for device in DEVICES:
+    for device in {*DEVICES, trial.device}:
         for dtype in (torch.float32, torch.float64):
-            module = Network(trial.task.dense(0)).module().to(device, dtype)
-            data = trial.samples()
-            pruned = trial.alone(Network(module), Labeled(data.inputs.to(dtype), data.labels))
-            for name, dense in module.state_dict().items():
+            network, data = replace(trial, device=device).network(dtype), trial.samples()
+            pruned = trial.alone(network, Labeled(data.inputs.to(dtype), data.labels))
+            for name, dense in network.state().items():
                 found = pruned.state[name]
                 if (found.dtype, found.device) != (dense.dtype, dense.device):
                     raise CheckFailed(f"{name} is {found.dtype} on {found.device}, not {dense.dtype} on {dense.device}")
@@ -233,10 +232,10 @@ CHECKS: tuple[Callable[[Trial], None], ...] = (
 )
 
 
-def check(pruner: Pruner[Any]) -> list[Outcome]:
+def check(pruner: Pruner[Any], device: str = "cpu") -> list[Outcome]:
     """Every check on one method. One that crashes at once, or refuses all problems of the kit, fails `runs` alone."""
     try:
-        trial = trial_of(pruner)
+        trial = trial_of(pruner, device)
     except Skipped as refusal:
         return [Outcome(pruner.name, "runs", "failed", f"no check could run the method: {refusal}")]
     except Crash as crash:

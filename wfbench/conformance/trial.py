@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wfbench.channels.pattern import Filter
 from wfbench.data import Labeled
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text
+from wfbench.execution.devices import seeded_generators
 from wfbench.harness.case import Case
 from wfbench.harness.isolation import caught
 from wfbench.harness.record import Record, fields_of
@@ -98,8 +99,7 @@ def _task(name: str, shape: tuple[int, ...], build: Callable[[], nn.Module]) -> 
 
 
 def _trained(build: Callable[[], nn.Module], x: Tensor, y: Tensor, seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded_generators(seed, torch.device("cpu")):
         module = build()
         optimizer = torch.optim.Adam(module.parameters(), 0.02)
         for _ in range(30):
@@ -169,6 +169,10 @@ class Trial:
             raise CheckFailed(f"the method fails: {record.reason}")
         return record
 
+    def network(self, dtype: torch.dtype | None = None) -> Network:
+        """The first dense network, on the device."""
+        return Network(Network(self.task.dense(0)).module().to(self.device, dtype))
+
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the split `name`, the task's own storage."""
         found = getattr(self.task, name)
@@ -190,7 +194,7 @@ class Trial:
             raise Crash(self.pruner, caught(error)) from error
 
 
-def trial_of(pruner: Pruner[Any]) -> Trial:
+def trial_of(pruner: Pruner[Any], device: str = "cpu") -> Trial:
     """The first of the kit's problems that the method takes.
 
     Raises:
@@ -199,7 +203,7 @@ def trial_of(pruner: Pruner[Any]) -> Trial:
     """
     reasons = []
     for name, task in problems().items():
-        trial = Trial(pruner, task)
+        trial = Trial(pruner, task, device)
         try:
             _ = trial.first
         except Skipped as refusal:

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wfbench.curvature.gram import WIDE_COLUMNS
 from wfbench.curvature.memory import by_columns
 from wfbench.curvature.rows import Gradients
+from wfbench.tiles import tiles
 
 
 def effective_rank(eigenvalues: Float[Tensor, " k"]) -> float:
@@ -43,7 +43,7 @@ def row_diagnostics(found: Gradients, damping: float) -> dict[str, float]:
 def predicted_change(found: Gradients, delta: Float[Tensor, " p"], *, labeled: bool) -> float:
     """`gᵀδ + ½‖Rδ‖²` from empirical rows (g the gradient of the loss), `½‖Rδ‖²` from others; nats, without λ."""
     along = torch.zeros(len(found.rows), dtype=torch.float64, device=found.rows.device)
-    for where, part in by_columns(found.rows, WIDE_COLUMNS):
+    for where, part in by_columns(found.rows, tiles(found.rows.device).columns):
         along += part.double() @ delta[where]
     second = float(along.square().sum()) / found.count / 2
     return second - float(along.mean()) if labeled else second  # rows are gradients of log p, the loss is −log p

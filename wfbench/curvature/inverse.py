@@ -14,13 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.linalg import solve_triangular
 
-from wfbench.curvature.gram import WIDE_COLUMNS, gram
+from wfbench.curvature.gram import gram
 from wfbench.curvature.memory import by_columns, check_finite, touched
 from wfbench.errors import WfbenchError
 from wfbench.linalg import cholesky
+from wfbench.tiles import HOST, Tiles, tiles
 
-BLOCK_NUMBERS = 2**21
-"""float64 numbers in one batch of blocks."""
 WIDE_NUMBERS = 2**24
 """float64 numbers of a block beyond which its columns are widened chunk by chunk, as those of the full matrix are."""
 
@@ -107,7 +106,7 @@ class WoodburyInverse:
         k, start = self.rows.shape[0], 0
         for width, run in groupby(self._widths):
             blocks = len(list(run))
-            batch = blocks_at_a_time(k, width)
+            batch = blocks_at_a_time(k, width, tiles(self.rows.device))
             for first in range(0, blocks, batch):
                 stop = start + min(batch, blocks - first) * width
                 yield slice(start, stop), self._part(slice(start, stop), width)
@@ -136,7 +135,7 @@ class _Streamed:
 
     def _chunks(self, *, masked: bool = True) -> Iterator[tuple[slice, Float[Tensor, "k c"]]]:
         kept = self.kept if masked else None
-        for where, part in by_columns(self.rows, WIDE_COLUMNS):
+        for where, part in by_columns(self.rows, tiles(self.rows.device).columns):
             yield where, part.double() if kept is None else part.double() * kept[where]
 
     def _times(self, v: Float[Tensor, " p"], *, masked: bool = True) -> Float[Tensor, " k"]:
@@ -264,9 +263,9 @@ def block_widths(p: int, block_size: int | Sequence[int] | None) -> list[int]:
     return widths
 
 
-def blocks_at_a_time(k: int, width: int) -> int:
+def blocks_at_a_time(k: int, width: int, size: Tiles = HOST) -> int:
     """Blocks of one batch."""
-    return max(1, BLOCK_NUMBERS // (k * width + min(k, width) ** 2))
+    return max(1, size.numbers // (k * width + min(k, width) ** 2))
 
 
 def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Float[Tensor, "*b c"]:

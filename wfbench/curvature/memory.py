@@ -9,7 +9,7 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from wfbench.errors import WfbenchError
 from wfbench.execution.allocator import give_freed_memory_back
+from wfbench.tiles import tiles
 
 ROWS, PASS, PAGES = 1 / 2, 1 / 4, 1 / 8
 """Shares of the bound: rows in memory; what a pass keeps for its way back; pages of files. The rest is for vectors."""
@@ -188,6 +189,13 @@ def by_columns(rows: Float[Tensor, "k p"], width: int) -> Iterator[tuple[slice, 
         part = slice(start, min(start + width, p))
         yield part, rows[:, part]
         touched(rows, k * (part.stop - part.start) * rows.itemsize)
+
+
+def over_columns(
+    rows: Float[Tensor, "k p"], of: Callable[[Float[Tensor, "k c"]], Float[Tensor, " c"]]
+) -> Float[Tensor, " p"]:
+    """What `of` makes of each column, a tile at a time."""
+    return torch.cat([of(part) for _, part in by_columns(rows, tiles(rows.device).columns)])
 
 
 def kept_columns(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"], width: int) -> Iterator[Float[Tensor, "k c"]]:

@@ -9,9 +9,9 @@ from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
 from wfbench.layers import PATCH_NUMBERS
-from wfbench.linalg import SYSTEM_NUMBERS
 from wfbench.network import Network
 from wfbench.pruner import Pruner
+from wfbench.tiles import HOST
 from wfbench.walk import SAMPLES
 from wfbench.woodfisher.surgeon import STAGES, layer_blocks
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
@@ -107,7 +107,7 @@ def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
 def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
     def in_turn(rows: int, d: int) -> Work:
         gone = sparsity * d
-        batches = ceil(rows / max(1, SYSTEM_NUMBERS // max(1, round(gone) ** 2)))
+        batches = ceil(rows / max(1, HOST.numbers // max(1, round(gone) ** 2)))
         return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
     return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}

@@ -12,11 +12,12 @@ from itertools import pairwise
 from math import ceil
 from typing import TypeAlias
 
-from wfbench.curvature.gram import TILE_ROWS, WIDE_COLUMNS, row_edges
+from wfbench.curvature.gram import row_edges
 from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
+from wfbench.tiles import HOST
 
 Number: TypeAlias = float | int
 
@@ -104,11 +105,11 @@ def finite(k: int, p: int) -> Work:
 
 def gram(k: int, p: Number) -> Work:
     """`RRᵀ` over p columns, in its tiles."""
-    edges, chunks = row_edges(k), ceil(p / WIDE_COLUMNS)
+    edges, chunks = row_edges(k), ceil(p / HOST.columns)
     tiles = [
-        (stop - start, min(left + TILE_ROWS, stop) - left)
+        (stop - start, min(left + HOST.height, stop) - left)
         for start, stop in pairwise(edges)
-        for left in range(0, stop, TILE_ROWS)
+        for left in range(0, stop, HOST.height)
     ]
     entries, sides = sum(a * b for a, b in tiles), sum(a + b for a, b in tiles)
     moved = 12.0 * k * p + 8.0 * sides * p + chunks * 48.0 * entries
@@ -130,13 +131,13 @@ def triangular(k: int, columns: Number) -> Work:
 
 def product(k: int, p: Number, *, masked: bool = False) -> Work:
     """`Rv` or `Rᵀu`, the rows widened chunk by chunk."""
-    return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / WIDE_COLUMNS))
+    return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / HOST.columns))
 
 
 def diagonal(k: int, p: int, *, masked: bool = False) -> Work:
     """Of the inverse of the full matrix, from its factor."""
-    chunks = ceil(p / WIDE_COLUMNS)
-    each = triangular(k, min(p, WIDE_COLUMNS)) * (p / min(p, WIDE_COLUMNS))
+    chunks = ceil(p / HOST.columns)
+    each = triangular(k, min(p, HOST.columns)) * (p / min(p, HOST.columns))
     return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
 
 

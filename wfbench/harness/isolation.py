@@ -11,11 +11,13 @@ import torch
 
 from wfbench.data import Labeled, Unlabeled, draw, sealed
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
+from wfbench.execution.devices import seeded_generators
 from wfbench.execution.leftovers import put_back
 from wfbench.execution.worker import SHORT, at, has_worked, is_worker
 from wfbench.harness.case import Case
 from wfbench.writing import Unwritable
 
+HOST = torch.device("cpu")
 LIMITS = (WfbenchError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 """What a network may raise outside of a method, when it is scored or shrunk."""
 
@@ -31,10 +33,10 @@ def drawn(case: Case) -> Labeled | Unlabeled:
 
 
 @contextmanager
-def stage(case: Case, name: str) -> Iterator[None]:
+def stage(case: Case, name: str, device: torch.device = HOST) -> Iterator[None]:
     """Seeded, with every split sealed, and leaving torch as it was; whatever a method raises fails the record."""
     failure: BaseException | None = None
-    with at(name), seeded(case), put_back(), sealed() as asked:
+    with at(name), seeded(case, device), put_back(), sealed() as asked:
         try:
             yield
         except Unwritable:  # the disk's failure, not the method's
@@ -68,13 +70,12 @@ def _is_want_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def seeded(case: Case) -> Iterator[None]:
+def seeded(case: Case, device: torch.device = HOST) -> Iterator[None]:
     """Global generators seeded from (task, budget, seed, method, replicate), and put back afterwards."""
     parts = (case.task.name, case.budget, case.seed, case.method.name, case.replicate)
     value = int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big")
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(value)
+    with seeded_generators(value, device):
         random.seed(value)
         np.random.seed(value)
         try:

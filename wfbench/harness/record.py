@@ -121,9 +121,9 @@ UNUSUAL = tuple(one.name for one in fields(Record) if one.metadata["unusual"])
 NUMBERS = tuple(one.name for one in fields(Record) if one.type in ("float", "float | None", float, float | None))
 NESTED = tuple(one.name for one in fields(Record) if "[" in str(one.type))
 """Fields that hold lists or mappings."""
-NUMERICS = ("torch", "device", "machine", "threads", "precision", "evaluation_batch")
+NUMERICS = ("torch", "device", "accelerator", "machine", "threads", "precision", "evaluation_batch")
 """Of the environment, what the last digits may hang on."""
-PLACE = ("device", "machine", "threads", "workers", "torch")
+PLACE = ("device", "accelerator", "machine", "threads", "workers", "torch")
 """Of the environment, what times hang on."""
 DATA = ("checkpoint", "train", "test")
 """Of the environment, first digits of the SHA-256 of dense network and splits."""
@@ -135,15 +135,22 @@ def environment(device: torch.device, workers: int = 1) -> dict[str, Any]:
     Args:
         workers: processes that ran cases at the same time, on which times hang; one alone is not named.
     """
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" and torch.cuda.is_available() else cpu_name()
     return {
         "commit": commit(),
         "torch": numerics(),
-        "device": device.type,
-        "machine": where,
+        **place_of(device),
+        "machine": cpu_name(),
         "threads": torch.get_num_threads(),
         **({"workers": workers} if workers > 1 else {}),
     }
+
+
+def place_of(device: torch.device) -> dict[str, str]:
+    """The kind of device, and which model of accelerator, where it is here: another's kernels sum in other orders."""
+    module: Any = None if device.type == "cpu" else torch.get_device_module(device)
+    if module is None or not module.is_available() or not hasattr(module, "get_device_name"):
+        return {"device": device.type}
+    return {"device": device.type, "accelerator": module.get_device_name(device)}
 
 
 def numerics() -> str:

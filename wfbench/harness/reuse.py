@@ -21,9 +21,9 @@ from wfbench.execution.precision import precision
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
-from wfbench.harness.record import DATA, numerics
+from wfbench.harness.record import DATA, numerics, place_of
 from wfbench.licence import Licensed, handed
-from wfbench.modules import state_of
+from wfbench.modules import bytes_of, state_of
 from wfbench.network import Network
 from wfbench.tasks.evaluate import evaluate, evaluation_batch
 
@@ -124,7 +124,7 @@ def _asked(
             "protocol": PROTOCOL,
             "torch": numerics(),
             "libraries": versions(_reached(case, module) - {"torch"}),
-            "device": device.type,
+            **place_of(device),
             **precision(device),
             "evaluation_batch": evaluation_batch(device),
             **{name: data.get(name) for name in DATA},
@@ -217,7 +217,7 @@ def _place(thing: Any) -> Definition:
 def checkpoint_digest(module: nn.Module) -> str:
     """SHA-256 of the architecture and of every parameter and buffer, each tensor once."""
     digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in state_of(module).items():
+    for name, data in bytes_of(state_of(module)).items():
         digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(data)
     return digest.hexdigest()

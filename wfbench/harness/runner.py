@@ -14,7 +14,8 @@ from wfbench.data import Dataset, Labeled, Unlabeled, drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.clock import now
-from wfbench.execution.precision import precise, precisely
+from wfbench.execution.devices import usable
+from wfbench.execution.precision import precisely
 from wfbench.harness.case import Case, Unread
 from wfbench.harness.dense import Dense
 from wfbench.harness.isolation import caught, drawn, limits, stage
@@ -29,6 +30,7 @@ from wfbench.harness.measures import (
 from wfbench.harness.record import Record, environment, fields_of
 from wfbench.harness.reuse import Question, Questions, checkpoint_digest, code, unanswerable
 from wfbench.licence import handed
+from wfbench.modules import state_of
 from wfbench.network import Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted
@@ -47,14 +49,8 @@ class Runner:
     """
 
     def __init__(self, device: str = "cpu", is_here: bool = True) -> None:
-        try:
-            self.device = torch.device(device)
-            self._home = self.device if is_here else torch.device("cpu")
-            with precise(self._home):
-                torch.empty(0, device=self._home)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise WfbenchError(f'device "{device}" cannot be used here ({reason}); use cpu or cuda') from error
+        self.device = usable(device, is_here)
+        self._home = self.device if is_here else torch.device("cpu")
         self.timings, self.workers = Timings(), 1
         self._questions = Questions(self.device)
         self._dense: dict[tuple[str, int], Dense | CaseFailed] = {}
@@ -119,7 +115,7 @@ class Runner:
         """
         dense, data = self._dense_of(case), drawn(case)
         with self._watched(case, dense):
-            check_finite(dense.network.state(), "dense")
+            check_finite(state_of(dense.module), "dense")
             fitted, fitting = self._fit(case, dense, data)
             pruned, pruning = self._prune(case, fitted)
             check_finite(pruned.state, "pruned")
@@ -139,7 +135,7 @@ class Runner:
         given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
         began = now(self.device)
-        with self._watched(case, dense), stage(case, "recovery"):
+        with self._watched(case, dense), stage(case, "recovery", self.device):
             recovered = case.recovery.apply(dense.network, pruned, given)
         seconds += now(self.device) - began
         check_finite(recovered.state, "pruned")
@@ -206,7 +202,7 @@ class Runner:
         self._fitted = self._pruned = None
         saved = net.memo.saved
         began = now(self.device)
-        with stage(case, "fit"):
+        with stage(case, "fit", self.device):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
         seconds = now(self.device) - began + net.memo.saved - saved
         self._fitted = (which, fitted, seconds)
@@ -215,7 +211,7 @@ class Runner:
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
             began = now(self.device)
-            with stage(case, "prune"):
+            with stage(case, "prune", self.device):
                 pruned = fitted.prune(case.target)
             self._pruned = (case.target, pruned, now(self.device) - began)
         return self._pruned[1], self._pruned[2]

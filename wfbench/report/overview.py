@@ -197,7 +197,8 @@ class Speeds:
 def _place(where: Any) -> str:
     """What times hang on, in a sentence."""
     threads = f"{where.get('threads')} thread{'s' if where.get('threads') != 1 else ''}"
-    return f"Timed on {where.get('machine')} ({where.get('device')}), {threads}, torch {where.get('torch')}."
+    device = where.get("accelerator") or where.get("device")
+    return f"Timed on {where.get('machine')} ({device}), {threads}, torch {where.get('torch')}."
 
 
 def _speed(draws: list[dict[str, Any] | None]) -> str:

@@ -75,7 +75,7 @@ def save(task: str, module: nn.Module, folder: Path, seed: int, accuracy: float,
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}-{seed}.safetensors"
     with whole(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in state_of(module).items()}, part)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state_of(module).items()}, part)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = Checkpoint(path.name, digest, seed, accuracy, recipe, torch.__version__)
     entries = registry(folder)

@@ -61,13 +61,14 @@ def augment(x: Float[Tensor, "n c h w"], recipe: Recipe) -> Float[Tensor, "n c h
 def train(
     module: nn.Module, data: Dataset, recipe: Recipe, seed: int, progress: bool = True, resume: Path | None = None
 ) -> nn.Module:
-    """Train `module` in place from a state seeded by the caller, and return it in eval mode.
+    """Train `module` in place from a state seeded by the caller, on its device, and return it in eval mode.
 
     With `resume`, a file, the state is written there after every epoch, and training goes on from it if it is there;
     the result is the same to the bit as without a break.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
+    device = next(module.parameters()).device
     everything = data.with_labels(data.take(range(len(data))))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     module.train().to(memory_format=layout)
@@ -84,8 +85,8 @@ def train(
             order = torch.randperm(len(data), generator=generator)
             for batch in order[: steps * recipe.batch_size].split(recipe.batch_size):
                 x = augment(everything.inputs[batch], recipe).contiguous(memory_format=layout)
-                with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-                    loss = functional.cross_entropy(module(x), everything.labels[batch])
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                    loss = functional.cross_entropy(module(x.to(device)), everything.labels[batch].to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -14,17 +14,18 @@ from torch import Tensor
 
 from wfbench.channels.coupled import Coupled
 from wfbench.curvature.memory import room, touched
-from wfbench.linalg import SYSTEM_NUMBERS, cholesky
+from wfbench.linalg import cholesky
 from wfbench.network import Network, bias_of
+from wfbench.tiles import tiles
 
-READ_COLUMNS = 2**14
-"""Columns of the rows that are widened to float64 at a time."""
 PAGE = 4096
 """Bytes that come in with any one."""
 
 
 class Block:
     """The channels of one group: what is left of U, and `S` for it, as channels of any group go.
+
+    What is where is kept on the host, so that looking at it waits for no device; the numbers are on the network's.
 
     Args:
         columns: Rᵀ over the movable coordinates, float32 or float64.
@@ -43,22 +44,22 @@ class Block:
         own: Int[Tensor, "channels d"],
     ) -> None:
         self.columns, self.damping, self.moving, self.own = columns, damping, moving, own
-        self.place = torch.full((len(w),), -1, dtype=torch.int64, device=w.device)
-        self.place[moving] = torch.arange(len(moving), device=w.device)
-        self.there = torch.ones(len(moving), dtype=torch.bool, device=w.device)
+        self.place = torch.full((len(w),), -1, dtype=torch.int64)
+        self.place[moving] = torch.arange(len(moving))
+        self.there = torch.ones(len(moving), dtype=torch.bool)
         self.leaving = torch.zeros_like(self.there)  # of U still in `S`
-        self.alive = torch.ones(len(charged), dtype=torch.bool, device=w.device)
+        self.alive = torch.ones(len(charged), dtype=torch.bool)
         self.pulls = torch.einsum("cqk,cq->ck", columns[charged].double(), w[charged])
         self.energies = w[charged].square().sum(1)
         self.u = torch.zeros_like(self.pulls[0])
-        self.energy = 0.0
+        self.energy = torch.zeros_like(self.energies[0])
         self.refresh()
 
     def refresh(self) -> None:
         """`S` and every channel's share of it, from the rows."""
         k = self.columns.shape[1]
         self.inner = self.damping * torch.eye(k, dtype=torch.float64, device=self.columns.device)
-        for part in self.moving[self.there].split(READ_COLUMNS):
+        for part in self.moving[self.there].split(tiles(self.columns.device).coordinates):
             self.inner += self._gram(part)
         self.shares = room((len(self.own), k, k), torch.float64, self.columns.device)
         for share, of in zip(self.shares, self.own, strict=True):
@@ -78,18 +79,19 @@ class Block:
         if not self.alive.any():
             return found
         self._settle()
-        for part in self.alive.nonzero()[:, 0].split(max(1, SYSTEM_NUMBERS // self.inner.numel())):
+        for part in self.alive.nonzero()[:, 0].split(max(1, tiles(self.inner.device).numbers // self.inner.numel())):
             lower = cholesky(self.inner - self.shares[part])
             found[part] = self._saliency(lower, self.u + self.pulls[part], self.energy + self.energies[part])
             touched(self.shares, lower.nbytes)
-        return found - self.saliency()
+        return found - self._total()
 
     def saliency(self) -> float:
         """Of the set removed so far, nats."""
+        return float(self._total())
+
+    def _total(self) -> Float[Tensor, ""]:
         self._settle()
-        lower = cholesky(self.inner[None])
-        energy = torch.tensor([self.energy], dtype=torch.float64, device=self.u.device)
-        return float(self._saliency(lower, self.u[None], energy)[0])
+        return self._saliency(cholesky(self.inner[None]), self.u[None], self.energy[None])[0]
 
     def _saliency(
         self, lower: Float[Tensor, "n k k"], u: Float[Tensor, "n k"], energy: Float[Tensor, " n"]
@@ -100,7 +102,7 @@ class Block:
     def remove(self, channel: int) -> None:
         """Take one of the group's own channels out."""
         self.u = self.u + self.pulls[channel]
-        self.energy += float(self.energies[channel])
+        self.energy = self.energy + self.energies[channel]
         self.alive[channel] = False
 
     def drop(self, coordinates: Int[Tensor, " n"]) -> bool:
@@ -116,7 +118,7 @@ class Block:
         """Take what was dropped since the last time out of `S` and the shares, in one product each."""
         if not self.leaving.any():
             return
-        for part in self.moving[self.leaving].split(READ_COLUMNS):
+        for part in self.moving[self.leaving].split(tiles(self.columns.device).coordinates):
             self.inner -= self._gram(part)
         for channel in (self.alive & self.leaving[self.own].any(1)).nonzero()[:, 0].tolist():
             of = self.own[channel]
@@ -141,13 +143,13 @@ class Block:
 
 
 class Coordinates:
-    """Flat positions of the groups' sets within the movable coordinates, in their order."""
+    """Flat positions of the groups' sets within the movable coordinates, in their order; on the host."""
 
     def __init__(self, net: Network, groups: Sequence[Coupled]) -> None:
         self.shapes = {name: tensor.shape for name, tensor in net.movable.items()}
         ends = list(accumulate(tensor.numel() for tensor in net.movable.values()))
         self._starts = dict(zip(net.movable, [0, *ends], strict=False))
-        self.size, self.device = ends[-1], net.device
+        self.size = ends[-1]
         self.charged = {group.name: self._sets(group, charged=True, deleted=False) for group in groups}
         self.taken = {group.name: self._sets(group, charged=True, deleted=True) for group in groups}
 
@@ -158,7 +160,7 @@ class Coordinates:
         found = []
         for channel in range(group.size):
             flat = [self._starts[part.name] + part.flat([channel], self.shapes[part.name]) for part in parts]
-            found.append(torch.cat(flat).unique().to(self.device))
+            found.append(torch.cat(flat).unique())
         return found
 
     def consumers(self, group: Coupled) -> Int[Tensor, " n"]:
@@ -168,14 +170,14 @@ class Coordinates:
 
     def everything(self, groups: Iterable[Coupled]) -> Int[Tensor, " n"]:
         """All movable coordinates but the charged ones."""
-        kept = torch.ones(self.size, dtype=torch.bool, device=self.device)
+        kept = torch.ones(self.size, dtype=torch.bool)
         for group in groups:
             kept[torch.cat(self.charged[group.name])] = False
         return kept.nonzero()[:, 0]
 
     def _whole(self, name: str) -> Int[Tensor, " n"]:
         start = self._starts[name]
-        return torch.arange(start, start + self.shapes[name].numel(), device=self.device)
+        return torch.arange(start, start + self.shapes[name].numel())
 
 
 def blocks_of(
@@ -193,8 +195,8 @@ def blocks_of(
     """
     found = {}
     for group in groups:
-        place = torch.full((len(w),), -1, dtype=torch.int64, device=w.device)
-        place[moving[group.name]] = torch.arange(len(moving[group.name]), device=w.device)
+        place = torch.full((len(w),), -1, dtype=torch.int64)
+        place[moving[group.name]] = torch.arange(len(moving[group.name]))
         own = [place[taken] for taken in where.taken[group.name]]
         within = torch.stack([positions[positions >= 0] for positions in own])
         charged = torch.stack(where.charged[group.name])
@@ -213,8 +215,9 @@ def compressed(
     count = int((values > least).sum().clamp(min=1))
     kept = vectors[:, -min(count, rank or count) :]
     out = room((rows.shape[1], kept.shape[1]), rows.dtype, rows.device)
-    for start in range(0, len(out), READ_COLUMNS):
-        part = slice(start, start + READ_COLUMNS)
+    width = tiles(out.device).coordinates
+    for start in range(0, len(out), width):
+        part = slice(start, start + width)
         out[part] = (rows[:, part].double().T @ kept).to(rows.dtype)
         touched(rows, rows[:, part].nbytes)
         touched(out, out[part].nbytes)
@@ -222,8 +225,8 @@ def compressed(
 
 
 def _times(columns: Float[Tensor, "p k"], where: Int[Tensor, " n"], u: Float[Tensor, " k"]) -> Float[Tensor, " n"]:
-    found = u.new_empty(len(where))
-    for at, part in zip(found.split(READ_COLUMNS), where.split(READ_COLUMNS), strict=True):
+    found, width = u.new_empty(len(where)), tiles(columns.device).coordinates
+    for at, part in zip(found.split(width), where.split(width), strict=True):
         at.copy_(columns[part].double() @ u)
         touched(columns, len(part) * max(PAGE, columns[:1].nbytes))
     return found

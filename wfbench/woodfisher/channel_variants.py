@@ -83,7 +83,7 @@ class FittedWoodFisherFilter:
 
     def _blocks(self, groups: list[Coupled], where: Coordinates) -> dict[str, Block]:
         moves, w = self.options.moves, flatten(self.net.movable).double()
-        nothing = torch.zeros(0, dtype=torch.int64, device=w.device)
+        nothing = torch.zeros(0, dtype=torch.int64)
         if moves == "consumers":
             moving = {group.name: where.consumers(group) for group in groups}
         else:
@@ -93,7 +93,7 @@ class FittedWoodFisherFilter:
 
     def _independent(self, removal: Removal, blocks: dict[str, Block], w: Tensor) -> Tensor:
         """Every channel by its own saliency, and the sum of their own updates."""
-        scores = {name: block.scores() for name, block in blocks.items()}
+        scores = {name: block.scores().cpu() for name, block in blocks.items()}
         for _ in self._taken(removal, scores):
             pass
         delta = torch.zeros_like(w)
@@ -105,7 +105,7 @@ class FittedWoodFisherFilter:
 
     def _joint(self, removal: Removal, blocks: dict[str, Block], where: Coordinates, w: Tensor) -> Tensor:
         """Greedy by set saliency, rescored after every channel, or in stages; then the update of the whole set."""
-        scores = {name: block.scores() for name, block in blocks.items()}
+        scores = {name: block.scores().cpu() for name, block in blocks.items()}
         stages, stage = self.options.stages, 1
         for group, channel in self._taken(removal, scores):
             blocks[group].remove(channel)
@@ -113,19 +113,19 @@ class FittedWoodFisherFilter:
             for name, block in blocks.items():
                 touched = block.drop(coordinates)
                 if stages is None and (touched or name == group):
-                    scores[name] = block.scores()
+                    scores[name] = block.scores().cpu()
             if stages is not None and removal.share >= stage / stages * removal.target.sparsity and not removal.met:
                 stage += 1
-                scores.update({name: block.scores() for name, block in blocks.items()})  # the loop reads them
+                scores.update({name: block.scores().cpu() for name, block in blocks.items()})  # the loop reads them
         delta = torch.zeros_like(w)
         for block in blocks.values():
-            if block.energy > 0:
+            if not block.alive.all():
                 at, by = block.update()
                 delta[at] += by
         return delta
 
     def _taken(self, removal: Removal, scores: dict[str, Tensor]) -> Iterator[tuple[str, int]]:
-        """The channels with the least saliency for what they save; a score that is gone is infinite."""
+        """The channels with the least saliency for what they save; on the host, a score that is gone is infinite."""
 
         def least(name: str) -> tuple[float, int]:
             return float(scores[name].min()), int(scores[name].argmin())

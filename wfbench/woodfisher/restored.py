@@ -21,8 +21,7 @@ from torch import Tensor
 from wfbench.composed.staged import restored, shares
 from wfbench.curvature.cotangents import probe_signs
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
-from wfbench.curvature.gram import WIDE_COLUMNS
-from wfbench.curvature.memory import by_columns, packed
+from wfbench.curvature.memory import over_columns, packed
 from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import Gradients, gradients, probes_of
 from wfbench.data import Unlabeled
@@ -125,7 +124,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         asked = torch.einsum("nsc,nc->ns", signs.flatten(2).to(missing), missing.flatten(1))
     dual = torch.cholesky_solve(asked.flatten()[:, None], cholesky(found.gram, absolute * found.count))[:, 0]
     change = torch.zeros(len(kept), dtype=torch.float64, device=found.rows.device)
-    change[kept] = torch.cat([part.double().T @ dual for _, part in by_columns(found.rows, WIDE_COLUMNS)])
+    change[kept] = over_columns(found.rows, lambda part: part.double().T @ dual)
     delta = unflatten(change, net.weights)
     diagnostics = {**row_diagnostics(found, absolute), "damping": damping}
     for halving in range(HALVINGS):

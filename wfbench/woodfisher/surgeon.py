@@ -15,7 +15,7 @@ from torch import Tensor
 from wfbench.curvature.diagnostics import predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
 from wfbench.curvature.inverse import WoodburyInverse
-from wfbench.curvature.memory import PIECE, by_columns
+from wfbench.curvature.memory import over_columns
 from wfbench.curvature.rows import Gradients
 from wfbench.data import Labeled, Unlabeled
 from wfbench.network import Network, Params, flatten, unflatten
@@ -112,8 +112,7 @@ class FittedWoodFisher:
         dense = flatten(self.net.weights).double()
         if not self.first_order:
             return dense
-        means = [part.double().mean(0) for _, part in by_columns(self.gradients.rows, PIECE)]
-        gradient = -torch.cat(means)  # rows are gradients of log p
+        gradient = -over_columns(self.gradients.rows, lambda rows: rows.double().mean(0))  # rows are gradients of log p
         return dense - self.gradients.count * self._dense[0].solve(gradient)
 
     def prune(self, target: Target) -> Pruned:

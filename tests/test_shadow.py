@@ -1,0 +1,387 @@
+"""Every method, recovery and pattern on a pretend device with the rules of CUDA gives the bits of the host."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.cases import REGISTRY, Medley, Twice
+from tests.planted import planted, plants
+from tests.shadow_device import NAME, Refused, counted, used
+from wfbench import (
+    NM,
+    RECOVERIES,
+    Case,
+    Filter,
+    Labeled,
+    Network,
+    Runner,
+    Sampling,
+    ScorePruner,
+    Target,
+    Task,
+    WfbenchError,
+    draw,
+    prune,
+)
+from wfbench.cli import main
+from wfbench.conformance.checks import check
+from wfbench.curvature.gram import gram
+from wfbench.data import RANDOM, Dataset
+from wfbench.deploy.packed import file_bytes
+from wfbench.harness.measures import check_finite
+from wfbench.harness.record import SCIENCE, cpu_name
+from wfbench.network import Params
+from wfbench.pruner import Pruner
+from wfbench.recoveries.base import Recovery
+from wfbench.tasks.recipes import RECIPES
+from wfbench.tasks.training import Recipe
+from wfbench.tiles import HOST, KINDS
+
+pytestmark = pytest.mark.skipif(
+    torch.accelerator.is_available() and torch.accelerator.current_accelerator() != torch.device(NAME),
+    reason="there is a real accelerator, which the pretend one would stand in for",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _used() -> Iterator[None]:
+    with used(), pytest.MonkeyPatch.context() as patch:
+        patch.setitem(KINDS, NAME, HOST)  # the bits hang on the sizes of what is computed at a time
+        yield
+
+
+def small() -> nn.Module:
+    """Two convolutions with norms and a linear layer, 215 parameters."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Conv2d(4, 4, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    )
+    for name, buffer in module.named_buffers():
+        if name.endswith("mean"):
+            buffer.normal_(std=0.1)
+    return module.eval()
+
+
+def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, 1, 6, 6, generator=torch.Generator().manual_seed(seed)), torch.arange(n) % 3
+
+
+@cache
+def task() -> Task:
+    return Task("small", small(), train=images(24, 0), validation=images(6, 1), test=images(20, 2))
+
+
+@cache
+def runners() -> tuple[Runner, Runner]:
+    """On the host and on the device."""
+    return Runner(), Runner(NAME)
+
+
+def attending() -> nn.Module:
+    """Attention, whose projection torch hands to a function, and a norm over features."""
+
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+            self.norm, self.out = nn.LayerNorm(4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.stack([x, 2 * x, x.square()], 1)
+            return self.out(self.norm(self.attention(x, x, x)[0]).mean(1))
+
+    return Attending()
+
+
+def targets(method: Pruner[Any]) -> list[Target]:
+    reached = ("unstructured",) if "-as-" in method.name else method.patterns
+    patterns = {"unstructured": {}, "n:m": {"pattern": NM()}, "filter": {"pattern": Filter((1, 6, 6)), "of": "params"}}
+    return [Target(0.5 if name != "filter" else 0.3, scope=method.scope, **patterns[name]) for name in reached]
+
+
+WRAPPED = (
+    *("gradual[steps=2]-woodfisher-joint", "staged[stages=2]-obc", "staged[stages=2]-woodfisher-filter"),
+    *("magnitude-as-lobs", "random-as-taylor", "wanda+obc", "magnitude+woodfisher-joint", "magnitude+snows+kept"),
+    *("woodfisher[damping=cross-validated]", "woodfisher-joint[block_size=null][back_off=true]"),
+)
+RECOVERING = [found if not hasattr(found, "steps") else replace(found, steps=2) for found in RECOVERIES.values()]
+METHODS = {name: REGISTRY.pruner(name) for name in (*REGISTRY.pruners, *WRAPPED)}
+CASES = [(name, target) for name, method in METHODS.items() for target in targets(method)]
+
+
+@cache
+def on_the_host(case: Case) -> dict[str, Any]:
+    found = runners()[0].run(case)
+    assert found.status == "ok", found.reason
+    return {name: getattr(found, name) for name in SCIENCE}
+
+
+def assert_same(case: Case, device: Runner | None = None) -> None:
+    """The record on the device is the host's, in every science field."""
+    expected, device = on_the_host(case), device or runners()[1]
+    with counted() as counts:
+        found = device.run(case)
+    assert {name: getattr(found, name) for name in SCIENCE} == expected, found.reason
+    assert counts.launches.total() > 50
+    assert device._pruned is not None
+    assert {tensor.device.type for tensor in device._pruned[1].state.values()} == {NAME}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), CASES, ids=lambda value: value if isinstance(value, str) else value.pattern.name
+)
+def test_methods_give_the_bits_of_the_host(name: str, target: Target) -> None:
+    """Each with one recovery or another; `python -m benchmarks.launches` has all of them."""
+    recovery = RECOVERING[CASES.index((name, target)) % len(RECOVERING)]
+    assert_same(Case(task(), 6, 0, 0, target, METHODS[name], recovery))
+
+
+@pytest.mark.parametrize("recovery", RECOVERING, ids=lambda recovery: recovery.name)
+@pytest.mark.parametrize("name", ["lamp", "tp-l2"])
+def test_recoveries_give_the_bits_of_the_host(name: str, recovery: Recovery[Any]) -> None:
+    for target in targets(METHODS[name]):
+        assert_same(Case(task(), 6, 0, 0, target, METHODS[name], recovery))
+
+
+NETWORKS = [Medley, Twice, attending]
+
+
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+def test_layers_of_other_kinds_give_the_bits_of_the_host(build: Callable[[], nn.Module]) -> None:
+    for name, recovery in (("woodfisher-joint", "repair"), ("kfac", "correction"), ("sparsegpt", "none")):
+        assert_same(other_case(build, name, recovery))
+
+
+@cache
+def other_task(build: Callable[[], nn.Module]) -> Task:
+    torch.manual_seed(0)
+    shape = (2, 7, 7) if build is Medley else (4,)
+    pairs = [(torch.randn(n, *shape), torch.arange(n) % 3) for n in (8, 3, 6)]
+    return Task(build.__name__, build().eval(), *pairs)
+
+
+def other_case(build: Callable[[], nn.Module], name: str, recovery: str) -> Case:
+    method = REGISTRY.pruner(name)
+    return Case(other_task(build), 4, 0, 0, Target(0.5, scope=method.scope), method, RECOVERIES[recovery])
+
+
+def test_the_device_has_the_rules_of_cuda() -> None:
+    host = torch.randn(4, 3)
+    x = host.to(NAME)
+    index, number = torch.tensor([2, 0]), torch.tensor(2.0)
+    for allowed, expected in (
+        (x * number, host * 2),  # a number on the host
+        (torch.where(x > 0, x, number), torch.where(host > 0, host, number)),
+        (x[index], host[index]),
+        (x[host > 0], host[host > 0]),
+        (x.clone().index_put_((index,), number), host.clone().index_put_((index,), number)),
+        (x.T @ x, host.T @ host),
+    ):
+        assert allowed.device.type == NAME
+        assert torch.equal(allowed.cpu(), expected)
+    refused: list[Callable[[], object]] = [
+        *(lambda: x + host, lambda: x @ host.T, lambda: torch.cat([x, host]), lambda: torch.stack([x.sum(), number])),
+        *(lambda: torch.where(host > 0, x, 0), lambda: host[index.to(NAME)], lambda: x.gather(0, index[:, None])),
+        *(lambda: torch.zeros(()).add_(x.sum()), lambda: torch.nn.functional.cross_entropy(x, torch.zeros(4).long())),
+        *(lambda: x.normal_(generator=torch.Generator()), lambda: torch.equal(x, host)),
+    ]
+    for one in refused:
+        with pytest.raises(Refused):
+            one()
+    with pytest.raises(TypeError, match="to copy the tensor to host memory first"):
+        np.asarray(x)
+    generator = torch.Generator(NAME).manual_seed(0)
+    drawn = torch.rand(3, device=NAME, generator=generator)
+    assert torch.equal(drawn.cpu(), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+
+
+def test_launches_waits_and_copies_are_counted_by_line() -> None:
+    x = torch.randn(4, 3).to(NAME)
+    with counted() as counts:
+        x.mul(2).T.reshape(-1)
+    assert (counts.launches.total(), counts.waits.total(), counts.copies.total()) == (2, 0, 0)
+    for waiting in (lambda: float(x.sum()), lambda: bool((x > 0).all()), lambda: x[x > 0], x.nonzero, x.cpu, x.tolist):
+        with counted() as counts:
+            waiting()
+        assert counts.waits.total() == 1
+    with counted() as counts:
+        check_finite({"x": x}, "dense")
+    assert list(counts.waits) == [f"measures:{line_of('torch.isfinite(flatten(floating)).all()')}"]
+
+
+def line_of(text: str) -> int:
+    lines = inspect.getsource(inspect.getmodule(check_finite)).splitlines()  # type: ignore[arg-type]
+    return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+@pytest.mark.parametrize("sampling", [RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)], ids=str)
+def test_splits_on_the_device_are_drawn_from_as_on_the_host(sampling: Sampling) -> None:
+    x, y = images(24, 0)
+    pairs = [(a, b) for a, b in zip(x.to(NAME), y.to(NAME), strict=True)]
+    for split in ((x.to(NAME), y.to(NAME)), pairs):
+        there, here = Dataset(split), Dataset((x, y))
+        found, expected = draw(there, 6, 1, sampling), draw(here, 6, 1, sampling)
+        assert isinstance(found, Labeled)
+        assert isinstance(expected, Labeled)
+        assert torch.equal(found.inputs, expected.inputs)
+        assert torch.equal(found.labels, expected.labels)
+        assert there.fingerprint == here.fingerprint
+
+
+class Draws(ScorePruner[None]):
+    """Ranks by numbers that the device draws."""
+
+    name = "draws"
+
+    def scores(self, net: Network, data: None) -> Params:
+        return {name: torch.rand_like(weight, dtype=torch.float64) for name, weight in net.weights.items()}
+
+
+def test_the_generator_of_the_device_is_seeded_and_put_back() -> None:
+    module: Any = torch.get_device_module(NAME)
+    case = Case(task(), 6, 0, 0, Target(0.5), Draws(), RECOVERIES["none"])
+    before = module.get_rng_state()
+    first = Runner(NAME).prune(case)[0]
+    assert torch.equal(module.get_rng_state(), before)
+    torch.rand(5, device=NAME)
+    second = Runner(NAME).prune(case)[0]
+    assert all(torch.equal(first.mask[name], second.mask[name]) for name in first.mask)
+
+
+def test_a_record_names_the_model_of_its_device_and_answers_for_no_other() -> None:
+    case = Case(task(), 6, 0, 0, Target(0.5), METHODS["magnitude"], RECOVERIES["none"])
+    host, device = runners()
+    record = asdict(device.run(case))
+    assert record["environment"]["accelerator"] == "Shadow of the host"
+    assert record["environment"]["machine"] == cpu_name()
+    assert device.question(case).differences(record) == []
+    assert "device" in host.question(case).differences(record)
+    other = record | {"environment": {**record["environment"], "accelerator": "Another"}}
+    assert device.question(case).differences(other) == ["accelerator"]
+    assert "accelerator" not in asdict(host.run(case))["environment"]
+
+
+def trained_alike() -> None:
+    recipe = Recipe(epochs=2, lr=0.1, shift=1, flip=True)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RECIPES, "digits-cnn", (RECIPES["digits-cnn"][0], recipe))
+        for device in ("cpu", NAME):
+            assert main(["train", "digits-cnn", "--device", device, "--out", f"{folder}/{device}"]) == 0
+        one, other = (Path(folder, device, "digits-cnn-0.safetensors") for device in ("cpu", NAME))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def assert_passes(method: Pruner[Any]) -> None:
+    outcomes = check(method, NAME)
+    assert {outcome.status for outcome in outcomes} <= {"ok", "skipped"}, outcomes
+
+
+def pruned_and_saved() -> None:
+    """By the functions for engineers: on the device, and its file on the host."""
+    x, y = images(24, 0)
+    found = [
+        prune(small().to(device), (x, y), sparsity=0.3, method="filter-l1", recovery="repair", of="params")
+        for device in ("cpu", NAME)
+    ]
+    assert next(found[1].parameters()).device.type == NAME
+    assert all(torch.equal(a, b.cpu()) for a, b in zip(*(one.state_dict().values() for one in found), strict=True))
+    assert file_bytes(found[0].state_dict(), {}) == file_bytes(found[1].state_dict(), {})
+
+
+def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
+    trained_alike()
+    assert_passes(METHODS["wanda"])
+    pruned_and_saved()
+    with pytest.raises(WfbenchError, match='device "nowhere" cannot be used here'):
+        check(METHODS["wanda"], "nowhere")
+
+
+BUDGETS = {
+    "magnitude": (110, 12),
+    "woodfisher-joint": (4900, 390),
+    "obc": (1900, 65),
+    "sparsegpt": (680, 27),
+    "obs-filter": (620, 80),
+    "woodfisher-filter": (860, 107),
+    "woodfisher-filter-independent": (560, 67),
+}
+"""Most launches and waits of a case: fitting, pruning, and what is checked of the result."""
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_hot_loops_keep_to_their_launches_and_waits(name: str) -> None:
+    target = targets(METHODS[name])[0]
+    device = runners()[1]
+    device.prune(Case(task(), 6, 0, 0, targets(METHODS["tp-l2"])[0], METHODS["tp-l2"], RECOVERIES["none"]))
+    with counted() as counts:
+        device.prune(Case(task(), 5, 0, 0, target, METHODS[name], RECOVERIES["none"]))
+    launches, waits = BUDGETS[name]
+    assert counts.launches.total() <= launches, counts.launches.most_common(5)
+    assert counts.waits.total() <= waits, counts.waits.most_common(5)
+
+
+def test_a_gram_matrix_on_an_accelerator_is_few_launches() -> None:
+    rows = torch.randn(70, 2**16).to(NAME)
+    with pytest.MonkeyPatch.context() as patch, counted() as counts:
+        patch.delitem(KINDS, NAME)
+        found = gram(rows)
+        assert torch.equal(gram(rows[:10].clone()), found[:10, :10])
+    torch.testing.assert_close(found.cpu(), gram(rows.cpu()), rtol=1e-12, atol=1e-9)
+    assert counts.launches.total() <= 40  # two products and two copies a 2^15 columns, twice
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "function", "kind"),
+    [
+        ("snip", "wfbench/network.py", "Network.logits", ".to(self.device)"),
+        ("snip", "wfbench/sparsity.py", "keep_all_but", "device="),
+        ("snip", "wfbench/modules.py", "bytes_of", ".cpu()"),
+        ("random", "baselines/random_scores.py", "Random.scores", ".to(weight.device)"),
+        ("random", "wfbench/harness/dense.py", "Dense.__init__", ".to(device)"),
+    ],
+)
+def test_a_planted_fault_of_each_kind_is_caught(name: str, file: str, function: str, kind: str) -> None:
+    """`python -m tests.planted` has all of them."""
+    plant = next(plant for plant in plants(file) if (plant.function, plant.kind) == (function, kind))
+    case = Case(task(), 6, 0, 0, Target(0.5), METHODS[name], RECOVERIES["none"])
+    assert_same(case, Runner(NAME))
+    with planted(plant), pytest.raises((AssertionError, TypeError, RuntimeError)):
+        assert_same(case, Runner(NAME))
+
+
+def planting() -> dict[str, Callable[[], None]]:
+    """Checks by name, each on a device that has seen nothing, for `tests.planted` to see which notice a fault."""
+
+    def of(case: Case) -> Callable[[], None]:
+        on_the_host(case)
+        return lambda: assert_same(case, Runner(NAME))
+
+    similar = {"mfac", "obert", "lobs-global", "magnitude-layer", "filter-l2", "tp-lamp", "snows-drift", "kfac-exact"}
+    checks = {
+        f"{name} {target.pattern.name}": of(Case(task(), 6, 0, 0, target, METHODS[name], RECOVERING[at % 10]))
+        for at, (name, target) in enumerate(CASES)
+        if name not in similar and (target.pattern.name != "n:m" or name in ("wanda", "sparsegpt"))
+    }
+    for build in NETWORKS:
+        for name, recovery in (("woodfisher-joint", "repair"), ("kfac", "correction"), ("sparsegpt", "none")):
+            checks[f"{name} {build.__name__}"] = of(other_case(build, name, recovery))
+    unlabelled = Task("unlabelled", small(), images(24, 0)[0], images(6, 1)[0])
+    checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
+    for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
+        checks[f"splits {sampling}"] = partial(test_splits_on_the_device_are_drawn_from_as_on_the_host, sampling)
+    checks["check"] = lambda: assert_passes(METHODS["wanda"])
+    checks["train"] = trained_alike
+    checks["generator"] = test_the_generator_of_the_device_is_seeded_and_put_back
+    checks["pruned and saved"] = pruned_and_saved
+    return checks
