@@ -261,6 +261,7 @@ def test_on_other_devices_the_limit_is_an_alarm_and_a_word_says_so(
     plugins: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wfbench.harness.runner.now", lambda _: time.perf_counter())  # there is no such device
+    monkeypatch.setattr("wfbench.harness.isolation.seeded_generators", lambda *_: nullcontext())
     session = session_of(tmp_path, plugins, 0.5, "magnitude,plain")
     assert session.words == []
     runner = session.runner = session._work.runner = SlowScores()

@@ -155,6 +155,6 @@ def test_the_command_checks_names_files_and_folders(
     assert not any(method == "mine" for method, _ in failed)
     assert main(["check", "no-such-method"]) == 2
     assert 'unknown method "no-such-method"' in capsys.readouterr().err
-    monkeypatch.setattr("wfbench.conformance.checks.check", lambda pruner: [Outcome(pruner.name, "runs", "ok")])
+    monkeypatch.setattr("wfbench.conformance.checks.check", lambda pruner, device: [Outcome(pruner.name, "runs", "ok")])
     assert main(["check", "--json"]) == 0
     assert [found["method"] for found in json.loads(capsys.readouterr().out)] == sorted(REGISTRY.pruners)

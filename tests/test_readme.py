@@ -48,6 +48,7 @@ INSTEAD = {
     "pip install -e .": "pip show wfbench",
     "pip install -q tox '&&' tox run -e suites": "tox suites",
     "pip install -q tox '&&' tox run -e tests": "tox tests",
+    "wfbench check my_method.py --device cuda": "wfbench check my_method.py --device cpu",
     "pytest tests -n 2 --dist worksteal": "pytest tests/test_layering.py",
 }
 """Run in place of what installs things, or is what runs this test; `tox NAME` is what tox.ini says of NAME."""
@@ -57,6 +58,7 @@ AND = {
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
     "python -m benchmarks.defaults": "--tasks digits-cnn --methods obert",
+    "python -m benchmarks.launches": "--methods magnitude",
     "python -m benchmarks.precision": "--tasks digits-cnn --samples 4",
     "python -m benchmarks.probes": "--budgets 1",
     "wfbench prune": "--budget 10",

@@ -160,9 +160,9 @@ class Network:
 
     def shape(self, x: Shaped[Tensor, "n *input"]) -> torch.Size:
         """Of the logits of one sample: classes, and places where a sample has several; what one pass of `x` tells."""
-        key = ("shape", x.shape[1:])
+        key, two = ("shape", x.shape[1:]), torch.cat([x[:1], x[:1]])  # some networks take no sample that is alone
         with torch.no_grad():
-            return self.memo.take(key, lambda: self.logits({}, x[:1]).shape[1:])
+            return self.memo.take(key, lambda: self.logits({}, two).shape[1:])
 
     def logits(self, weights: Mapping[str, Tensor], x: Shaped[Tensor, "n *input"]) -> Float[Tensor, "n c *places"]:
         """Logits with `weights` in place of the dense ones; what `weights` leaves out stays dense.

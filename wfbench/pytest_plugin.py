@@ -133,7 +133,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     kept: list[pytest.Item] = []
     for item in items:
         markers = frozenset(mark.name for mark in item.iter_markers())
-        parameters = item.callspec.params if isinstance(item, pytest.Function) else {}
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
         suite = getattr(getattr(item, "module", None), "SUITE", None)
         if reason := ours.skipped(markers):
             item.add_marker(pytest.mark.skip(reason=reason))

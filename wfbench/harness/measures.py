@@ -21,7 +21,7 @@ from wfbench.sparsity import Target, keep_largest
 def check_finite(state: Params, what: str) -> None:
     """Raises CaseFailed for NaN or infinite values in the `what` network."""
     floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
-    if torch.isfinite(flatten(floating)).all():  # one question to the device, not one a tensor
+    if not floating or torch.isfinite(flatten(floating)).all():  # one question to the device, not one a tensor
         return
     for name, tensor in floating.items():
         if not torch.isfinite(tensor).all():
