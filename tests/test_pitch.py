@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
 
+from tests.cases import trained_looking
 from wfbench import Dataset, Network, Unlabeled, fisher_rows
 from wfbench.published.pitch import (
     CENTS,
@@ -50,15 +50,9 @@ def test_draws_are_of_their_own_and_the_same_again() -> None:
 
 @pytest.fixture(scope="module")
 def small() -> Crepe:
-    torch.manual_seed(0)
-    module = Crepe((4, 3, 3, 3, 3, 2)).eval()
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.normal_(std=0.1)
-            layer.running_var.uniform_(0.5, 2)
-    return module
+    network = trained_looking(lambda: Crepe((4, 3, 3, 3, 3, 2))).float()
+    assert isinstance(network, Crepe)
+    return network
 
 
 def test_logits_are_those_of_the_published_forward_pass_pooled(small: Crepe) -> None:
