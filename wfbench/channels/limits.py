@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from wfbench.channels.coupled import Coupled, Slices, masked, shrunk
@@ -19,14 +20,24 @@ REMEDY = (
 )
 
 
-def removable(net: Network, groups: Sequence[Coupled]) -> tuple[list[Coupled], list[str]]:
+def removable(
+    net: Network, groups: Sequence[Coupled], example: Shaped[Tensor, "1 *input"]
+) -> tuple[list[Coupled], list[str]]:
     """The groups whose channels have a place in all tensors where the graph says so, and why the others stay whole.
+
+    A group in a tensor some of whose entries belong to no group, as after a shortcut that pads with channels of zeros,
+    is tried: the graph may have taken its channels for others.
 
     Raises:
         WfbenchError: all would stay whole.
     """
     state = net.state()
-    problems = [_misplaced(net, group, state) for group in groups]
+    partly = _partly_known(groups, state)
+    probe = torch.randn((4, *example.shape[1:]), generator=torch.Generator().manual_seed(0)).to(example)
+    problems = [
+        _misplaced(net, group, state) or (_moved(net, group, probe) if group.name in partly else None)
+        for group in groups
+    ]
     found = [group for group, problem in zip(groups, problems, strict=True) if problem is None]
     whole = [problem for problem in problems if problem is not None]
     if whole and not found:
@@ -44,6 +55,27 @@ def _misplaced(net: Network, group: Coupled, state: Mapping[str, Tensor]) -> str
         if problem := _outside(part, group.size, state[part.name].shape[part.axis]):
             return f"the channels of {group.name} are cut up or padded after it: {layer or part.name} has {problem}"
     return None
+
+
+def _partly_known(groups: Sequence[Coupled], state: Mapping[str, Tensor]) -> set[str]:
+    """Names of the groups in a tensor of which only some entries along the axis belong to any group."""
+    known: dict[tuple[str, int], set[int]] = {}
+    for group in groups:
+        for part in (*group.charged, *group.deleted):
+            known.setdefault((part.name, part.axis), set()).update(part.index.flatten().tolist())
+    return {
+        group.name
+        for group in groups
+        for part in (*group.charged, *group.deleted)
+        if part.name in state and len(known[part.name, part.axis]) < state[part.name].shape[part.axis]
+    }
+
+
+def _moved(net: Network, group: Coupled, x: Shaped[Tensor, "n *input"]) -> str | None:
+    """Whether the network without the group's first channel is not the one with zeros in its place."""
+    if limit(net, [group], {group.name: [0]}, x) is None:
+        return None
+    return f"the channels of {group.name} are cut up or padded after it: they have other places in later layers"
 
 
 def _outside(part: Slices, size: int, there: int) -> str | None:

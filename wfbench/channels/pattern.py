@@ -53,7 +53,8 @@ class Filter(Pattern):
 
     def _removable(self, net: Network) -> tuple[list[Coupled], list[str]]:
         """The groups, and why other layers' channels stay."""
-        return net.memo.take(("groups", self.shape), lambda: removable(net, coupled_channels(net, self.example(net))))
+        example = self.example(net)
+        return net.memo.take(("groups", self.shape), lambda: removable(net, coupled_channels(net, example), example))
 
     def costs(self, net: Network) -> "Costs":
         """What the channels of every group cost; worked out once a network."""
