@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from tests import odd_networks as odd
-from wfbench import RECOVERIES, Case, Filter, Target, Task, discover, run
-from wfbench.channels.coupled import shrunk
+from wfbench import RECOVERIES, Case, Filter, Network, Target, Task, discover, run
+from wfbench.channels.coupled import masked, shrunk
 from wfbench.harness.runner import Runner
+from wfbench.tasks.models import cifar_resnet
 
 REGISTRY = discover()
 SHAPE = (2, 6, 6)
@@ -68,6 +69,18 @@ def test_channels_that_cannot_go_stay_and_the_others_go(build: type[nn.Module], 
     assert not {"qkv"} & removed.keys()
     assert build is odd.Positions or build is odd.Attention or "a" not in removed
     torch.testing.assert_close(shrunk(net, pruned.state, x[:1], removed)(x), net.logits(pruned.state, x))
+
+
+def test_channels_inside_of_blocks_go_where_a_padded_shortcut_moves_those_of_the_stream() -> None:
+    """The graph takes channel c of a stage for channel c of the next, where zeros in front make it another."""
+    torch.manual_seed(0)
+    net, pattern = Network(cifar_resnet(1).eval()), Filter((3, 8, 8))
+    x = torch.randn(3, 3, 8, 8)
+    groups = {group.name: group for group in pattern.groups(net)}
+    assert list(groups) == [f"layer{stage}.0.conv1" for stage in (1, 2, 3)]
+    gone = {name: [1, group.size - 1] for name, group in groups.items()}
+    state = masked(net.state(), list(groups.values()), gone)
+    torch.testing.assert_close(shrunk(net, state, x[:1], gone)(x), net.logits(state, x))
 
 
 def test_a_target_beyond_the_channels_that_can_go_says_which_stay() -> None:
