@@ -1,5 +1,7 @@
 """Draws and datasets."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from tests.cases import blob_task, blobs
-from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw
-from wfbench.data import draw_indices
+from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw, run
+from wfbench.data import Augment, draw_indices
 from wfbench.harness.plugins import discover
 from wfbench.recoveries.names import RECOVERIES
 
@@ -142,6 +144,62 @@ def test_wrong_labels_are_other_classes_at_the_stated_rate_and_nest(share: float
     assert abs(wrong - 6000 * share) < 5 * (6000 * share * (1 - share)) ** 0.5
     others = seen[~torch.eye(3, dtype=torch.bool)]
     assert ((others - wrong / 6).abs() < 5 * (wrong / 6) ** 0.5).all()
+
+
+def dimmed(x: Tensor, generator: torch.Generator) -> Tensor:
+    return x * torch.rand((), generator=generator)
+
+
+def test_copies_are_of_the_same_samples_and_nest_in_samples_copies_and_draws() -> None:
+    """Each sample comes first itself; what is made of it hangs on its place in the data and the copy's number alone."""
+    x, y = blobs(50, 0)
+    data = Dataset((x, y), "one", augment=dimmed)
+    plain, three, five = (draw(data, 10, 3, Sampling(copies=copies)) for copies in (1, 3, 5))
+    assert (len(five), five.copies, plain.copies) == (50, 5, 1)
+    by_sample = five.inputs.unflatten(0, (10, 5))
+    assert torch.equal(by_sample[:, 0], plain.inputs)
+    assert torch.equal(by_sample[:, :3], three.inputs.unflatten(0, (10, 3)))
+    assert torch.equal(five.labels.unflatten(0, (10, 5)), plain.labels[:, None].expand(10, 5))
+    assert torch.equal(draw(data, 4, 3, Sampling(copies=5)).inputs, five.inputs[:20])
+    factors = (by_sample[:, 1:] / by_sample[:, :1]).flatten(2).mean(2)
+    assert len(factors.unique()) == 40
+    torch.manual_seed(5)
+    everything = {seed: draw(data, 50, seed, Sampling(copies=2)).inputs for seed in (0, 1)}
+    order = {seed: torch.tensor(draw_indices(50, 50, seed)).argsort() for seed in (0, 1)}
+    assert torch.equal(*(everything[seed].unflatten(0, (50, 2))[order[seed]] for seed in (0, 1)))
+
+
+def test_copies_of_a_wrong_label_have_the_same_wrong_label() -> None:
+    x, y = blobs(30, 0)
+    found = draw(Dataset((x, y), "one", augment=dimmed), 30, 0, Sampling(wrong_labels=0.5, copies=2)).labels
+    assert torch.equal(found[::2], draw((x, y), 30, 0, Sampling(wrong_labels=0.5)).labels)
+    assert torch.equal(found[::2], found[1::2])
+
+
+def test_unlabelled_copies_count_as_the_samples_they_are_of() -> None:
+    task = dataclasses.replace(blob_task(), augment=dimmed)
+    case = Case(task, 6, 0, 0, Target(0.5, scope="layer"), discover().pruner("wanda"), RECOVERIES["none"], Sampling(copies=4))
+    record = run(case)
+    assert (record.status, record.n_inputs, record.n_labels, record.copies) == ("ok", 6, 0, 4)
+    assert json.loads(record.as_json())["copies"] == 4
+    assert "copies" not in json.loads(run(dataclasses.replace(case, sampling=Sampling())).as_json())
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (None, "one has no augmentation to make copies with; give `augment=` to its Task"),
+        (lambda x, _: x[:1], r"one\[.*`augment` made torch.float32 \(1,\) of torch.float32 \(2,\); it keeps both"),
+        (lambda x, _: x.double(), r"`augment` made torch.float64 \(2,\) of torch.float32"),
+        (lambda *_: None, "`augment` made NoneType of"),
+    ],
+)
+def test_what_cannot_be_copied_is_an_error(augment: Augment | None, message: str) -> None:
+    data = Dataset((torch.randn(5, 2), torch.zeros(5, dtype=torch.int64)), "one", augment=augment)
+    with pytest.raises(WfbenchError, match=message):
+        draw(data, 2, 0, Sampling(copies=2))
+    with pytest.raises(WfbenchError, match="0 copies of a sample: give at least 1"):
+        Sampling(copies=0)
 
 
 @pytest.mark.parametrize("sampling", [K_SHOT, Sampling(wrong_labels=0.1)])

@@ -242,6 +242,7 @@ def test_the_question_follows_configuration_data_and_checkpoint(monkeypatch: pyt
         "checkpoint": case_of("woodfisher", task=Task("blobs", nudged, train=(x, y), test=test)),
         "draw": dataclasses.replace(case_of("woodfisher", budget=9), sampling=Sampling("k-shot")),
         "labels": dataclasses.replace(base, sampling=Sampling(wrong_labels=0.1)),
+        "copies": dataclasses.replace(base, sampling=Sampling(copies=2)),
         "pattern": dataclasses.replace(base, target=Target(0.5, NM(2, 4))),
         "group": dataclasses.replace(base, target=Target(0.5, NM(1, 2))),
         "steps": dataclasses.replace(base, recovery=dataclasses.replace(RECOVERIES["distill-200"], steps=3)),
@@ -250,6 +251,7 @@ def test_the_question_follows_configuration_data_and_checkpoint(monkeypatch: pyt
     assert asked.differences(record) == []
     for name, case in others.items():
         assert question(case).differences(record), name
+    assert asked.differences(record | {"copies": 2}) == ["copies"]
     runner = Runner()
     for case in (dataclasses.replace(case, task=base.task) for case in others.values()):
         asked_alone = Runner()  # what is worked out once for all of a kind is what each has alone

@@ -139,6 +139,8 @@ def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
         ({"tasks": ("digits-cnn[20]",)}, 2 * 2 * (2 + 1)),
         ({"recoveries": ("batchnorm", "repair")}, 2 * 2 * 2 * (2 + 1)),
         ({"sparsities": (0.25,)}, 2 * 2 * (2 + 1)),
+        ({"copies": (5,)}, 2 * 2 * (2 + 1)),
+        ({"copies": (1, 2, 5)}, 2 * (2 * 2 + 1 + 2) + 2 * 2 * 2 * (2 + 1)),
         ({"methods": ("lobs",)}, 2 * 2),
         ({"methods": ("filter-l2",)}, 2 * 2),
         ({"methods": ("lobs", "obc")}, 2 * (2 + 1)),
@@ -150,6 +152,23 @@ def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
 def test_a_value_that_no_grid_declares_joins_the_first_of_each_pattern(chosen: dict[str, Any], cases: int) -> None:
     found = labels(**chosen)
     assert len(found) == len(set(found)) == cases
+
+
+def test_copies_of_a_task_without_an_augmentation_are_left_out_with_a_word(files: list[str], tmp_path: Path) -> None:
+    few = ["--methods", "magnitude", "--budgets", "4", *ONE, "--results", str(tmp_path), *files]
+    both = ["-m", "lead", "--tasks", "blobs,digits-cnn", *few]
+    found = suites(*both, "--copies", "1,2")
+    assert "no copies of samples, as no augmentation is declared: blobs" in found.stdout
+    records = [json.loads(line) for line in (tmp_path / "lead.jsonl").read_text().splitlines()]
+    seen = [(record["task"], record.get("copies", 1)) for record in records]
+    assert seen == [("blobs", 1), ("digits-cnn", 1), ("digits-cnn", 2)]
+    again = suites(*both, "--copies", "1,2")
+    assert "0 cases run, 3 reused" in again.stdout
+    refused(
+        suites("-m", "lead", "--tasks", "blobs", *few, "--copies", "3"),
+        "blobs declares no augmentation to make copies with; leave --copies out",
+    )
+    refused(suites("-m", "lead", *few, "--copies", "0"), "0 copies of a sample: give at least 1")
 
 
 def test_a_sparsity_joins_the_patterns_that_can_meet_it() -> None:

@@ -458,15 +458,20 @@ def test_an_option_has_its_values_down_numbers_first() -> None:
 
 
 def test_unusual_draws_and_labels_stand_side_by_side_and_never_mix() -> None:
-    ways = {"random": {}, "k-shot": {"draw": "k-shot"}, "30 % wrong labels": {"wrong_labels": 0.3}}
+    ways = {
+        "random": {},
+        "k-shot": {"draw": "k-shot"},
+        "30 % wrong labels": {"wrong_labels": 0.3},
+        "5 copies a sample": {"copies": 5},
+    }
     records = [
         record(seed, accuracy, **way)
         for seed in range(3)
-        for accuracy, way in zip((0.8, 0.7, 0.6), ways.values(), strict=True)
+        for accuracy, way in zip((0.8, 0.7, 0.6, 0.5), ways.values(), strict=True)
     ]
-    assert len(cells(records)) == 3
+    assert len(cells(records)) == 4
     lines = [line for line in text_of(records, "-labels").splitlines() if line.startswith("|")]
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert table[0][3:] == ["random", "30 % wrong labels", "k-shot"]
-    assert table[2][3:] == ["80.0 ± 0.0", "60.0 ± 0.0", "70.0 ± 0.0"]
+    assert table[0][3:] == ["random", "30 % wrong labels", "5 copies a sample", "k-shot"]
+    assert table[2][3:] == ["80.0 ± 0.0", "60.0 ± 0.0", "50.0 ± 0.0", "70.0 ± 0.0"]
     assert "t, 16 samples, k-shot (dense" in text_of(records)

@@ -20,7 +20,7 @@ from wfbench.harness.plugins import discover
 from wfbench.tasks import checkpoints, digits, fashion
 from wfbench.tasks.models import digits_cnn, mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.recipes import RECIPES
-from wfbench.tasks.training import Recipe, augment, train
+from wfbench.tasks.training import Recipe, moved, train
 
 
 def idx(shape: tuple[int, ...]) -> bytes:
@@ -201,12 +201,12 @@ def test_training_learns_and_repeats() -> None:
 def test_augmentation_moves_pixels_and_keeps_their_kind() -> None:
     image = torch.zeros(200, 1, 7, 7)
     image[:, :, 3, 3] = 1
-    moved = augment(image, Recipe(epochs=1, lr=1.0, shift=2, flip=True))
-    assert moved.shape == image.shape
-    assert torch.equal(moved.sum((1, 2, 3)), torch.ones(200))
-    places = {tuple(place) for place in moved[:, 0].nonzero()[:, 1:].tolist()}
+    found = moved(image, shift=2, flip=True)
+    assert found.shape == image.shape
+    assert torch.equal(found.sum((1, 2, 3)), torch.ones(200))
+    places = {tuple(place) for place in found[:, 0].nonzero()[:, 1:].tolist()}
     assert places == {(row, column) for row in range(1, 6) for column in range(1, 6)}
-    assert torch.equal(augment(image, Recipe(epochs=1, lr=1.0)), image)
+    assert torch.equal(moved(image, shift=0, flip=False), image)
 
 
 @pytest.mark.parametrize("listed", [False, True])

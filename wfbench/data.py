@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -19,26 +19,44 @@ from wfbench.kinds.reading import sealed as sealed
 from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, check_single, hashes_of, stacked
 
 
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Unlabeled:
-    """Calibration inputs alone: floats, or int64 for networks that look numbers up, such as token ids."""
+    """Calibration inputs alone: floats, or int64 for networks that look numbers up, such as token ids.
+
+    Args:
+        inputs: one sample after another.
+        copies: how many of them in a row are the same sample, itself first, then changed in a way that keeps its label.
+    """
 
     inputs: Shaped[Tensor, "n *input"]
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        _check_copies(self.copies, len(self))
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
     def take(self, at: Sequence[int] | slice) -> "Unlabeled":
-        """Some of the samples, by place."""
+        """Some of the inputs, by place, each taken for a sample."""
         return Unlabeled(self.inputs[at])
 
 
 @dataclass(frozen=True, slots=True)
 class Labeled:
-    """Calibration inputs with labels, one a sample or one for each of its places. Never a subclass of `Unlabeled`."""
+    """Calibration inputs with labels, one a sample or one for each of its places. Never a subclass of `Unlabeled`.
+
+    Args:
+        inputs, copies: as of `Unlabeled`.
+        labels: of every input.
+    """
 
     inputs: Shaped[Tensor, "n *input"]
     labels: Int[Tensor, "n *places"]
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if self.labels.shape[:1] != self.inputs.shape[:1]:
@@ -46,13 +64,19 @@ class Labeled:
                 f"labels of shape {tuple(self.labels.shape)} do not fit inputs of shape {tuple(self.inputs.shape)}; "
                 "give one class index a sample"
             )
+        _check_copies(self.copies, len(self))
 
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
     def take(self, at: Sequence[int] | slice) -> "Labeled":
-        """Some of the samples, by place."""
+        """Some of the inputs, by place, each taken for a sample."""
         return Labeled(self.inputs[at], self.labels[at])
+
+
+def _check_copies(copies: int, inputs: int) -> None:
+    if copies < 1 or inputs % copies:
+        raise WfbenchError(f"{inputs} inputs cannot be {copies} copies of each sample")
 
 
 class Dataset:
@@ -64,6 +88,7 @@ class Dataset:
             of single inputs.
         name: what errors call it.
         transform: applied to each single input, as in torchvision; its result must be a float tensor, or int64.
+        augment: changes a transformed input, by the generator that it is given, in a way that keeps its label.
     """
 
     def __init__(
@@ -71,8 +96,9 @@ class Dataset:
         source: tuple[Tensor, Tensor] | Tensor | MapStyle,
         name: str = "dataset",
         transform: Callable[[Any], Any] | None = None,
+        augment: Augment | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.augment = name, augment
         self._source = as_source(source, name)
         self._transform = transform
         self._seen = Seen(name)
@@ -218,20 +244,24 @@ class Sampling:
     Args:
         kind: `random`, uniform without replacement; `k-shot`, as many samples of every class, in rounds of one a class.
         wrong_labels: the chance of each drawn label to be replaced by another class, in [0, 1).
+        copies: of each sample: 1 is itself alone, 5 itself and four that the task's augmentation makes of it.
     """
 
     kind: Literal["random", "k-shot"] = "random"
     wrong_labels: float = 0.0
+    copies: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in ("random", "k-shot"):
             raise WfbenchError(f'draw kind "{self.kind}" is unknown; use "random" or "k-shot"')
         if not 0 <= self.wrong_labels < 1:
             raise WfbenchError(f"wrong_labels {self.wrong_labels} is outside [0, 1): it is the chance of each label")
+        if self.copies < 1:
+            raise WfbenchError(f"{self.copies} copies of a sample: give at least 1, which is the sample itself")
 
     @property
     def needs_labels(self) -> bool:
-        return self != RANDOM
+        return self.kind == "k-shot" or self.wrong_labels > 0
 
 
 RANDOM = Sampling()
@@ -281,13 +311,43 @@ def draw(
 ) -> Labeled | Unlabeled:
     """The calibration samples of budget `n` and draw `seed`: an ordered prefix, uniform without replacement by default.
 
-    `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; a random draw looks at no label.
+    `draw(dataset, 16, s)` is the first 16 samples of `draw(dataset, 64, s)`; a random draw looks at no label. Copies
+    are of the same samples, each right after its own.
+
+    Raises:
+        WfbenchError: copies of a dataset without an augmentation, or one that changes an input's shape or dtype.
     """
     dataset = dataset if isinstance(dataset, Dataset) else Dataset(dataset)
-    drawn = dataset.take(drawn_indices(dataset, n, seed, sampling))
-    if not sampling.wrong_labels:
-        return drawn
-    return _mislabelled(dataset.with_labels(drawn), sampling.wrong_labels, int(dataset.labels.max()) + 1, seed)
+    indices = drawn_indices(dataset, n, seed, sampling)
+    drawn = dataset.take(indices)
+    if sampling.wrong_labels:
+        classes = int(dataset.labels.max()) + 1
+        drawn = _mislabelled(dataset.with_labels(drawn), sampling.wrong_labels, classes, seed)
+    return drawn if sampling.copies == 1 else _copied(drawn, dataset, indices, sampling.copies)
+
+
+def _copied(drawn: Labeled | Unlabeled, dataset: Dataset, indices: Sequence[int], copies: int) -> Labeled | Unlabeled:
+    """Each sample, and what the augmentation makes of it with numbers that hang on its place and the copy alone."""
+    if dataset.augment is None:
+        raise WfbenchError(
+            f"{dataset.name} has no augmentation to make copies with; give `augment=` to its Task, or leave --copies out"
+        )
+    made = []
+    for index, x in zip(indices, drawn.inputs, strict=True):
+        made.append(x)
+        for copy in range(1, copies):
+            seed = int(np.random.SeedSequence([index, copy]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            found = dataset.augment(x.clone(), torch.Generator().manual_seed(seed))
+            if not isinstance(found, Tensor) or (found.shape, found.dtype) != (x.shape, x.dtype):
+                what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise WfbenchError(
+                    f"{dataset.name}[{index}]: `augment` made {what} of {x.dtype} {tuple(x.shape)}; it keeps both"
+                )
+            made.append(found.cpu())
+    inputs = torch.stack(made)
+    if not isinstance(drawn, Labeled):
+        return Unlabeled(inputs, copies)
+    return Labeled(inputs, drawn.labels.repeat_interleave(copies, 0), copies)
 
 
 def _mislabelled(drawn: Labeled, share: float, classes: int, seed: int) -> Labeled:

@@ -49,6 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--sparsities", metavar="S,S", help="fractions to remove, in [0, 1) (default: the suite's)")
     recoveries = f"what follows the pruning: {', '.join(RECOVERIES)} (default: the suite's)"
     group.addoption("--recoveries", metavar="A,B", help=recoveries)
+    copies = "inputs for each sample: itself, and what the task's augmentation makes of it (default: the suite's)"
+    group.addoption("--copies", metavar="K,K", help=copies)
     group.addoption("--seeds", metavar="N", help="how many draws of samples: 0 to N-1 (default: the suite's)")
     for name, what in (("--baseline-path", "methods"), ("--task-path", "tasks")):
         about = f"file or folder of {what} of your own, besides those that ship; may be given several times"

@@ -53,14 +53,15 @@ def cross_validated(pruner: Pruner[Any], search: CrossValidated, net: Network, d
         raise WfbenchError(f"{pruner.name} has no damping to choose from samples")
     if len(search.factors) > TRIALS:
         raise WfbenchError(f"{len(search.factors)} values to try; a method may try {TRIALS}")
-    if len(data) < 4:
-        raise WfbenchError(f"cross-validation needs at least 4 samples, not {len(data)}; give the damping as a number")
-    n, folds = len(data), min(search.folds, len(data))
+    n = len(data) // data.copies
+    folds = min(search.folds, n)
+    if n < 4:
+        raise WfbenchError(f"cross-validation needs at least 4 samples, not {n}; give the damping as a number")
     relative = isinstance(default, Relative)
     found = _Validated(pruner, net, data, {start * factor: [] for factor in search.factors}, relative)
     for fold in range(folds):
-        held = range(n * fold // folds, n * (fold + 1) // folds)
-        rest = data.take([i for i in range(n) if i not in held])
+        held = range(n * fold // folds * data.copies, n * (fold + 1) // folds * data.copies)  # whole samples
+        rest = data.take([i for i in range(len(data)) if i not in held])
         for value, of_folds in found.folds.items():  # folds outside: the dampings of one share its curvature rows
             of_folds.append((found.fitted(value, rest), data.take(list(held))))
     return found

@@ -90,6 +90,7 @@ class Case:
             "recovery": self.recovery.name,
             "draw": self.sampling.kind,
             "wrong_labels": self.sampling.wrong_labels,
+            **({"copies": self.sampling.copies} if self.sampling.copies > 1 else {}),  # as records from before copies
         }
 
     def label(self) -> str:
@@ -98,6 +99,7 @@ class Case:
         unusual = [target.pattern.name] * (target.pattern.name != "unstructured")
         unusual += [target.of] * (target.of != "weights") + [sampling.kind] * (sampling.kind != "random")
         unusual += [f"wrong{sampling.wrong_labels:g}"] * (sampling.wrong_labels > 0)
+        unusual += [f"copies{sampling.copies}"] * (sampling.copies > 1)
         parts = [self.task.name, f"n{self.budget}", f"s{self.seed}", self.method.name, *unusual]
         return "-".join([*parts, target.scope, f"{target.sparsity:g}", self.recovery.name])
 

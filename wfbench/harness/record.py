@@ -21,7 +21,7 @@ def _of(role: Role, *, usual: Any = None, sparse: bool = False, unusual: bool = 
         role: `identity`, which case it is; `licence`, what the case was handed; `result`, what science reads;
             `diagnostic`, a result that the method tells of itself; `time`; `origin`, what it was made with.
         usual: what a record means that does not say; None for fields that every record has.
-        sparse: left out where it is None or empty, as it mostly is.
+        sparse: left out where it is None, empty or the usual, as it mostly is.
         unusual: named in tables where it is not the usual.
     """
     metadata = {"role": role, "usual": usual, "sparse": sparse, "unusual": unusual}
@@ -56,6 +56,7 @@ class Record:
     recovery: str = _of("identity")
     draw: str = _of("identity", usual="random", unusual=True)
     wrong_labels: float = _of("identity", usual=0.0, unusual=True)
+    copies: int = _of("identity", usual=1, sparse=True, unusual=True, default=1)
     n_inputs: int = _of("licence")
     n_labels: int = _of("licence")
     trials: int = _of("licence")
@@ -102,7 +103,11 @@ class Record:
     def as_json(self) -> str:
         """One line of JSON, fields in order; NaN is never written."""
         found = {one.name: getattr(self, one.name) for one in fields(self)}
-        written = {name: value for name, value in found.items() if name not in SPARSE or value not in (None, {})}
+        written = {
+            name: value
+            for name, value in found.items()
+            if name not in SPARSE or value not in (None, {}, USUAL.get(name))
+        }
         return json.dumps(written, allow_nan=False)
 
 

@@ -21,7 +21,7 @@ from wfbench.execution.precision import precision
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
 from wfbench.harness.measures import achieved_sparsity, check_finite, magnitude_overlap, realised_change
-from wfbench.harness.record import DATA, numerics, place_of
+from wfbench.harness.record import DATA, IDENTITY, SPARSE, USUAL, numerics, place_of
 from wfbench.licence import Licensed, handed
 from wfbench.modules import bytes_of, state_of
 from wfbench.network import Network
@@ -37,6 +37,9 @@ SHAPING: tuple[Callable[..., Any], ...] = (
 
 UNSAID = ("recovery_options", "pattern_options", "protocol", "libraries")
 """What records without a digest of their code do not say of the question."""
+
+LATER = {name: USUAL[name] for name in IDENTITY if name in SPARSE}
+"""What is usual of a case and left out where it is, as in records from before anything else could be."""
 
 _DEFINITIONS = Definitions()
 
@@ -56,9 +59,9 @@ class Question:
     def differences(self, record: Mapping[str, Any]) -> list[str]:
         """The names of what a record answers otherwise; what old records do not say counts as said."""
         old = not record.get("code")
-        given = dict(record) | {"options": _completed(record.get("options") or {}, self.usual)}
+        given = LATER | dict(record) | {"options": _completed(record.get("options") or {}, self.usual)}
         made, environment = record.get("environment") or {}, self.said["environment"]
-        pairs = [(name, given.get(name), wanted) for name, wanted in self.said.items() if name != "environment"]
+        pairs = [(name, given.get(name), wanted) for name, wanted in (LATER | self.said).items() if name != "environment"]
         pairs += [(name, made.get(name), wanted) for name, wanted in environment.items()]
         return [
             name

@@ -88,7 +88,7 @@ class Runner:
         handed_over = 0
         try:
             dense, data = self._dense_of(case), drawn(case)
-            handed_over = len(data)
+            handed_over = len(data) // data.copies
             if died:
                 raise CaseFailed(died)
             found["measure"] = None if (measure := self._scored_on(case)[0]) == "accuracy" else measure

@@ -25,7 +25,7 @@ from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
 from wfbench.harness.store import SameBits, Store
-from wfbench.harness.suite import Suite, left_out, unlabelled
+from wfbench.harness.suite import Suite, left_out, unaugmented, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import check_file, check_folder
 
@@ -63,6 +63,7 @@ class Session:
             "budgets": split(option, "--budgets", int),
             "sparsities": split(option, "--sparsities", float),
             "recoveries": split(option, "--recoveries", str),
+            "copies": split(option, "--copies", int),
             "seeds": _draws(option("--seeds")),
         }
         self.stores: dict[str, Store] = {}
@@ -119,6 +120,11 @@ class Session:
         if without and not any(self.cases.values()):
             raise WfbenchError(f"there are no labels for {without}; choose methods and recoveries that need none")
         self.unlabelled = without
+        plain = unaugmented(self.narrowed.values(), self.registry)
+        if plain and not any(self.cases.values()):
+            raise WfbenchError(f"{plain} declares no augmentation to make copies with; leave --copies out")
+        if plain:
+            self.words.append(f"no copies of samples, as no augmentation is declared: {plain}")
         self.left_out = left_out(self.suites.values(), self.narrowed.values(), self.chosen, self.registry)
 
     def _listed(self) -> str:

@@ -30,7 +30,7 @@ from wfbench.sparsity import NM, Pattern, Scope, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
 PATTERNS: dict[str, type[Pattern]] = {found.name: found for found in (Unstructured, NM, Filter)}
-OPTIONS = ("tasks", "methods", "budgets", "sparsities", "recoveries")
+OPTIONS = ("tasks", "methods", "budgets", "sparsities", "recoveries", "copies")
 """What the user may choose values of; tasks first, since whether a sparsity can be met is asked on one."""
 
 
@@ -49,6 +49,7 @@ class Grid:
         of: what the sparsities count.
         scopes: allocations over layers; empty for each method's own.
         samplings: how samples are drawn; those that look at labels or change them go to labelled cases alone.
+        copies: of each sample, 1 is itself alone; others go to tasks that declare an augmentation alone.
     """
 
     budgets: tuple[int, ...]
@@ -61,6 +62,7 @@ class Grid:
     of: Unit = "weights"
     scopes: tuple[Scope, ...] = ()
     samplings: tuple[Sampling, ...] = (RANDOM,)
+    copies: tuple[int, ...] = (1,)
 
     def __str__(self) -> str:
         """The options that choose all of it."""
@@ -125,7 +127,8 @@ class Grid:
             for task in map(registry.task, self.tasks)
             for pattern in (_on(task, self.pattern, self.of),)
             for seed in range(self.seeds)
-            for sampling in self.samplings
+            for drawn in self.samplings
+            for sampling in (replace(drawn, copies=copies) for copies in self.copies)
             for budget in sorted(self.budgets, reverse=True)
             for method in methods
             for target in self._targets(pattern, method)
@@ -197,6 +200,13 @@ def unlabelled(suites: Iterable[Suite], registry: Registry) -> str:
             if not registry.task(task).train_set.labelled:
                 found.setdefault(task, set()).update(names)
     return "; ".join(f"{', '.join(sorted(names))} on {task}" for task, names in found.items())
+
+
+def unaugmented(suites: Iterable[Suite], registry: Registry) -> str:
+    """Which tasks have no copies of samples, where a suite has some, as they declare no augmentation; else empty."""
+    grids = [grid.spelt_out(registry) for suite in suites for grid in suite.grids if max(grid.copies) > 1]
+    names = {name for grid in grids for name in grid.tasks if registry.task(name).augment is None}
+    return ", ".join(sorted(names))
 
 
 def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
@@ -283,9 +293,15 @@ def _case(
     recovery: Recovery[Any],
     sampling: Sampling,
 ) -> Case | None:
-    """None where a draw that needs labels meets a case that may not see any, or a labelled case samples without."""
+    """None where a case cannot be.
+
+    Where a draw that needs labels meets a case that may not see any, a labelled case samples without, or copies a task
+    without an augmentation.
+    """
     labelled = "labeled" in (method.track, recovery.track)
     if (sampling.needs_labels and not labelled) or (labelled and not task.train_set.labelled):
+        return None
+    if sampling.copies > 1 and task.augment is None:
         return None
     return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)
 

@@ -34,7 +34,7 @@ def case_of(record: Mapping[str, Any], registry: Any) -> wfbench.Case:
     elif record["pattern"] == "unstructured" and record["of"] == "macs":
         pattern = wfbench.Unstructured(tuple(wfbench.Network(task.dense()).places(x).items()))
     target = wfbench.Target(record["sparsity"], pattern, record["scope"], record["of"])
-    sampling = wfbench.Sampling(record["draw"], record["wrong_labels"])
+    sampling = wfbench.Sampling(record["draw"], record["wrong_labels"], record.get("copies", 1))
     which = (record["budget"], record["seed"], record["replicate"])
     return wfbench.Case(task, *which, target, registry.pruner(record["method"]), RECOVERIES[name], sampling)
 

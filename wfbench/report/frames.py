@@ -74,12 +74,13 @@ def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 @cache
-def setting(pattern: str, of: str, draw: str, wrong_labels: float, measure: str = "accuracy") -> str:
+def setting(pattern: str, of: str, draw: str, wrong_labels: float, copies: int = 1, measure: str = "accuracy") -> str:
     """What is unusual about a case, in words: pattern, what its sparsity counts, how samples were drawn, the score."""
     words = [pattern] if pattern != "unstructured" else []
     words += [f"of {of}"] if of != "weights" else []
     words += [draw] if draw != "random" else []
     words += [f"{100 * wrong_labels:g} % wrong labels"] if wrong_labels else []
+    words += [f"{copies:.0f} copies a sample"] if copies > 1 else []
     words += [MEASURED[measure]] if measure != "accuracy" else []
     return " ".join(words)
 

@@ -26,6 +26,8 @@ PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_o
 UNSHOWN = ("key",)
 """What no reader asks for; digests do not compress, and would be half of the page."""
 SCRIPTS = ("data.js", "board.js", "charts.js", "tables.js", "main.js")
+DRAWN = ("draw", "wrong_labels", "copies")
+"""What says how samples were drawn."""
 VIEW = ["task", "budget", "sparsity", "recovery", "pattern_kind", "draw_kind"]
 """What a suite's opening view holds fixed, so that its rows differ in method and draw alone."""
 COMPOSED = r"[\[+]|-as-"
@@ -95,9 +97,9 @@ def _file(name: str) -> str:
 
 def _told(frame: pd.DataFrame) -> pd.DataFrame:
     """Cases with the words that the page filters by; what is usual has a name too, so that it can be chosen."""
-    draws = [setting("unstructured", "weights", *how) for how in zip(frame["draw"], frame["wrong_labels"], strict=True)]
+    draws = [setting("unstructured", "weights", *how) for how in zip(*(frame[name] for name in DRAWN), strict=True)]
     what = zip(frame["pattern"], frame["of"], frame["measure"], strict=True)
-    kinds = [setting(pattern, of, "random", 0.0, measure) for pattern, of, measure in what]
+    kinds = [setting(pattern, of, "random", 0.0, 1, measure) for pattern, of, measure in what]
     return frame.assign(
         entry=told_apart(frame),
         draw_kind=[one or "ordinary" for one in draws],

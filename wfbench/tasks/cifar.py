@@ -17,6 +17,7 @@ from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import cifar_resnet
 from wfbench.tasks.task import Task
+from wfbench.tasks.training import Moved
 
 JPEG = {
     "train-00000-of-00001.parquet": "0ccd472cc6139c324ce33fafcf54771cc5b3a5acd9e0e8a21f849336287e16cf",
@@ -145,6 +146,7 @@ def _task(name: str, about: str, build: Callable[[], nn.Module], splits: Callabl
         validation=lambda: splits()["validation"],
         test=lambda: splits()["test"],
         transform=normalise,
+        augment=Moved(shift=4, flip=True),
         accuracies=accuracies(name),
         about=about,
         fetch=fetch if splits is published else fetch_jpeg,

@@ -15,6 +15,7 @@ from wfbench.tasks.cache import content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import digits_cnn
 from wfbench.tasks.task import Task
+from wfbench.tasks.training import Moved
 
 SIZES = {"train": 1200, "validation": 200, "test": 397}
 
@@ -44,6 +45,7 @@ TASKS = (
         validation=lambda: digits()["validation"],
         test=lambda: digits()["test"],
         accuracies=accuracies("digits-cnn"),
+        augment=Moved(shift=1),
         about="two convolutions with BatchNorm and one linear layer on 8x8 digits (scikit-learn)",
         fetch=lambda: "scikit-learn",
     ),

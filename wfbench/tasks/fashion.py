@@ -17,6 +17,7 @@ from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.checkpoints import accuracies, shipped
 from wfbench.tasks.models import mlpnet, mobilenetv1, resnet20
 from wfbench.tasks.task import Task
+from wfbench.tasks.training import Moved
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 CONTENTS = {
@@ -117,6 +118,7 @@ def _task(name: str, about: str, build: Callable[[], nn.Module]) -> Task:
         validation=lambda: fashion()["validation"],
         test=lambda: fashion()["test"],
         accuracies=accuracies(name),
+        augment=Moved(shift=2, flip=True),
         about=about,
         fetch=fetch,
     )

@@ -18,6 +18,7 @@ from wfbench.errors import NotFetched, WfbenchError
 from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.padding import with_explicit_padding
 from wfbench.tasks.task import Task
+from wfbench.tasks.training import Moved
 
 CLASSES = 1000
 DRAWN = 256
@@ -242,6 +243,7 @@ def _task(name: str, network: Published) -> Task:
         network.dense,
         train=lambda: network.photographs(slice(DRAWN)),
         test=lambda: network.photographs(slice(DRAWN, None)),
+        augment=Moved(shift=16, flip=True),
         about=network.about,
         fetch=lambda: _fetched(network),
         on_request=True,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from wfbench.data import Dataset, MapStyle, draw_indices
+from wfbench.data import Augment, Dataset, MapStyle, draw_indices
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import unwrapped
 from wfbench.tasks.evaluate import Measure, Scores
@@ -34,6 +34,8 @@ class Task:
             split, on the inputs of `train` that a draw leaves out (on the drawn ones, where it leaves none).
         validation: what methods are developed on.
         transform: applied to each single input of every split, as in torchvision.
+        augment: makes copies of calibration samples: `augment(input, generator)` changes one transformed input in a way
+            that keeps its label, by the generator's numbers alone.
         accuracies: the registered test accuracy of each checkpoint, in [0, 1]; verified by `wfbench doctor`.
         perplexities: the same of the exp of the mean loss, of tasks that are scored by it.
         about: one line for `wfbench list`.
@@ -47,6 +49,7 @@ class Task:
     test: Split | None = None
     validation: Split | None = None
     transform: Callable[[Any], Any] | None = None
+    augment: Augment | None = None
     accuracies: tuple[float, ...] = ()
     perplexities: tuple[float, ...] = ()
     about: str = ""
@@ -132,4 +135,4 @@ class Task:
 
     def _dataset(self, split: Split, name: str) -> Dataset:
         made = split() if callable(split) else split
-        return Dataset(made, f"{self.name} {name}", self.transform)
+        return Dataset(made, f"{self.name} {name}", self.transform, self.augment if name == "train" else None)

@@ -43,19 +43,35 @@ class Recipe:
     start: str = ""
 
 
-def augment(x: Float[Tensor, "n c h w"], recipe: Recipe) -> Float[Tensor, "n c h w"]:
-    """Random shift (edges repeated) and horizontal flip of each image."""
+def moved(
+    x: Float[Tensor, "n c h w"], shift: int, flip: bool, generator: torch.Generator | None = None
+) -> Float[Tensor, "n c h w"]:
+    """Random shift of each image by up to so many pixels (edges repeated), and horizontal flip of half of them.
+
+    Args:
+        generator: of the random numbers; torch's global one by default.
+    """
     n, _, height, width = x.shape
-    if recipe.shift:
-        s = recipe.shift
-        padded = functional.pad(x, (s, s, s, s), mode="replicate").permute(0, 2, 3, 1)
-        rows = torch.randint(0, 2 * s + 1, (n, 1)) + torch.arange(height)
-        columns = torch.randint(0, 2 * s + 1, (n, 1)) + torch.arange(width)
+    if shift:
+        padded = functional.pad(x, (shift, shift, shift, shift), mode="replicate").permute(0, 2, 3, 1)
+        rows = torch.randint(0, 2 * shift + 1, (n, 1), generator=generator) + torch.arange(height)
+        columns = torch.randint(0, 2 * shift + 1, (n, 1), generator=generator) + torch.arange(width)
         which = torch.arange(n)[:, None, None]
         x = padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    if recipe.flip:
-        x = torch.where(torch.rand(n, 1, 1, 1) < 0.5, x.flip(-1), x)
+    if flip:
+        x = torch.where(torch.rand(n, 1, 1, 1, generator=generator) < 0.5, x.flip(-1), x)
     return x.contiguous()
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A task's augmentation: what `moved` makes of one image [c, h, w]."""
+
+    shift: int
+    flip: bool = False
+
+    def __call__(self, x: Float[Tensor, "c h w"], generator: torch.Generator) -> Float[Tensor, "c h w"]:
+        return moved(x[None], self.shift, self.flip, generator)[0]
 
 
 def train(
@@ -84,7 +100,7 @@ def train(
         for epoch in range(done, recipe.epochs):
             order = torch.randperm(len(data), generator=generator)
             for batch in order[: steps * recipe.batch_size].split(recipe.batch_size):
-                x = augment(everything.inputs[batch], recipe).contiguous(memory_format=layout)
+                x = moved(everything.inputs[batch], recipe.shift, recipe.flip).contiguous(memory_format=layout)
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bfloat16):
                     loss = functional.cross_entropy(module(x.to(device)), everything.labels[batch].to(device))
                 optimizer.zero_grad()
