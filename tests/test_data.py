@@ -178,7 +178,9 @@ def test_copies_of_a_wrong_label_have_the_same_wrong_label() -> None:
 
 def test_unlabelled_copies_count_as_the_samples_they_are_of() -> None:
     task = dataclasses.replace(blob_task(), augment=dimmed)
-    case = Case(task, 6, 0, 0, Target(0.5, scope="layer"), discover().pruner("wanda"), RECOVERIES["none"], Sampling(copies=4))
+    case = Case(
+        task, 6, 0, 0, Target(0.5, scope="layer"), discover().pruner("wanda"), RECOVERIES["none"], Sampling(copies=4)
+    )
     record = run(case)
     assert (record.status, record.n_inputs, record.n_labels, record.copies) == ("ok", 6, 0, 4)
     assert json.loads(record.as_json())["copies"] == 4
@@ -192,6 +194,7 @@ def test_unlabelled_copies_count_as_the_samples_they_are_of() -> None:
         (lambda x, _: x[:1], r"one\[.*`augment` made torch.float32 \(1,\) of torch.float32 \(2,\); it keeps both"),
         (lambda x, _: x.double(), r"`augment` made torch.float64 \(2,\) of torch.float32"),
         (lambda *_: None, "`augment` made NoneType of"),
+        (lambda x, _: x + torch.rand(()), "gives another copy when it is called again; use its generator"),
     ],
 )
 def test_what_cannot_be_copied_is_an_error(augment: Augment | None, message: str) -> None:

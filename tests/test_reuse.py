@@ -256,6 +256,9 @@ def test_the_question_follows_configuration_data_and_checkpoint(monkeypatch: pyt
     for case in (dataclasses.replace(case, task=base.task) for case in others.values()):
         asked_alone = Runner()  # what is worked out once for all of a kind is what each has alone
         assert (runner.question(case), runner.code(case)) == (asked_alone.question(case), asked_alone.code(case))
+    twice = [dataclasses.replace(base.task, augment=lambda x, _, by=by: x * by) for by in (2, 3)]
+    two, three = (dataclasses.replace(base, task=task, sampling=Sampling(copies=2)) for task in twice)
+    assert question(three).differences(json.loads(run(two).as_json())) == ["augmentation"]
     monkeypatch.setattr("wfbench.harness.reuse.numerics", lambda: "0.0")
     assert question(base).differences(record) == ["torch"]
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -157,9 +157,9 @@ class Dataset:
         """Some of its samples, by place, as a dataset."""
         chosen = list(indices)
         if self._tensors is None:
-            return Dataset(Subset(self._source, chosen), self.name, self._transform)
+            return Dataset(Subset(self._source, chosen), self.name, self._transform, self.augment)
         inputs, *labels = (tensor[chosen] for tensor in self._tensors)
-        return Dataset((inputs, labels[0]) if labels else inputs, self.name, self._transform)
+        return Dataset((inputs, labels[0]) if labels else inputs, self.name, self._transform, self.augment)
 
     def _one(self, index: int) -> tuple[Any, ...]:
         """The input and, where there are labels, the class index."""
@@ -212,6 +212,15 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 of every transformed input and label: what `the same data` means for a stored record."""
         return self.read_through.sha256
+
+    @cached_property
+    def augmentation(self) -> str:
+        """SHA-256 of copies of the first samples: what `the same augmentation` means; or how it fails."""
+        try:
+            found = draw(self.part(range(min(16, len(self)))), min(16, len(self)), 0, Sampling(copies=4))
+        except Exception as error:  # a stranger's may raise anything
+            return f"{type(error).__name__}: {error}"
+        return hashlib.sha256(found.inputs.contiguous().numpy().data).hexdigest()
 
     @cached_property
     def read_through(self) -> "ReadThrough":
@@ -332,22 +341,26 @@ def _copied(drawn: Labeled | Unlabeled, dataset: Dataset, indices: Sequence[int]
         raise WfbenchError(
             f"{dataset.name} has no augmentation to make copies with; give `augment=` to its Task, or leave --copies out"
         )
-    made = []
-    for index, x in zip(indices, drawn.inputs, strict=True):
-        made.append(x)
-        for copy in range(1, copies):
-            seed = int(np.random.SeedSequence([index, copy]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-            found = dataset.augment(x.clone(), torch.Generator().manual_seed(seed))
-            if not isinstance(found, Tensor) or (found.shape, found.dtype) != (x.shape, x.dtype):
-                what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                raise WfbenchError(
-                    f"{dataset.name}[{index}]: `augment` made {what} of {x.dtype} {tuple(x.shape)}; it keeps both"
-                )
-            made.append(found.cpu())
+    augmented = partial(_augmented, dataset.augment, dataset.name)
+    samples = list(zip(indices, drawn.inputs, strict=True))
+    made = [augmented(x, index, copy) if copy else x for index, x in samples for copy in range(copies)]
+    if not torch.equal(made[1], augmented(samples[0][1], samples[0][0], 1)):
+        raise WfbenchError(
+            f"{dataset.name}: `augment` gives another copy when it is called again; use its generator's numbers alone"
+        )
     inputs = torch.stack(made)
     if not isinstance(drawn, Labeled):
         return Unlabeled(inputs, copies)
     return Labeled(inputs, drawn.labels.repeat_interleave(copies, 0), copies)
+
+
+def _augmented(augment: Augment, name: str, x: Shaped[Tensor, "*input"], index: int, copy: int) -> Tensor:
+    seed = int(np.random.SeedSequence([index, copy]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    found = augment(x.clone(), torch.Generator().manual_seed(seed))
+    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (x.shape, x.dtype):
+        what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise WfbenchError(f"{name}[{index}]: `augment` made {what} of {x.dtype} {tuple(x.shape)}; it keeps both")
+    return found.cpu()
 
 
 def _mislabelled(drawn: Labeled, share: float, classes: int, seed: int) -> Labeled:

@@ -61,7 +61,9 @@ class Question:
         old = not record.get("code")
         given = LATER | dict(record) | {"options": _completed(record.get("options") or {}, self.usual)}
         made, environment = record.get("environment") or {}, self.said["environment"]
-        pairs = [(name, given.get(name), wanted) for name, wanted in (LATER | self.said).items() if name != "environment"]
+        pairs = [
+            (name, given.get(name), wanted) for name, wanted in (LATER | self.said).items() if name != "environment"
+        ]
         pairs += [(name, made.get(name), wanted) for name, wanted in environment.items()]
         return [
             name
@@ -80,6 +82,8 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
     train = case.task.train_set.fingerprint
     test = train if case.task.test is None else case.task.test_set.fingerprint
     data = {"checkpoint": checkpoint[:12], "train": train[:12], "test": test[:12]}
+    if case.sampling.copies > 1:
+        data["augmentation"] = case.task.train_set.augmentation[:12]
     return _asked(case, module, device, data, {})
 
 
@@ -96,7 +100,7 @@ class Questions:
 
     def of(self, case: Case, module: nn.Module, checkpoint: str) -> tuple[Question, str | None]:
         """As `question` and `code`."""
-        parts = (case.task, module, case.method, case.recovery, case.target.pattern)
+        parts = (case.task, module, case.method, case.recovery, case.target.pattern, case.sampling.copies > 1)
         which = tuple(map(id, parts))
         if which not in self._known:
             if len(self._known) == MOST_KNOWN:
@@ -131,6 +135,7 @@ def _asked(
             **precision(device),
             "evaluation_batch": evaluation_batch(device),
             **{name: data.get(name) for name in DATA},
+            **{name: found for name, found in data.items() if name not in DATA},
         },
         **answer,
     }
