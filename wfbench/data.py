@@ -18,7 +18,6 @@ from wfbench.kinds.reading import Seen, check_open
 from wfbench.kinds.reading import sealed as sealed
 from wfbench.kinds.samples import as_input, as_label, as_pair, as_source, check_labels, check_single, hashes_of, stacked
 
-
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -339,7 +338,7 @@ def _copied(drawn: Labeled | Unlabeled, dataset: Dataset, indices: Sequence[int]
     """Each sample, and what the augmentation makes of it with numbers that hang on its place and the copy alone."""
     if dataset.augment is None:
         raise WfbenchError(
-            f"{dataset.name} has no augmentation to make copies with; give `augment=` to its Task, or leave --copies out"
+            f"{dataset.name} has no augmentation to make copies with; give `augment=` to its Task, or ask for no copies"
         )
     augmented = partial(_augmented, dataset.augment, dataset.name)
     samples = list(zip(indices, drawn.inputs, strict=True))
