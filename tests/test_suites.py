@@ -137,7 +137,7 @@ def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:
     [
         ({"budgets": (5,)}, 2 * (2 + 1)),
         ({"tasks": ("digits-cnn[20]",)}, 2 * 2 * (2 + 1)),
-        ({"recoveries": ("batchnorm", "repair")}, 2 * 2 * 2 * (2 + 1)),
+        ({"recoveries": ("batchnorm", "repair")}, 2 * 2 * 2 * (2 + 1 + 1)),
         ({"sparsities": (0.25,)}, 2 * 2 * (2 + 1)),
         ({"copies": (5,)}, 2 * 2 * (2 + 1)),
         ({"copies": (1, 2, 5)}, 2 * (2 * 2 + 1 + 2) + 2 * 2 * 2 * (2 + 1)),

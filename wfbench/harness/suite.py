@@ -33,6 +33,9 @@ PATTERNS: dict[str, type[Pattern]] = {found.name: found for found in (Unstructur
 OPTIONS = ("tasks", "methods", "budgets", "sparsities", "recoveries", "copies")
 """What the user may choose values of; tasks first, since whether a sparsity can be met is asked on one."""
 
+DENSE = "magnitude"
+"""The method that, at sparsity 0, stands for the dense network; what is not pruned needs no data."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -117,11 +120,15 @@ class Grid:
         return True
 
     def cases(self, registry: Registry) -> list[Case]:
-        """Every case, ordered so that neighbours share as much as they can: draw, budget (largest first), method."""
+        """Every case, and the dense network under every recovery, which tables show beside the others'.
+
+        Ordered so that neighbours share as much as they can: draw, budget (largest first), method.
+        """
         if self.seeds < 1:
             raise WfbenchError(f"{self.seeds} draws: give at least 1")
         recoveries = [_recovery(name) for name in self.recoveries]
         methods = [registry.pruner(name) for name in self.methods]
+        dense = (registry.pruner(DENSE), [Target(0.0)], [one for one in recoveries if one.name != "none"])
         return [
             made
             for task in map(registry.task, self.tasks)
@@ -130,9 +137,9 @@ class Grid:
             for drawn in self.samplings
             for sampling in (replace(drawn, copies=copies) for copies in self.copies)
             for budget in sorted(self.budgets, reverse=True)
-            for method in methods
-            for target in self._targets(pattern, method)
-            for recovery in recoveries
+            for method, targets, after in (dense, *((one, self._targets(pattern, one), recoveries) for one in methods))
+            for target in targets
+            for recovery in after
             if (made := _case(task, budget, seed, target, method, recovery, sampling)) is not None
         ]
 

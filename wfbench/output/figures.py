@@ -21,9 +21,10 @@ CREATOR = f"wfbench, matplotlib {matplotlib.__version__}"
 def profiles(frame: pd.DataFrame) -> Figure:
     """Share of cases (task, draw, sparsity) that keep some share of the dense accuracy, by budget and recovery.
 
+    The dense network's is that under the same recovery, where it was run.
     Performance profiles of Agarwal et al. 2021; a failed case keeps nothing.
     """
-    frame = frame.assign(share=frame["accuracy"] / frame["dense_accuracy"])
+    frame = frame.assign(share=frame["accuracy"] / frame["reference"].fillna(frame["dense_accuracy"]))
     budgets, recoveries = sorted(frame["budget"].unique()), sorted(frame["recovery"].unique(), key=none_first)
     styles = looks(frame[frame["accuracy"].notna()])
     figure = Figure(figsize=(2.8 * len(budgets) + 2.2, 2.4 * len(recoveries) + 0.6), layout="constrained")

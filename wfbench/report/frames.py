@@ -11,9 +11,13 @@ import pandas as pd
 
 from wfbench.harness.record import NESTED, NUMBERS, UNUSUAL, USUAL
 from wfbench.harness.store import latest, read, record_files
+from wfbench.harness.suite import DENSE
 from wfbench.writing import whole
 
 GROUP = ["task", "budget", "method", "track", "scope", "pattern", "setting", "recovery", "sparsity"]
+
+DRAW = ["task", "budget", "seed", "replicate", "draw", "wrong_labels", "copies", "recovery"]
+"""What the dense network under a recovery hangs on."""
 
 MEASURED = {
     "agreement": "agreement with the dense network",
@@ -55,7 +59,23 @@ def frame_of(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def scored(frame: pd.DataFrame) -> pd.DataFrame:
     """With agreement in the place of accuracy, for cases that have no labels to be scored by; `setting` says so."""
-    return frame if "agreement" not in frame else frame.assign(accuracy=frame["accuracy"].fillna(frame["agreement"]))
+    if "agreement" in frame:
+        frame = frame.assign(accuracy=frame["accuracy"].fillna(frame["agreement"]))
+    return _beside_dense(frame)
+
+
+def _beside_dense(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the cases of the dense network, whose score under a case's recovery and samples is `reference` instead.
+
+    Without a recovery that is the dense accuracy; NaN where it was not run.
+    """
+    if frame.empty:
+        return frame.assign(reference=np.nan)
+    dense = (frame["method"] == DENSE) & (frame["sparsity"] == 0) & (frame["pattern"] == "unstructured")
+    scores = frame[dense].groupby(DRAW, sort=True)["accuracy"].mean().rename("reference")
+    found = (frame if dense.all() else frame[~dense]).join(scores, on=DRAW)
+    without = found["recovery"] == "none"
+    return found.assign(reference=found["reference"].mask(without, found["dense_accuracy"])).reset_index(drop=True)
 
 
 def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ CODED = (
     *("suite", "task", "method", "entry", "track", "setting", "pattern_kind", "draw_kind", "scope", "budget"),
     *("sparsity", "recovery", "status"),
 )
-PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "loss", "magnitude_overlap", "seconds")
+PLAIN = ("seed", "replicate", "accuracy", "dense_accuracy", "reference", "loss", "magnitude_overlap", "seconds")
 UNSHOWN = ("key",)
 """What no reader asks for; digests do not compress, and would be half of the page."""
 SCRIPTS = ("data.js", "board.js", "charts.js", "tables.js", "main.js")
@@ -76,7 +76,7 @@ def page(frame: pd.DataFrame) -> bytes:
     """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
     told = _told(scored(frame))
     content = {
-        "count": len(frame),
+        "count": len(told),
         "provenance": provenance(frame),
         "openings": openings(told),
         "columns": columns(told.drop(columns=[name for name in UNSHOWN if name in told])),

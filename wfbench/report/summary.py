@@ -11,7 +11,10 @@ from wfbench.report import stats
 from wfbench.report.frames import GROUP
 
 BLOCK = ["budget", "recovery", "sparsity", "setting"]
-FIGURES = ["dense_accuracy", "accuracy", "half_width", "magnitude_overlap", "seconds", "draws", "failed"]
+FIGURES = [
+    *("dense_accuracy", "reference", "reference_half_width", "accuracy", "half_width", "magnitude_overlap", "seconds"),
+    *("draws", "failed"),
+]
 REFERENCE = "magnitude"
 SHARE_OF_DENSE = 0.95
 
@@ -19,19 +22,23 @@ SHARE_OF_DENSE = 0.95
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """One line a cell: mean accuracy over draws, 95 % half-width (Student t; NaN below three draws), counts.
 
-    The mean is over the draws that succeeded; `failed` counts the others.
+    The mean is over the draws that succeeded; `failed` counts the others. `reference` is the dense network's under the
+    same recovery with the same samples.
     """
     if frame.empty:
         return pd.DataFrame(columns=[*GROUP, "accuracy"])
     grouped, ok = frame.groupby(GROUP, sort=True), (frame["status"] == "ok").to_numpy()
     means = frame[ok].groupby(GROUP, sort=True)[["dense_accuracy", "magnitude_overlap", "seconds"]].mean()
     found = grouped.size().rename("draws").to_frame().join(means)
-    accuracy = frame["accuracy"].to_numpy(dtype=float)
+    accuracy, reference = (frame[name].to_numpy(dtype=float) for name in ("accuracy", "reference"))
     places = [np.asarray(grouped.indices[cell]) for cell in found.index]
     good = [at[ok[at]] for at in places]
     intervals = [stats.student(accuracy[at]) for at in good]
     found["accuracy"] = [interval.estimate for interval in intervals]
     found["half_width"] = [interval.high - interval.estimate for interval in intervals]
+    levels = [stats.student(reference[at][np.isfinite(reference[at])]) for at in places]
+    found["reference"] = [interval.estimate for interval in levels]
+    found["reference_half_width"] = [interval.high - interval.estimate for interval in levels]
     found["failed"] = found["draws"] - [len(at) for at in good]
     found["draws"] -= found["failed"]
     return found.reset_index()[[*GROUP, *FIGURES]]
@@ -170,14 +177,15 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
     """How many samples a method needs to reach magnitude with BatchNorm re-estimation, and 95 % of the dense accuracy.
 
     For each task, sparsity and recovery, over draws that have every budget. Magnitude's level is its mean over
-    all draws at the largest budget.
+    all draws at the largest budget; the dense network's is that under the same recovery, where it was run.
     """
     rows = []
     ways = ["task", "sparsity", "setting"]
     for (task, sparsity, unusual), part in frame.groupby(ways, sort=True) if len(frame) else []:
         base = part[(part["method"] == REFERENCE) & (part["recovery"] == "batchnorm")]
         base = base[base["budget"] == base["budget"].max()]["accuracy"].mean()
-        levels = {"magnitude + batchnorm": base, "95 % of dense": SHARE_OF_DENSE * part["dense_accuracy"].mean()}
+        most = part[part["budget"] == part["budget"].max()]
+        dense = most.groupby("recovery")["reference"].mean().fillna(part["dense_accuracy"].mean())
         by_draw = part.pivot_table(index=["method", "recovery", "seed"], columns="budget", values="accuracy")
         budgets = by_draw.columns.to_numpy(dtype=float)
         for (method, recovery), group in by_draw.groupby(level=["method", "recovery"], sort=True):
@@ -186,6 +194,10 @@ def efficiency(frame: pd.DataFrame) -> pd.DataFrame:
             wide = wide[np.isfinite(wide[:, run]).all(1)][:, run]
             if len(wide) < 1 or wide.shape[1] < 2:
                 continue
+            levels = {
+                "magnitude + batchnorm": base,
+                "95 % of dense": SHARE_OF_DENSE * dense.get(recovery, part["dense_accuracy"].mean()),
+            }
             for name, level in levels.items():
                 if not np.isfinite(level):
                     continue

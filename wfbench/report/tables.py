@@ -12,6 +12,8 @@ from wfbench.report import summary
 from wfbench.report.rounding import NOISE, fixed
 
 IN_EFFECT = 0.98
+DENSE = "(dense network)"
+"""Stands for a method in the rows of the network that nothing is taken from."""
 NOTE = (
     "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval. "
     "≈: magnitude in effect (the mask shares more than 98 % of its kept weights with global magnitude's)."
@@ -86,13 +88,22 @@ def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.D
     """Methods down, by recovery with `none` first; `across` across."""
     cells = part.assign(text=[cell(row) for row in part.itertuples()])
     first = [name for name in ("place",) if name in cells]
+    cells = pd.concat([cells, _dense_rows(part, across, first)])
     ways = [*first, "recovery", "method", "track", "scope"]
     table = cells.pivot(index=ways, columns=across, values="text").fillna("")
     order = sorted(part[across].unique())
     table = table[order].rename(columns=label).reset_index()
     by = [*first, "recovery", "method", "scope"]
-    table = table.sort_values(by, key=lambda column: column.replace("none", ""))
+    table = table.sort_values(by, key=lambda column: column.replace({"none": "", DENSE: ""}))
     return table[["method", "track", "recovery", *(label(value) for value in order)]]
+
+
+def _dense_rows(part: pd.DataFrame, across: str, first: list[str]) -> pd.DataFrame:
+    """The dense network under every recovery, as far as it was run; what it is without one stands in the title."""
+    rows = part[(part["recovery"] != "none") & part["reference"].notna()].drop_duplicates(["recovery", across])
+    texts = [mean_and_width(row.reference, row.reference_half_width) for row in rows.itertuples()]
+    same = {"method": DENSE, "track": "", "scope": "", **dict.fromkeys(first, -1)}
+    return rows[["recovery", across]].assign(text=texts, **same)
 
 
 def dense_note(part: pd.DataFrame) -> str:

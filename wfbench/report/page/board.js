@@ -29,9 +29,9 @@ function drawAnswer(rows) {
   if (!rows.length) $("said").textContent = nothing();
   else if (!found) $("said").textContent = `To see who leads, choose one each of: ${over.map(known).join(", ")}. Here they are pooled.`;
   else {
-    const dense = averaged(rows, (one) => at("dense_accuracy", one));
+    const dense = averaged(rows, (one) => at("dense_accuracy", one)), level = averaged(rows, (one) => at("reference", one));
     $("said").replaceChildren(`With ${at("budget", row)} samples: `, make("strong", {}, make("bdi", {}, found.best), ` ${points(found.mean)} %`), "; ", make("bdi", {}, levelWords(found)), ".");
-    $("where").replaceChildren(make("bdi", {}, text(at("task", row))), Number.isFinite(dense) ? `, dense ${points(dense)} %` : "", `; ${percent(at("sparsity", row))} removed; recovery ${at("recovery", row)}; `,
+    $("where").replaceChildren(make("bdi", {}, text(at("task", row))), Number.isFinite(dense) ? `, dense ${points(dense)} %` : "", at("recovery", row) !== "none" && Number.isFinite(level) ? ` (${points(level)} % with ${at("recovery", row)})` : "", `; ${percent(at("sparsity", row))} removed; recovery ${at("recovery", row)}; `,
       text(at("setting", row)) && `${at("setting", row)}; `, `${found.methods} methods, ${found.draws} draws${view.find ? "; of the names searched for" : ""}.`);
   }
   drawLeaders(rows.length && over.every((name) => ["budget", "recovery"].includes(name)) ? ROWS.filter(within("budget", "recovery")) : []);
