@@ -11,7 +11,7 @@ from suites.suite_attribution import CONTROLS, CROSSED, MASKS, SUITE, UPDATES
 from tests.cases import blob_network, blobs
 from tests.oracles import constrained_minimum, curvature
 from tests.test_tables import record, text_of
-from wfbench import Labeled, Network, Target, Unlabeled, WfbenchError, fisher_rows
+from wfbench import NM, Labeled, Network, Target, Unlabeled, WfbenchError, fisher_rows
 from wfbench.composed.transplant import Transplant
 from wfbench.conformance.checks import check
 from wfbench.data import RANDOM
@@ -98,6 +98,20 @@ def test_an_unlabelled_part_of_a_labelled_whole_sees_no_labels() -> None:
 @pytest.mark.parametrize("name", ["magnitude+woodfisher-joint", "lobs-global+obc", "woodfisher-joint+kept"])
 def test_transplants_pass_the_kit(name: str) -> None:
     assert [outcome for outcome in check(REGISTRY.pruner(name)) if outcome.status == "failed"] == []
+
+
+@pytest.mark.parametrize("by", ["magnitude", "random"])
+def test_controls_meet_the_pattern_of_the_method_that_they_match(by: str) -> None:
+    """2:4 on the CPU: the groups are those of the pattern, the choice within them is the control's own."""
+    net, data = Network(blob_network()), Unlabeled(blobs(8, 1)[0])
+    method = REGISTRY.pruner(f"{by}-as-wanda")
+    target = Target(0.5, NM(), method.scope)
+    found = method.fit(net, data).prune(target)
+    NM().achieved(target, net, found, data.inputs[:1])
+    expected = REGISTRY.pruner("magnitude").fit(net, None).prune(target).mask
+    assert all(torch.equal(found.mask[name], expected[name]) for name in expected) == (by == "magnitude")
+    with pytest.raises(WfbenchError, match=f"{by}-as-filter-l1: filter-l1 removes channels"):
+        REGISTRY.pruner(f"{by}-as-filter-l1")
 
 
 def test_unknown_parts_are_named() -> None:
