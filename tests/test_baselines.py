@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from tests.cases import blob_network, blobs, tiny_network
 from tests.oracles import blocks_of, curvature, looped_rows
-from wfbench import Labeled, Network, Target, Unlabeled, WoodFisher, fisher_rows
+from wfbench import Labeled, Network, Target, Unlabeled, WfbenchError, WoodFisher, fisher_rows
 from wfbench.curvature.rows import Gradients
 from wfbench.harness.plugins import discover
 from wfbench.network import flatten
@@ -242,6 +242,32 @@ def test_controls_take_from_each_layer_what_the_method_takes(by: str, of: str) -
         assert torch.equal(matched.state[name], torch.where(kept, weight, 0))
         if by == "magnitude" and 0 < int(kept.sum()) < kept.numel():
             assert weight[kept].abs().min() >= weight[~kept].abs().max()
+
+
+@pytest.mark.parametrize("amounts", ["magnitude", "woodfisher-unlabeled-joint", "magnitude-layer"])
+def test_an_allocated_method_chooses_as_ever_from_the_layers_that_the_other_takes_from(amounts: str) -> None:
+    """OBC removes a layer's weights in one order: of each as many of the first go as the other takes."""
+    net, data = blob_net(20)
+    samples = Unlabeled(data.inputs)
+    other, obc, both = (REGISTRY.pruner(name) for name in (amounts, "obc", f"obc-as-{amounts}"))
+    assert (both.licence, both.scope, both.patterns) == (Unlabeled, other.scope, ("unstructured",))
+    target = Target(0.6, scope=other.scope)
+    taken = other.fit(net, None if other.licence is type(None) else samples).prune(target)
+    found = both.fit(net, samples).prune(target)
+    for name, mask in found.mask.items():
+        share = 1 - float(taken.mask[name].double().mean())
+        alone = obc.fit(net, samples).prune(Target(share, scope="layer"))
+        assert torch.equal(mask, alone.mask[name])
+        assert torch.equal(found.state[name], alone.state[name])
+
+
+def test_what_decides_for_itself_how_much_of_a_layer_goes_is_not_allocated() -> None:
+    net, data = blob_net(20)
+    fitted = REGISTRY.pruner("wanda-as-magnitude").fit(net, Unlabeled(data.inputs))
+    with pytest.raises(WfbenchError, match=r"wanda takes \d+ weights of .* where magnitude takes \d+: it decides"):
+        fitted.prune(Target(0.6))
+    with pytest.raises(WfbenchError, match="obc-as-filter-l1: filter-l1 is not of single weights"):
+        REGISTRY.pruner("obc-as-filter-l1")
 
 
 def test_every_method_says_where_it_comes_from_and_how_faithful_it_is() -> None:

@@ -13,7 +13,19 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from tests.cases import blob_task, blobs
-from wfbench import Case, Dataset, Labeled, Sampling, Target, Unlabeled, WfbenchError, draw, run
+from wfbench import (
+    Case,
+    CrossValidated,
+    Dataset,
+    Labeled,
+    Sampling,
+    Target,
+    Unlabeled,
+    WfbenchError,
+    WoodFisherUnlabeled,
+    draw,
+    run,
+)
 from wfbench.data import Augment, draw_indices
 from wfbench.harness.plugins import discover
 from wfbench.recoveries.names import RECOVERIES
@@ -174,6 +186,22 @@ def test_copies_of_a_wrong_label_have_the_same_wrong_label() -> None:
     found = draw(Dataset((x, y), "one", augment=dimmed), 30, 0, Sampling(wrong_labels=0.5, copies=2)).labels
     assert torch.equal(found[::2], draw((x, y), 30, 0, Sampling(wrong_labels=0.5)).labels)
     assert torch.equal(found[::2], found[1::2])
+
+
+def test_folds_hold_samples_out_with_their_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a damping would be chosen on what the method has seen, moved a little."""
+    task, seen = dataclasses.replace(blob_task(), augment=dimmed), []
+    fit = WoodFisherUnlabeled.fit
+    monkeypatch.setattr(
+        WoodFisherUnlabeled, "fit", lambda self, net, data: seen.append(data.inputs) or fit(self, net, data)
+    )
+    method = WoodFisherUnlabeled(damping=CrossValidated((1.0,), folds=2))
+    case = Case(task, 4, 0, 0, Target(0.5), method, RECOVERIES["none"], Sampling(copies=3))
+    assert run(case).status == "ok"
+    drawn = draw(task.train_set, 4, 0, Sampling(copies=3)).inputs
+    for part in (drawn[6:], drawn[:6], drawn):
+        assert any(torch.equal(part, inputs) for inputs in seen)
+    assert {len(inputs) for inputs in seen} == {6, 12}
 
 
 def test_unlabelled_copies_count_as_the_samples_they_are_of() -> None:

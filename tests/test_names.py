@@ -20,8 +20,19 @@ from wfbench import (
     WoodFisherUnlabeled,
 )
 from wfbench.composed.gradual import Gradual
-from wfbench.composed.matched import LayerMatched
-from wfbench.composed.names import CONTROLS, STEPWISE, Method, Transplanted, Tree, Wrapped, build, options_of, parse
+from wfbench.composed.matched import Allocation, LayerMatched
+from wfbench.composed.names import (
+    CONTROLS,
+    STEPWISE,
+    Allocated,
+    Method,
+    Transplanted,
+    Tree,
+    Wrapped,
+    build,
+    options_of,
+    parse,
+)
 from wfbench.composed.staged import Staged
 from wfbench.composed.transplant import KEPT, Transplant
 from wfbench.composed.tuned import Tuned
@@ -60,6 +71,9 @@ TREE = Method("woodfisher", (("damping", "1e-3"), ("update", "joint")))
         ("gradual[rate=.1]-staged[stages=2]-magnitude", Gradual(Staged(MAGNITUDE, stages=2), rate=0.1)),
         ("random-as-woodfisher[batch=2]", LayerMatched(WoodFisher(batch=2), "random")),
         ("magnitude-as-gradual[steps=3]-magnitude", LayerMatched(Gradual(MAGNITUDE, steps=3), "magnitude")),
+        ("obc-as-staged-magnitude", Allocation(OBC, Staged(MAGNITUDE))),
+        ("obc[damping=0.1]-as-magnitude", Allocation(type(OBC)(damping=0.1), MAGNITUDE)),  # type: ignore[call-arg]
+        ("staged-obc-as-lobs-as-magnitude", Staged(Allocation(OBC, Allocation(LOBS, MAGNITUDE)))),
         ("magnitude+kept", Transplant(MAGNITUDE)),
         ("staged-magnitude+woodfisher-joint", Transplant(Staged(MAGNITUDE), JOINT)),
         ("magnitude+obc+woodfisher[batch=2]", Transplant(Transplant(MAGNITUDE, OBC), WoodFisher(batch=2))),
@@ -273,15 +287,6 @@ keys = st.from_regex(r"[a-z_]+", fullmatch=True)
 values = st.text(st.characters(exclude_characters="[]", codec="utf-8"), min_size=1)
 given_options = st.lists(st.tuples(keys, values), max_size=3).map(tuple)
 plain = st.tuples(st.just(Method), words.filter(lambda word: word not in STEPWISE), given_options)
-inner: st.SearchStrategy[Any] = st.recursive(
-    plain,
-    lambda of: (
-        st.tuples(st.just(Wrapped), st.sampled_from([*STEPWISE]), of, given_options)
-        | st.tuples(st.just(Wrapped), st.sampled_from([*CONTROLS]), of)
-    ),
-    max_leaves=4,
-)
-plans = st.recursive(inner, lambda of: st.tuples(st.just(Transplanted), of, inner), max_leaves=4)
 
 
 def grown(plan: tuple[Any, ...]) -> Any:
@@ -292,10 +297,25 @@ def grown(plan: tuple[Any, ...]) -> Any:
     )
 
 
+CONTROLS_OF = {name.removesuffix("-as") for name in CONTROLS}
+inner: st.SearchStrategy[Any] = st.recursive(
+    plain,
+    lambda of: (
+        st.tuples(st.just(Wrapped), st.sampled_from([*STEPWISE]), of, given_options)
+        | st.tuples(st.just(Wrapped), st.sampled_from([*CONTROLS]), of)
+        | st.tuples(st.just(Allocated), plain.map(grown).filter(lambda one: one.name not in CONTROLS_OF), of)
+    ),
+    max_leaves=4,
+)
+plans = st.recursive(inner, lambda of: st.tuples(st.just(Transplanted), of, inner), max_leaves=4)
+
+
 def registered(tree: Tree) -> set[str]:
     """The names that a tree takes for registered ones."""
     if isinstance(tree, Method):
         return {tree.name}
+    if isinstance(tree, Allocated):
+        return registered(tree.of) | registered(tree.amounts)
     return registered(tree.of) if isinstance(tree, Wrapped) else registered(tree.mask) | registered(tree.update)
 
 

@@ -57,5 +57,5 @@ def handed(licence: type, data: Labeled | Unlabeled | None) -> Any:
     if data is None or (licence is Labeled and not isinstance(data, Labeled)):
         raise WfbenchError(f"{licence.__name__} data are needed, and there are {type(data).__name__} ones")
     if licence is Labeled and isinstance(data, Labeled):
-        return Labeled(data.inputs.clone(), data.labels.clone())
-    return Unlabeled(data.inputs.clone())
+        return Labeled(data.inputs.clone(), data.labels.clone(), data.copies)
+    return Unlabeled(data.inputs.clone(), data.copies)

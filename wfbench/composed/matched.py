@@ -1,16 +1,23 @@
-"""Controls: does a method's choice of weights matter, or only how many it takes from each layer?"""
+"""How many weights go of each layer, and which: one method's amounts with another's choice.
 
-from dataclasses import dataclass
+Controls ask whether a method's choice of weights matters, or only how many it takes from each layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from wfbench.channels.pattern import Filter
 from wfbench.errors import WfbenchError
-from wfbench.network import Network
+from wfbench.licence import handed, strongest
+from wfbench.modules import counts_of
+from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner, take_after
-from wfbench.sparsity import Target, keep_all_but
+from wfbench.sparsity import Target, Unstructured, keep_all_but
 
 By: TypeAlias = Literal["magnitude", "random"]
 
@@ -19,8 +26,8 @@ By: TypeAlias = Literal["magnitude", "random"]
 class LayerMatched(Pruner[Any]):
     """Magnitude or random pruning with the layer proportions of another method, which sees its data as ever.
 
-    Called `magnitude-as-METHOD` and `random-as-METHOD`. The kept weights stay the dense ones. Where the pattern says how
-    many weights of every group stay, as N:M does, the method's proportions are the pattern's, and only which stay differs.
+    Called `magnitude-as-METHOD` and `random-as-METHOD`. The kept weights stay the dense ones. Where the pattern says
+    how many weights of every group stay, as N:M does, those are the proportions, and only which stay differs.
     """
 
     source: ClassVar[str] = "control"
@@ -54,3 +61,71 @@ class _Matching:
             dictated = target.pattern.dictated(scores, target)
             masks[name] = keep_all_but(int((~kept).sum()), scores) if dictated is None else dictated
         return Pruned.of(self.net, self.net.weights, masks)
+
+
+@dataclass(frozen=True)
+class Amounts(Unstructured):
+    """Any weight may go, and of each layer as many as is said; of a smaller sparsity the same part of them.
+
+    Args:
+        counts: of each layer, how many weights go at the sparsity.
+        sparsity: above 0.
+    """
+
+    counts: tuple[tuple[str, int], ...] = ()
+    sparsity: float = 1.0
+
+    def masks(self, scores: Mapping[str, Tensor], target: Target) -> Params:
+        part = target.sparsity / self.sparsity
+        return {name: keep_all_but(round(part * count), scores[name]) for name, count in self.counts}
+
+
+@dataclass(frozen=True)
+class Allocation(Pruner[Any]):
+    """A method that takes as many weights of every layer as another one does, and chooses and updates as ever.
+
+    Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`.
+
+    Args:
+        of: chooses the weights, and what becomes of the others.
+        amounts: says how many go of each layer.
+    """
+
+    source: ClassVar[str] = "one method's allocation with another's choice; not a published method"
+    fidelity: ClassVar[str] = "equal to the method itself where both take as many; not a published configuration"
+    of: Pruner[Any]
+    amounts: Pruner[Any]
+
+    def __post_init__(self) -> None:
+        licence = strongest((self.of.licence, self.amounts.licence))
+        take_after(self, self.amounts, f"{self.of.name}-as-{self.amounts.name}", licence)
+        for one in (self.of, self.amounts):
+            if Unstructured.name not in one.patterns:
+                raise WfbenchError(f"{self.name}: {one.name} is not of single weights, which are allocated here")
+        object.__setattr__(self, "patterns", (Unstructured.name,))
+
+    def fit(self, net: Network, data: Any) -> Fitted:
+        fitted = (one.fit(net, handed(one.licence, data)) for one in (self.of, self.amounts))
+        return _Allocating(self, *fitted)
+
+
+@dataclass(frozen=True)
+class _Allocating:
+    method: Allocation
+    of: Fitted
+    amounts: Fitted
+
+    def prune(self, target: Target) -> Pruned:
+        given = self.amounts.prune(target)
+        if target.sparsity == 0:
+            return given
+        counts = counts_of({name: (~mask).sum() for name, mask in given.mask.items()})
+        amounts = Amounts(counts=tuple(counts.items()), sparsity=target.sparsity)
+        found = self.of.prune(replace(target, pattern=amounts, scope="layer", of="weights"))
+        for name, mask in found.mask.items():
+            if (taken := int((~mask).sum())) != counts[name]:
+                raise WfbenchError(
+                    f"{self.method.of.name} takes {taken} weights of {name} where {self.method.amounts.name} takes "
+                    f"{counts[name]}: it decides for itself how many; give a method that ranks all weights of a layer"
+                )
+        return found

@@ -5,6 +5,7 @@
     method  = NAME options
             | ( "gradual" | "staged" ) options "-" method
             | ( "magnitude" | "random" ) "-as-" method
+            | NAME options "-as-" method               as much of every layer as the other takes
     options = { "[" OPTION "=" VALUE "]" }
 
 Options belong to what they stand behind: `gradual[steps=4]-woodfisher[damping=1e-3]` is WoodFisher with that damping,
@@ -18,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from wfbench.composed.gradual import Gradual
-from wfbench.composed.matched import By, LayerMatched
+from wfbench.composed.matched import Allocation, By, LayerMatched
 from wfbench.composed.staged import Staged
 from wfbench.composed.transplant import KEPT, Transplant
 from wfbench.composed.tuned import Tuned
@@ -49,7 +50,7 @@ class Wrapped:
     """A method inside another; the options are the outer one's."""
 
     wrapper: str
-    of: "Method | Wrapped"
+    of: "Part"
     options: Options = ()
 
     def __str__(self) -> str:
@@ -61,13 +62,25 @@ class Transplanted:
     """The mask of one with the update of another."""
 
     mask: "Tree"
-    update: Method | Wrapped
+    update: "Part"
 
     def __str__(self) -> str:
         return f"{self.mask}+{self.update}"
 
 
-Tree: TypeAlias = Method | Wrapped | Transplanted
+@dataclass(frozen=True)
+class Allocated:
+    """A method that takes as much from every layer as another one does."""
+
+    of: Method
+    amounts: "Method | Wrapped | Allocated"
+
+    def __str__(self) -> str:
+        return f"{self.of}-as-{self.amounts}"
+
+
+Part: TypeAlias = Method | Wrapped | Allocated
+Tree: TypeAlias = Part | Transplanted
 
 
 def _written(options: Options) -> str:
@@ -97,7 +110,7 @@ class _Parser:
             self.fail(f'unexpected "{self.text[self.at :]}"')
         return tree
 
-    def method(self, what: str) -> Method | Wrapped:
+    def method(self, what: str) -> Part:
         word = self.match(r"[^\[\]+]*")[0]
         if not word:
             self.fail(f"{what} is missing")
@@ -105,7 +118,13 @@ class _Parser:
             if word.startswith(f"{wrapper}-"):
                 self.at -= len(word) - len(wrapper) - 1
                 return Wrapped(wrapper, self.method("a method"))
+        of, divider, amounts = word.partition("-as-")
+        if divider and of in self.known and word not in self.known:
+            self.at -= len(amounts)
+            return Allocated(Method(of), self.method("a method"))
         options = self.options()
+        if options and word in self.known and self.skip("-as-"):
+            return Allocated(Method(word, options), self.method("a method"))
         if word not in STEPWISE or word in self.known:
             return Method(word, options)
         if not self.skip("-"):
@@ -150,6 +169,8 @@ def build(tree: Tree, pruners: Mapping[str, Pruner[Any]]) -> Pruner[Any]:
         return Transplant(
             build(tree.mask, pruners), None if tree.update == Method(KEPT) else build(tree.update, pruners)
         )
+    if isinstance(tree, Allocated):
+        return Allocation(build(tree.of, pruners), build(tree.amounts, pruners))
     if isinstance(tree, Wrapped):
         return _with_options(_wrapped(tree.wrapper, build(tree.of, pruners)), tree)
     if tree.name not in pruners:

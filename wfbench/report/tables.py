@@ -101,9 +101,10 @@ def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.D
 def _dense_rows(part: pd.DataFrame, across: str, first: list[str]) -> pd.DataFrame:
     """The dense network under every recovery, as far as it was run; what it is without one stands in the title."""
     rows = part[(part["recovery"] != "none") & part["reference"].notna()].drop_duplicates(["recovery", across])
-    texts = [mean_and_width(row.reference, row.reference_half_width) for row in rows.itertuples()]
-    same = {"method": DENSE, "track": "", "scope": "", **dict.fromkeys(first, -1)}
-    return rows[["recovery", across]].assign(text=texts, **same)
+    levels, widths = (rows[name].to_numpy(dtype=float) for name in ("reference", "reference_half_width"))
+    found = rows[["recovery", across]].assign(method=DENSE, track="", scope="")
+    found["text"] = [mean_and_width(level, width) for level, width in zip(levels, widths, strict=True)]
+    return found.assign(place=-1) if first else found
 
 
 def dense_note(part: pd.DataFrame) -> str:
