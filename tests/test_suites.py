@@ -171,6 +171,17 @@ def test_copies_of_a_task_without_an_augmentation_are_left_out_with_a_word(files
     refused(suites("-m", "lead", *few, "--copies", "0"), "0 copies of a sample: give at least 1")
 
 
+def test_the_dense_network_goes_through_every_recovery_with_the_samples_of_every_draw() -> None:
+    recovered = replace(SOME, recoveries=("none", "repair", "batchnorm"))
+    both = Suite("both", (recovered, replace(recovered, methods=("filter-l1",), pattern="filter", of="macs")))
+    found = [label for label in labels(both, copies=(1, 2)) if "-magnitude-" in label and "global-0-" in label]
+    draws = [f"n{n}-s{seed}-magnitude{copies}" for n in (4, 8) for seed in (0, 1) for copies in ("", "-copies2")]
+    assert sorted(found) == sorted(
+        f"digits-cnn[50]-{drawn}-global-0-{recovery}" for drawn in draws for recovery in ("repair", "batchnorm")
+    )
+    assert not [label for label in labels(MIXED) if "global-0-" in label]
+
+
 def test_a_sparsity_joins_the_patterns_that_can_meet_it() -> None:
     both = Suite("both", (SOME, replace(SOME, methods=("magnitude",), pattern="n:m")))
     assert sum("n:m" in label for label in labels(both)) == 4

@@ -26,7 +26,9 @@ AGREEMENT = "Where a title says agreement, it stands in the place of accuracy: t
 def note(frame: pd.DataFrame) -> str:
     """What must be known of the figures of these cases."""
     words = NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
-    return " ".join([words, *sampling_error(frame)])
+    beside = frame.loc[frame["recovery"] != "none", "reference"].notna().any()
+    dense = [f"{DENSE}: the dense one under the same recovery with the same samples."] if beside else []
+    return " ".join([words, *dense, *sampling_error(frame)])
 
 
 def sampling_error(frame: pd.DataFrame) -> list[str]:
