@@ -3,6 +3,7 @@
 import argparse
 import shlex
 from copy import deepcopy
+from dataclasses import replace
 from typing import get_args
 
 from tqdm import tqdm
@@ -11,6 +12,8 @@ from wfbench.commands import Commands
 from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.data import draw
 from wfbench.deploy import advice
+from wfbench.deploy.statistics import statistics_off
+from wfbench.network import Network
 from wfbench.sparsity import Unit
 
 
@@ -57,7 +60,8 @@ def _recommend(options: argparse.Namespace) -> int:
         words += [word for path in options.task_path for word in ("--task-path", path)]
         return shlex.join([*words, "--out", "pruned.safetensors"])
 
-    said = advice.ranked(found, options.budget, sparsity, options.of, command)
+    ranked = advice.ranked(found, options.budget, sparsity, options.of, command)
+    said = replace(ranked, warning=statistics_off(Network(module), data.inputs))
     if options.json:
         print_json(said.as_json())
     else:

@@ -1,7 +1,7 @@
 """`wfbench.recommend`: methods tried inside the samples, cheap ones first; calibrated on some, scored on the others."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import nn
 
 from wfbench.data import Dataset, Labeled, Unlabeled, draw
 from wfbench.deploy.direct import case_of, source_of
+from wfbench.deploy.statistics import statistics_off
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.runner import Runner
@@ -84,6 +85,7 @@ class Recommendation:
         failed: those without a result, with the reason.
         untried: names of the dearer candidates that were left out, since a cheaper one lost nothing.
         command: what to run.
+        warning: what seems to be wrong with the dense network, if anything does.
     """
 
     measure: str
@@ -94,6 +96,7 @@ class Recommendation:
     failed: tuple[Failure, ...]
     untried: tuple[str, ...]
     command: str
+    warning: str | None = None
 
     @property
     def best(self) -> Candidate:
@@ -113,7 +116,8 @@ class Recommendation:
         about = f"{self.sparsity:g} of {self.of} removed; inside {self.samples} samples: calibrated on four fifths, "
         about += f"{self.measure} on the last, {FOLDS} times"
         left = f"\nnot tried, as a cheaper one lost nothing: {', '.join(self.untried)}" if self.untried else ""
-        return f"{about}\n\n{tabulate(rows, headers=heads, disable_numparse=True)}\n{left}\n{self.command}"
+        warning = f"\n\n{self.warning}" if self.warning else ""
+        return f"{about}\n\n{tabulate(rows, headers=heads, disable_numparse=True)}\n{left}\n{self.command}{warning}"
 
 
 def _percent(one: Candidate) -> str:
@@ -139,7 +143,8 @@ def recommend(module: nn.Module, samples: Any, sparsity: float = 0.9, of: Unit =
     def command(best: Candidate) -> str:
         return f'wfbench.prune(module, samples, {sparsity:g}, "{best.method}", "{best.recovery}"{kind})'
 
-    return ranked(found, len(data), sparsity, of, command)
+    warning = statistics_off(Network(module), data.take(range(len(data))).inputs)
+    return replace(ranked(found, len(data), sparsity, of, command), warning=warning)
 
 
 @dataclass

@@ -1,11 +1,13 @@
 """`wfbench.prune`: a trained module and samples in, a pruned module out."""
 
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
 
 from wfbench.channels.pattern import Filter
 from wfbench.data import Dataset, Labeled, MapStyle, Unlabeled
+from wfbench.deploy.statistics import statistics_off
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, unknown
 from wfbench.export import smaller
 from wfbench.harness.case import Case
@@ -49,14 +51,20 @@ def prune(
     Raises:
         WfbenchError: an unknown name, a sparsity out of range or that cannot be met, samples that do not fit, or a
             method without a result.
+
+    Warns:
+        UserWarning: the statistics of the network's BatchNorms do not seem to be those of the samples.
     """
-    task = Task("samples", module, source_of(samples, Network(module)))
+    source = source_of(samples, Network(module))
+    task = Task("samples", module, source)
     case = case_of(task, sparsity, method, recovery, of)
     device = Network(module).device
     try:
         recovered = Runner(str(device)).recover(case)[1]
     except (BrokenRule, CaseFailed) as error:
         raise WfbenchError(f"{case.method.name} has no result: {error}") from error
+    if warning := statistics_off(Network(module), source[0] if isinstance(source, tuple) else source):
+        warnings.warn(warning, stacklevel=2)
     shape = tuple(task.train_set.take([0]).inputs.shape[1:])
     removed = {name: sorted(set(gone)) for name, gone in recovered.removed_channels.items() if gone}
     return smaller(Network(module), shape, removed, recovered.state).to(device).requires_grad_(True).eval()
