@@ -19,9 +19,10 @@ from wfbench.channels.limits import AGREEMENT, differ
 from wfbench.curvature.gram import gram
 from wfbench.curvature.inverse import WoodburyInverse
 from wfbench.curvature.rows import gradients
-from wfbench.data import Labeled, Unlabeled, draw
+from wfbench.data import Labeled, Unlabeled
+from wfbench.draws import draw
+from wfbench.harness.case import pattern_of
 from wfbench.harness.plugins import Registry, discover
-from wfbench.harness.suite import pattern_of
 from wfbench.network import flatten
 from wfbench.recoveries.names import RECOVERIES
 from wfbench.sparsity import keep_largest

@@ -7,7 +7,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from wfbench.curvature.rows import Gradients, gradients
-from wfbench.data import Unlabeled, draw
+from wfbench.data import Unlabeled
+from wfbench.draws import draw
 from wfbench.harness.plugins import discover
 from wfbench.network import Network, flatten
 

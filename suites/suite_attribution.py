@@ -1,7 +1,7 @@
 """Mask × update × recovery: every combination of the declared lists, and each mask's controls once."""
 
 from wfbench import Grid, Suite
-from wfbench.data import Sampling
+from wfbench.draws import Sampling
 from wfbench.pytest_plugin import case_test
 
 MASKS = ("magnitude", "woodfisher", "woodfisher-joint", "lobs-global", "obc", "random")

@@ -1,7 +1,7 @@
 """Wrong labels and balanced draws: what labelled methods make of them."""
 
 from wfbench import Grid, Suite
-from wfbench.data import RANDOM, Sampling
+from wfbench.draws import RANDOM, Sampling
 from wfbench.pytest_plugin import case_test
 
 GRID = Grid(

@@ -14,7 +14,7 @@ from tests.test_tables import record, text_of
 from wfbench import NM, Labeled, Network, Target, Unlabeled, WfbenchError, fisher_rows
 from wfbench.composed.transplant import Transplant
 from wfbench.conformance.checks import check
-from wfbench.data import RANDOM
+from wfbench.draws import RANDOM
 from wfbench.harness.plugins import discover
 from wfbench.harness.suite import Suite
 from wfbench.network import flatten

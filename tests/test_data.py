@@ -26,7 +26,8 @@ from wfbench import (
     draw,
     run,
 )
-from wfbench.data import Augment, draw_indices
+from wfbench.data import Augment
+from wfbench.draws import draw_indices
 from wfbench.harness.plugins import discover
 from wfbench.recoveries.names import RECOVERIES
 

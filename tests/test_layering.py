@@ -24,7 +24,7 @@ ROOMS = (
     *("commands", "doors"),
 )
 GROUND = ("errors", "writing", "tiles", "linalg", "modules")
-WORDS = ("data", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
+WORDS = ("data", "draws", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "cli", "pytest_plugin")
 FILES = 12
 

@@ -35,8 +35,9 @@ from wfbench import (
 from wfbench.cli import main
 from wfbench.conformance.checks import check
 from wfbench.curvature.gram import gram
-from wfbench.data import RANDOM, Dataset
+from wfbench.data import Dataset
 from wfbench.deploy.packed import file_bytes
+from wfbench.draws import RANDOM
 from wfbench.harness.measures import check_finite
 from wfbench.harness.record import SCIENCE, cpu_name
 from wfbench.network import Params

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from tests.cases import blob_network, blobs, case_of
 from tests.test_suites import refused, suites
 from wfbench import Dataset, Labeled, Runner, Sampling, Task, Unlabeled, WfbenchError, draw, run
-from wfbench.data import draw_indices
+from wfbench.draws import draw_indices
 from wfbench.output import files
 from wfbench.report import frames
 from wfbench.tasks.evaluate import agreement

@@ -5,11 +5,12 @@ from .channels.pruner import ChannelPruner
 from .curvature.damping import CrossValidated, Relative
 from .curvature.inverse import WoodburyInverse
 from .curvature.rows import fisher_rows
-from .data import Dataset, Labeled, Sampling, Unlabeled, draw
+from .data import Dataset, Labeled, Unlabeled
 from .deploy.advice import Recommendation, recommend
 from .deploy.comparison import Comparison, compare_networks
 from .deploy.direct import prune
 from .deploy.packed import load_sparse, save_sparse
+from .draws import Sampling, draw
 from .errors import WfbenchError
 from .export import export_onnx, export_program, load_pruned
 from .harness.case import Case

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from wfbench.commands import Commands
 from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
-from wfbench.data import draw
 from wfbench.deploy import advice
 from wfbench.deploy.statistics import statistics_off
+from wfbench.draws import draw
 from wfbench.network import Network
 from wfbench.sparsity import Unit
 

@@ -29,7 +29,8 @@ from wfbench.conformance.trial import (
     science,
     trial_of,
 )
-from wfbench.data import Labeled, draw
+from wfbench.data import Labeled
+from wfbench.draws import draw
 from wfbench.harness.reuse import checkpoint_digest
 from wfbench.harness.runner import Runner
 from wfbench.network import Network

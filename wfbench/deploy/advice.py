@@ -8,9 +8,10 @@ import numpy as np
 from tabulate import tabulate
 from torch import nn
 
-from wfbench.data import Dataset, Labeled, Unlabeled, draw
+from wfbench.data import Dataset, Labeled, Unlabeled
 from wfbench.deploy.direct import case_of, source_of
 from wfbench.deploy.statistics import statistics_off
+from wfbench.draws import draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.runner import Runner

@@ -10,10 +10,9 @@ from wfbench.data import Dataset, Labeled, MapStyle, Unlabeled
 from wfbench.deploy.statistics import statistics_off
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, unknown
 from wfbench.export import smaller
-from wfbench.harness.case import Case
+from wfbench.harness.case import Case, pattern_of
 from wfbench.harness.plugins import discover
 from wfbench.harness.runner import Runner
-from wfbench.harness.suite import pattern_of
 from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery

@@ -5,14 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from wfbench.data import RANDOM, Sampling
+from wfbench.channels.pattern import Filter
+from wfbench.draws import RANDOM, Sampling
 from wfbench.errors import CaseFailed, WfbenchError
 from wfbench.licence import TRACKS, Track, strongest
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
-from wfbench.sparsity import Pattern, Target, Unit
+from wfbench.sparsity import NM, Pattern, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
 
@@ -134,3 +135,33 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value):
         return {"is": type(value).__name__, **options(value)}
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
+
+
+PATTERNS: dict[str, type[Pattern]] = {found.name: found for found in (Unstructured, NM, Filter)}
+
+
+def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
+    """The pattern of that name on a task."""
+    return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
+
+
+def possible(
+    task: Task,
+    budget: int,
+    seed: int,
+    target: Target,
+    method: Pruner[Any],
+    recovery: Recovery[Any],
+    sampling: Sampling,
+) -> Case | None:
+    """None where a case cannot be.
+
+    Where a draw that needs labels meets a case that may not see any, a labelled case samples without, or copies a task
+    without an augmentation.
+    """
+    labelled = "labeled" in (method.track, recovery.track)
+    if (sampling.needs_labels and not labelled) or (labelled and not task.train_set.labelled):
+        return None
+    if sampling.copies > 1 and task.augment is None:
+        return None
+    return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)

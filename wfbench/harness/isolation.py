@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from wfbench.data import Labeled, Unlabeled, draw, sealed
+from wfbench.data import Labeled, Unlabeled, sealed
+from wfbench.draws import draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, kind_and_text, why
 from wfbench.execution.devices import seeded_generators
 from wfbench.execution.leftovers import put_back

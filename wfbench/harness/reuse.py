@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wfbench.data import draw
 from wfbench.definitions import Definition, Definitions, UnreadableError
 from wfbench.definitions.installed import versions
+from wfbench.draws import augmentation, draw
 from wfbench.execution.precision import precision
 from wfbench.harness.case import Case, changed, defaults, options
 from wfbench.harness.isolation import seeded
@@ -83,7 +83,7 @@ def question(case: Case, module: nn.Module, checkpoint: str, device: torch.devic
     test = train if case.task.test is None else case.task.test_set.fingerprint
     data = {"checkpoint": checkpoint[:12], "train": train[:12], "test": test[:12]}
     if case.sampling.copies > 1:
-        data["augmentation"] = case.task.train_set.augmentation[:12]
+        data["augmentation"] = augmentation(case.task.train_set)[:12]
     return _asked(case, module, device, data, {})
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from wfbench.channels.coupled import shrunk
 from wfbench.channels.latency import Timing, latencies
-from wfbench.data import Dataset, Labeled, Unlabeled, drawn_indices
+from wfbench.data import Dataset, Labeled, Unlabeled
+from wfbench.draws import drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
 from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.clock import now

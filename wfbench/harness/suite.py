@@ -16,20 +16,18 @@ from dataclasses import dataclass, replace
 from itertools import product, repeat
 from typing import Any
 
-from wfbench.channels.pattern import Filter
-from wfbench.data import RANDOM, Sampling
+from wfbench.draws import RANDOM, Sampling
 from wfbench.errors import WfbenchError, unknown, why
-from wfbench.harness.case import Case, Unread
+from wfbench.harness.case import PATTERNS, Case, Unread, pattern_of, possible
 from wfbench.harness.isolation import caught
 from wfbench.harness.plugins import Registry
 from wfbench.licence import Licensed
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.names import RECOVERIES
-from wfbench.sparsity import NM, Pattern, Scope, Target, Unit, Unstructured
+from wfbench.sparsity import Pattern, Scope, Target, Unit
 from wfbench.tasks.task import Task
 
-PATTERNS: dict[str, type[Pattern]] = {found.name: found for found in (Unstructured, NM, Filter)}
 OPTIONS = ("tasks", "methods", "budgets", "sparsities", "recoveries", "copies")
 """What the user may choose values of; tasks first, since whether a sparsity can be met is asked on one."""
 
@@ -140,7 +138,7 @@ class Grid:
             for method, targets, after in (dense, *((one, self._targets(pattern, one), recoveries) for one in methods))
             for target in targets
             for recovery in after
-            if (made := _case(task, budget, seed, target, method, recovery, sampling)) is not None
+            if (made := possible(task, budget, seed, target, method, recovery, sampling)) is not None
         ]
 
     def _targets(self, pattern: Pattern, method: Pruner[Any]) -> list[Target]:
@@ -216,11 +214,6 @@ def unaugmented(suites: Iterable[Suite], registry: Registry) -> str:
     return ", ".join(sorted(names))
 
 
-def pattern_of(name: str, task: Task, of: Unit) -> Pattern:
-    """The pattern of that name on a task."""
-    return PATTERNS[name].for_task(task.dense, task.train_set.take([0]).inputs, of)
-
-
 def _on(task: Task, name: str, of: Unit) -> Pattern:
     """The pattern of that name on a task; one that stands for it where the task breaks."""
     try:
@@ -289,28 +282,6 @@ def left_out(
             problem = f"{name} reaches {', '.join(reached)}; the suite {names} is of {of}"
     grids = "\n".join(f"  {suite.name}, {grid.pattern}: {grid}" for suite in suites for grid in suite.grids)
     raise WfbenchError(f"{problem}; declared are:\n{grids}")
-
-
-def _case(
-    task: Task,
-    budget: int,
-    seed: int,
-    target: Target,
-    method: Pruner[Any],
-    recovery: Recovery[Any],
-    sampling: Sampling,
-) -> Case | None:
-    """None where a case cannot be.
-
-    Where a draw that needs labels meets a case that may not see any, a labelled case samples without, or copies a task
-    without an augmentation.
-    """
-    labelled = "labeled" in (method.track, recovery.track)
-    if (sampling.needs_labels and not labelled) or (labelled and not task.train_set.labelled):
-        return None
-    if sampling.copies > 1 and task.augment is None:
-        return None
-    return Case(task, budget, seed, seed % max(1, task.replicates), target, method, recovery, sampling)
 
 
 def _recovery(name: str) -> Recovery[Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wfbench.data import draw_indices
+from wfbench.draws import draw_indices
 from wfbench.errors import WfbenchError
 from wfbench.published.packages import Archive
 from wfbench.tasks.task import Task

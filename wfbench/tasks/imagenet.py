@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from wfbench.data import draw_indices
+from wfbench.draws import draw_indices
 from wfbench.errors import NotFetched, WfbenchError
 from wfbench.tasks.cache import cache_folder, content
 from wfbench.tasks.padding import with_explicit_padding

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from wfbench.data import Augment, Dataset, MapStyle, draw_indices
+from wfbench.data import Augment, Dataset, MapStyle
+from wfbench.draws import draw_indices
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import unwrapped
 from wfbench.tasks.evaluate import Measure, Scores
