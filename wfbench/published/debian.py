@@ -103,10 +103,10 @@ def described(packages: str) -> Iterator[tuple[str, str]]:
 
     Packages of one source are described alike, and must not be on both sides of a split.
     """
-    stanzas = [dict(FIELD.findall(stanza)) for stanza in packages.split("\n\n") if stanza.strip()]
+    stanzas: list[dict[str, str]] = [dict(FIELD.findall(part)) for part in packages.split("\n\n") if part.strip()]
     sources, said = set[str](), set[str]()
     for fields in sorted(stanzas, key=lambda fields: fields["Package"]):
-        source = fields.get("Source", fields["Package"]).split(" ")[0]
+        source = (fields.get("Source") or fields["Package"]).split(" ")[0]
         if source not in sources and fields["Description"] not in said:
             yield fields["Section"], fields["Description"]
         sources.add(source)

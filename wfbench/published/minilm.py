@@ -1,4 +1,4 @@
-"""An encoder: MiniLM-L6 (Wang et al. 2020), as trained for sentences, with a logistic head that tells Debian's sections.
+"""An encoder: MiniLM-L6 (Wang et al. 2020), trained for sentences, with a logistic head that tells Debian's sections.
 
 A sample is the one-line description of a package, its label one of 16 sections. The head was fitted on the training
 descriptions and ships with wfbench; the encoder comes with a package.
