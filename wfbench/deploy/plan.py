@@ -131,8 +131,8 @@ def plan(
     found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit))
     if recovery is not None:
         after = recovery_steps(recovery, net, shapes, samples, sparsity)
-        counted = found is not None and after is not None
-        found = found | {f"{recovery.name}: {step}": work for step, work in after.items()} if counted else None
+        named = {f"{recovery.name}: {step}": work for step, work in (after or {}).items()}
+        found = None if found is None or after is None else found | named
     timed = {} if limit is None or not found else _pass_times(net, x[:TIMED], found, shapes)
     steps = None
     if found is not None:
@@ -146,11 +146,11 @@ def plan(
         k, each = rows_of(method, shapes, samples)
         rows = k, shapes.p
     tiles = -(-samples // shapes.tile) if found else 0
-    named = method.name if recovery is None else f"{method.name} and {recovery.name}"
+    together = method.name if recovery is None else f"{method.name} and {recovery.name}"
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
     return Plan(
-        task, named, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
+        task, together, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
     )
 
 
