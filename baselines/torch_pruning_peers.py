@@ -6,8 +6,10 @@ out.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from wfbench import Filter, Fitted, Network, Pruned, Pruner, Target
@@ -23,11 +25,15 @@ class FittedPeer:
     importance: Any
 
     def scores(self, pattern: Filter) -> dict[str, Tensor]:
-        """By the group's name; channels are those of the group's first layer, in our order."""
+        """By the group's name; channels are those of the group's first layer, in our order. Heads, which the library
+        would have to be told of, go last."""
         module = self.net.module()
         graph = dependency_graph(module, pattern.example(self.net))
         found = {}
         for group in pattern.groups(self.net):
+            if group.heads:
+                found[group.name] = torch.full((group.size,), inf)
+                continue
             layer = module.get_submodule(group.name)
             found[group.name] = self.importance(pruning_group(graph, layer, range(group.size)))
         return found

@@ -1,7 +1,8 @@
-"""A language model on 8, 32 and 128 texts, half of its weights removed; and listeners to tones.
+"""A language model on 8, 32 and 128 texts, half of its weights removed; an encoder; and listeners to tones.
 
-Texts of 128 tokens, scored by the next one. Methods that choose within layers do so as in their papers. A layer of the
-large listener reads 65536 numbers a place, too many for methods that hold their products by pairs.
+Texts of 128 tokens, scored by the next one; descriptions of a line, scored by their section. Methods that choose within
+layers do so as in their papers. A layer of the large listener reads 65536 numbers a place, too many for methods that
+hold their products by pairs.
 """
 
 from dataclasses import replace
@@ -28,7 +29,8 @@ TONES = Grid(
     recoveries=("none",),
     seeds=2,
 )
+SECTIONS = replace(TONES, tasks=("debian-minilm-l6",))
 LARGE = replace(TONES, tasks=("tones-crepe-full",), methods=("magnitude", "woodfisher"), budgets=(8, 32))
-SUITE = Suite("language", (HALF, PAIRS, TONES, LARGE))
+SUITE = Suite("language", (HALF, PAIRS, SECTIONS, TONES, LARGE))
 
 test_case = case_test("language")

@@ -39,7 +39,7 @@ from wfbench.composed.tuned import Tuned
 from wfbench.harness.case import options
 from wfbench.harness.plugins import discover
 from wfbench.harness.store import record_files
-from wfbench.harness.suite import _recovery
+from wfbench.harness.suite import recovery_of
 from wfbench.network import Params
 
 REGISTRY = discover()
@@ -219,8 +219,8 @@ def test_a_malformed_name_is_refused_with_the_place(name: str, problem: str) -> 
         (REGISTRY.pruner, "my-typo", "unknown method .my-typo.; `wfbench list` shows what there is"),
         (REGISTRY.task, "digit-cnn[100]", "unknown task .digit-cnn.; did you mean digits-cnn"),
         (REGISTRY.task, "mnist", "unknown task .mnist.; `wfbench list` shows what there is"),
-        (_recovery, "batch-norm", "unknown recovery .batch-norm.; did you mean batchnorm"),
-        (_recovery, "magic", "unknown recovery .magic.; there are: none, batchnorm"),
+        (recovery_of, "batch-norm", "unknown recovery .batch-norm.; did you mean batchnorm"),
+        (recovery_of, "magic", "unknown recovery .magic.; there are: none, batchnorm"),
     ],
 )
 def test_an_unknown_name_is_met_with_those_like_it(ask: Any, name: str, answer: str) -> None:

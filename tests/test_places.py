@@ -1,5 +1,6 @@
 """Samples with several places, as texts: labels [n, *places], logits [n, classes, *places], the loss their mean."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,9 @@ from wfbench import (
 from wfbench import network as network_module
 from wfbench.curvature.cotangents import probe_signs
 from wfbench.curvature.rows import gradients
+from wfbench.output import files
 from wfbench.recoveries.descent import LogitDistillation
+from wfbench.report import frames, html
 from wfbench.tasks.evaluate import agreement, evaluate
 from wfbench.walk import second_moments
 
@@ -254,3 +257,24 @@ def test_labels_of_other_places_than_the_logits_are_refused() -> None:
     x, y = blobs(300, 0)
     plain = replace(case, task=replace(blob_task(), train=(x, y[:, None])))
     assert str(run(plain).reason).endswith("labels [n]")
+
+
+def test_tables_and_report_show_perplexity_of_texts_alone() -> None:
+    magnitude, none = REGISTRY.pruner("magnitude"), RECOVERIES["none"]
+    cases = [Case(task, 8, seed, 0, Target(0.3), magnitude, none) for task in (reading_task(),) for seed in (0, 1)]
+    records = [
+        json.loads(run(case).as_json()) for case in (*cases, Case(blob_task(), 8, 0, 0, Target(0.3), magnitude, none))
+    ]
+    assert [record.get("places") for record in records] == [PLACES, PLACES, None]
+    losses = torch.tensor([record["loss"] for record in records[:2]], dtype=torch.float64)
+    dense = torch.tensor(records[0]["dense_loss"], dtype=torch.float64).exp()
+    found = files.render("s", records)
+    page = found["tables/s-perplexity.md"].decode()
+    assert f"## texts, 8 samples (dense {float(dense):.4g})" in page
+    assert f"| {float(losses.exp().mean()):.4g} " in page
+    assert "blobs" not in page.split("## texts")[1].split("Made")[0]
+    assert b"s-perplexity.md" in files.index(found)
+    assert "tables/s-perplexity.md" not in files.render("s", records[2:])
+    told = frames.with_perplexity(frames.frame_of(records))
+    shown = html.columns(told)["perplexity"]
+    assert [shown["of"][at] for at in shown["at"]].count(None) == 1

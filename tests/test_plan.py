@@ -1,7 +1,9 @@
 """What the plan says a method costs, against what torch is counted to do."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,16 @@ from torch import nn
 
 from benchmarks.counting import Counted
 from benchmarks.plan import regions
-from wfbench import Network, Unlabeled, WfbenchError, WoodFisher, WoodFisherUnlabeled, discover
+from wfbench import RECOVERIES, Network, Target, Unlabeled, WfbenchError, WoodFisher, WoodFisherUnlabeled, discover
 from wfbench.cli import main
+from wfbench.deploy.layered import recovery_steps
 from wfbench.deploy.machine import Machine, read_machine
 from wfbench.deploy.methods import steps_of
 from wfbench.deploy.plan import Plan, plan
 from wfbench.deploy.shapes import shapes_of
 from wfbench.deploy.work import Work, total
+from wfbench.recoveries.descent import FeatureDistillation, LogitDistillation
+from wfbench.woodfisher.restored import WoodFisherStaged
 
 CARD = Machine("a card", 2.0**30, 1e12, 1e13, 1e12, 1e-5)
 SPEC = {"memory_bytes": 2**30, "memory_gb_per_s": 1000, "tflops_float32": 10, "tflops_float64": 1, "launch_us": 1000}
@@ -44,6 +49,15 @@ METHODS = {
     "obc": "obc",
     "sparsegpt": "sparsegpt",
     "wanda": "wanda",
+    "kfac": "kfac-sampled",
+    "kfac-exact": "kfac-exact",
+    "staged": WoodFisherStaged(stages=3, steps=1),
+}
+RECOVERED = {
+    "batchnorm": RECOVERIES["batchnorm"],
+    "repair": RECOVERIES["repair"],
+    "distill": FeatureDistillation(steps=4),
+    "distill-logits": LogitDistillation(steps=4),
 }
 
 
@@ -61,12 +75,41 @@ def test_steps_are_what_is_counted(method: str) -> None:
     steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)
     assert steps is not None
     for names, run in regions(net, Unlabeled(x), pruner, SPARSITY):
-        with Counted() as counted:
-            run()
         said = total([work for name, work in steps.items() if not names or name in names])
-        for kind in ("flops32", "flops64", "moved"):
-            expected = getattr(counted, kind)
-            assert getattr(said, kind) == pytest.approx(expected, rel=0.2, abs=1), (names, kind)
+        held_against(said, run, names)
+
+
+def held_against(said: Work, run: Callable[[], Any], names: tuple[str, ...] = ()) -> None:
+    """FLOPs and bytes within 20 %; a few passes of single samples, in which a network is looked at, are left out."""
+    with Counted() as counted:
+        run()
+    for kind in ("flops32", "flops64", "moved"):
+        expected, least = getattr(counted, kind), 1e-3 * (counted.flops32 + counted.flops64)
+        assert getattr(said, kind) == pytest.approx(expected, rel=0.2, abs=least), (names, kind)
+
+
+@pytest.mark.parametrize("name", RECOVERED)
+def test_steps_of_recoveries_are_what_is_counted(name: str) -> None:
+    net, x = made("conv")
+    pruned = discover().pruner("magnitude").fit(net, None).prune(Target(SPARSITY))
+    steps = recovery_steps(RECOVERED[name], net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)
+    assert steps
+    held_against(total([*steps.values()]), lambda: RECOVERED[name].apply(net, pruned, Unlabeled(x)))
+
+
+def test_sums_of_branches_are_read_and_written_too() -> None:
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.out = nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.out(torch.relu(x + self.first(x)))
+            return found
+
+    shapes = shapes_of(Network(Branched()), torch.ones(1, 6))
+    assert shapes.between == 3 * 6 + 2 * 6
+    assert shapes.activations == shapes.between + 12 + 8
 
 
 def test_the_counter_is_torchs_own_where_that_is_right() -> None:
@@ -94,7 +137,7 @@ def of(module: nn.Module, method: str, x: torch.Tensor, limit: int | None = None
 
 def test_what_is_not_counted_is_said() -> None:
     x = torch.randn(2, 64)
-    assert "kfac are not counted" in str(of(mlp(), "kfac", x))
+    assert "obd are not counted; those of WoodFisher, K-FAC, layer-wise" in str(of(mlp(), "obd", x))
     assert of(mlp(), "magnitude", x).steps == ()
     assert "reads no samples" in str(of(mlp(), "magnitude", x))
 
@@ -176,4 +219,12 @@ def test_the_command_plans_for_this_machine_and_for_a_card(tmp_path: Path, capsy
     assert "files" not in [step["name"] for step in there["steps"]]
     assert main([*asked, "--device-spec", str(tmp_path / "card.json"), "--memory", "1GiB"]) == 2
     assert "--memory is of this machine" in capsys.readouterr().err
+    assert main([*asked, "--method", "magnitude", "--recovery", "repair", "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)
+    assert [step["name"] for step in after["steps"]] == [
+        f"repair: {s}" for s in ("forward", "moments", "least squares")
+    ]
+    assert (after["method"], all(step["seconds"] > 0 for step in after["steps"])) == ("magnitude and repair", True)
+    assert main([*asked, "--recovery", "magic"]) == 2
+    assert "unknown recovery" in capsys.readouterr().err
     assert main([*asked, "--method", "nothing"]) == 2

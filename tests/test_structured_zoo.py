@@ -129,7 +129,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "u-net": (UNet, IMAGE),
     "1-d convolutions": (partial(convolutions, nn.Conv1d, 4 * 6), (2, 8)),
     "3-d convolutions": (partial(convolutions, nn.Conv3d, 4 * 8), (2, 4, 4, 4)),
-    "vit": (vit, IMAGE),  # but for qkv, which stays whole
+    "vit": (vit, IMAGE),  # heads, and the width between
     "transformer encoder": (Encoder, (5, 4)),
     "decoder": (Decoder, (5,)),
 }

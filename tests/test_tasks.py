@@ -154,6 +154,7 @@ def test_shipped_checkpoints_match_their_recipes() -> None:
     registered = checkpoints.registry()
     assert {name: len(found) for name, found in registered.items()} == {
         "cifar10-resnet20": 1, "cifar10-resnet56": 1, "cifar10-jpeg-resnet20": 3, "cifar10-jpeg-resnet56": 1,
+        "debian-minilm-l6": 1,
         "digits-cnn": 3, "fashion-mlpnet": 3, "fashion-mobilenetv1": 1, "fashion-resnet20": 1,
     }  # fmt: skip
     for name, (build, recipe) in RECIPES.items():

@@ -94,27 +94,26 @@ def pruned_network(
         raise WfbenchError(f"{case.method.name} has no result: {record.reason}")
     pruned, dense = recovery.found, case.task.dense(case.replicate)
     removed = {name: sorted(set(gone)) for name, gone in pruned.removed_channels.items() if gone}
-    shape = tuple(case.task.train_set.take([0]).inputs.shape[1:])
-    module = smaller(Network(deepcopy(dense).cpu()), shape, removed, pruned.state)
+    pattern = Filter.of(case.task.train_set.take([0]).inputs)
+    module = smaller(Network(deepcopy(dense).cpu()), pattern, removed, pruned.state)
     about = {
         **case.identity(),
         "format": FORMAT,
         "options": options(case.method),
         "recovery_options": options(case.recovery),
         "removed_channels": removed,
-        "shape": list(shape),
+        "shape": list(pattern.shape),
+        **({"tokens": True} if pattern.tokens else {}),
         "checkpoint": checkpoint_digest(dense),
         "version": version_of("wfbench"),
     }
     return Outcome(record, module, about)
 
 
-def smaller(
-    net: Network, shape: tuple[int, ...], removed: Mapping[str, list[int]], state: Mapping[str, Tensor]
-) -> nn.Module:
+def smaller(net: Network, pattern: Filter, removed: Mapping[str, list[int]], state: Mapping[str, Tensor]) -> nn.Module:
     """The network of a state as large as `net`'s, without the removed channels."""
     if removed:
-        return as_brought(shrunk(net, state, Filter(shape).example(net), removed))
+        return as_brought(shrunk(net, state, pattern.example(net), removed))
     return as_brought(net.module(state))
 
 
@@ -144,10 +143,11 @@ def load_pruned(path: str | Path, module: nn.Module | None = None) -> nn.Module:
     about, state = _read(Path(path))
     net = Network(_dense(about, Path(path)) if module is None else module)
     removed = {name: gone for name, gone in about["removed_channels"].items() if gone}
+    pattern = Filter(tuple(about["shape"]), about.get("tokens", False))
     try:
         if removed:
-            _check_groups(net, tuple(about["shape"]), removed)
-        found = smaller(net, tuple(about["shape"]), removed, net.state())
+            _check_groups(net, pattern, removed)
+        found = smaller(net, pattern, removed, net.state())
         put(found, state)
     except (WfbenchError, RuntimeError) as error:
         kind = type(net.module()).__name__
@@ -177,8 +177,8 @@ def _dense(about: Mapping[str, Any], path: Path) -> nn.Module:
     return task.dense(about["replicate"])
 
 
-def _check_groups(net: Network, shape: tuple[int, ...], removed: Mapping[str, list[int]]) -> None:
-    sizes = {group.name: group.size for group in Filter(shape).groups(net)}
+def _check_groups(net: Network, pattern: Filter, removed: Mapping[str, list[int]]) -> None:
+    sizes = {group.name: group.size for group in pattern.groups(net)}
     for name, gone in removed.items():
         if name not in sizes or len(gone) >= sizes[name] or not set(gone) <= set(range(sizes[name])):
             raise WfbenchError(f"it has no channels {gone} of {name} to take out")

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
+from wfbench.channels.heads import Heads, heads_of, take_heads
 from wfbench.errors import WfbenchError
 from wfbench.network import NORMS, PRUNABLE, Network, Params, tensor_name
 
@@ -58,6 +59,7 @@ class Coupled:
         deleted: D, whatever else physical removal deletes: filters, depthwise filters, running statistics, parameters
             outside of layers, the input slices of the consumers. Neither charged nor updated.
         consumers: names of the weights that read the channels; U is what survives of them and of their biases.
+        heads: each is a head of attention, not what a graph of operations tells.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Coupled:
     charged: tuple[Slices, ...]
     deleted: tuple[Slices, ...]
     consumers: tuple[str, ...]
+    heads: bool = False
 
 
 def coupled_channels(net: Network, example: Shaped[Tensor, "1 *input"]) -> list[Coupled]:
@@ -85,7 +88,8 @@ def coupled_channels(net: Network, example: Shaped[Tensor, "1 *input"]) -> list[
     graph = dependency_graph(module, example.to(net.device))
     groups = graph.get_all_groups(root_module_types=list(PRUNABLE))
     alone = [group for group in groups if not any(isinstance(item.dep.target.module, ACROSS) for item in group)]
-    found = [_coupled(group, graph, names) for group in alone]
+    heads = [_of_heads(one, module) for one in heads_of(module)]
+    found = [*(_coupled(group, graph, names) for group in alone), *heads]
     tied = {name for name, count in Counter(net.names.values()).items() if count > 1}
     free = [group for group in found if not tied & {net.names.get(part.name) for part in group.charged + group.deleted}]
     order = {name: place for place, name in enumerate(names.values())}
@@ -94,6 +98,8 @@ def coupled_channels(net: Network, example: Shaped[Tensor, "1 *input"]) -> list[
 
 def dependency_graph(module: nn.Module, example: Shaped[Tensor, "1 *input"]) -> Any:
     """torch-pruning's graph of what must go together in `module`, whose parameters are free to be trained afterwards.
+
+    It ends at heads of attention, which are known otherwise.
 
     Raises:
         WfbenchError: the network cannot be traced.
@@ -105,12 +111,16 @@ def dependency_graph(module: nn.Module, example: Shaped[Tensor, "1 *input"]) -> 
     try:
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
-            return Graph().build_dependency(module, example_inputs=example)
+            graph = Graph().build_dependency(module, example_inputs=example)
     except Exception as error:  # the tracer may fail in any way
         raise WfbenchError(
             f"{type(module).__name__} cannot be traced ({type(error).__name__}: {error}); write its forward pass with "
             "torch operations that autograd records, or leave structured pruning out"
         ) from error
+    heads = heads_of(module)
+    made = [module.get_submodule(name) for one in heads for name, _ in one.made]
+    graph.cut(made, [module.get_submodule(one.reader) for one in heads])
+    return graph
 
 
 def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
@@ -139,6 +149,17 @@ def _coupled(group: Any, graph: Any, names: Mapping[nn.Module, str]) -> Coupled:
         consumers.append(name)
     first = min((names[layer] for layer in made if isinstance(layer, PRUNABLE)), key=list(names.values()).index)
     return Coupled(first, size, tuple(charged), tuple(deleted), tuple(consumers))
+
+
+def _of_heads(heads: Heads, module: nn.Module) -> Coupled:
+    def made(name: str, index: Tensor) -> list[Slices]:
+        tensors = _tensors(module.get_submodule(name), name)
+        return [Slices(tensor, 0, index) for tensor in tensors]
+
+    reader = tensor_name(heads.reader, "weight")
+    deleted = [one for name, index in heads.others for one in made(name, index)]
+    charged = tuple(made(heads.name, heads.values))
+    return Coupled(heads.name, heads.size, charged, (*deleted, Slices(reader, 1, heads.columns)), (reader,), heads=True)
 
 
 def _rows(roots: Sequence[int], positions: Sequence[int]) -> Int[Tensor, "channels width"]:
@@ -190,11 +211,13 @@ def shrunk(net: Network, state: Mapping[str, Tensor], example: Tensor, gone: Map
     """The network of `state` with the removed channels taken out: smaller layers, the masked one's function."""
     module = net.module(state)
     layers = dict(module.named_modules())
-    graph = dependency_graph(module, example.to(net.device))
+    heads = {one.name: one for one in heads_of(module)}
+    graph = dependency_graph(module, example.to(net.device)) if gone.keys() - heads else None
     for name, channels in gone.items():
-        if channels:
-            layer = layers[name]
-            pruning_group(graph, layer, sorted(set(channels))).prune()
+        if channels and name not in heads:
+            pruning_group(graph, layers[name], sorted(set(channels))).prune()
+    for name in [name for name in heads if gone.get(name)]:
+        take_heads(module, heads[name], sorted(set(gone[name])))
     return module.requires_grad_(False).eval()
 
 

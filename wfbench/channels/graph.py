@@ -26,6 +26,20 @@ class Graph(torch_pruning.DependencyGraph):  # type: ignore[misc]
                 dependency.index_mapping = _Followed(self, dependency.index_mapping)
         return built
 
+    def cut(self, made: Sequence[nn.Module], read: Sequence[nn.Module]) -> None:
+        """Follow no channels beyond the outputs of some layers, and none into the inputs of others."""
+        outputs, inputs = {id(layer) for layer in made}, {id(layer) for layer in read}
+
+        def beyond(node: Any, function: Any) -> bool:
+            return id(node.module) in (outputs if self.is_out_channel_pruning_fn(function) else inputs)
+
+        for node in self.module2node.values():
+            node.dependencies = [
+                one
+                for one in node.dependencies
+                if not (beyond(one.source, one.trigger) or beyond(one.target, one.handler))
+            ]
+
     def get_pruning_group(self, module: nn.Module, pruning_fn: Any, idxs: Sequence[int]) -> Any:
         self.followed = 0
         try:

@@ -26,16 +26,20 @@ def removable(
     """The groups whose channels have a place in all tensors where the graph says so, and why the others stay whole.
 
     A group in a tensor some of whose entries belong to no group, as after a shortcut that pads with channels of zeros,
-    is tried: the graph may have taken its channels for others.
+    is tried: the graph may have taken its channels for others. So are one in a tensor outside of layers, which may be a
+    norm's, and heads of attention.
 
     Raises:
         WfbenchError: all would stay whole.
     """
     state = net.state()
-    partly = _partly_known(groups, state)
-    probe = torch.randn((4, *example.shape[1:]), generator=torch.Generator().manual_seed(0)).to(example)
+    doubtful = _doubtful(net, groups, state)
+    probe = probe_of(example)
+    heads = _headless(net, [group for group in groups if group.heads], probe)
     problems = [
-        _misplaced(net, group, state) or (_moved(net, group, probe) if group.name in partly else None)
+        heads.get(group.name)
+        or _misplaced(net, group, state)
+        or (_moved(net, group, probe) if group.name in doubtful else None)
         for group in groups
     ]
     found = [group for group, problem in zip(groups, problems, strict=True) if problem is None]
@@ -43,6 +47,30 @@ def removable(
     if whole and not found:
         raise WfbenchError(f"no channel can be taken out: {whole[0]}; {REMEDY}")
     return found, whole
+
+
+def probe_of(example: Shaped[Tensor, "1 *input"]) -> Shaped[Tensor, "4 *input"]:
+    """Random inputs of a kind: numbers about 0, or of tokens the first few."""
+    generator = torch.Generator().manual_seed(0)
+    if example.is_floating_point():
+        return torch.randn((4, *example.shape[1:]), generator=generator).to(example)
+    return torch.randint(1, 4, (4, *example.shape[1:]), generator=generator).to(example)
+
+
+def _headless(net: Network, groups: Sequence[Coupled], x: Shaped[Tensor, "n *input"]) -> dict[str, str]:
+    """Why heads stay, by the group's name: the network without the first of each is tried, of all groups at once."""
+    gone = {group.name: [0] for group in groups}
+    if not groups:
+        return {}
+    try:
+        state = masked(net.state(), groups, gone)
+        with torch.no_grad():
+            if differ(net.logits(state, x), shrunk(net, state, x[:1], gone)(x)) <= AGREEMENT:
+                return {}
+    except Exception:  # the network may fail in any way; which heads are to blame is found below
+        pass
+    problems = {group.name: limit(net, [group], gone, x) for group in groups}
+    return {name: problem for name, problem in problems.items() if problem is not None}
 
 
 def _misplaced(net: Network, group: Coupled, state: Mapping[str, Tensor]) -> str | None:
@@ -57,8 +85,9 @@ def _misplaced(net: Network, group: Coupled, state: Mapping[str, Tensor]) -> str
     return None
 
 
-def _partly_known(groups: Sequence[Coupled], state: Mapping[str, Tensor]) -> set[str]:
-    """Names of the groups in a tensor of which only some entries along the axis belong to any group."""
+def _doubtful(net: Network, groups: Sequence[Coupled], state: Mapping[str, Tensor]) -> set[str]:
+    """Names of the groups in a tensor of which only some entries along the axis belong to any group, or in one outside
+    of layers, such as a strange norm's."""
     known: dict[tuple[str, int], set[int]] = {}
     for group in groups:
         for part in (*group.charged, *group.deleted):
@@ -67,7 +96,11 @@ def _partly_known(groups: Sequence[Coupled], state: Mapping[str, Tensor]) -> set
         group.name
         for group in groups
         for part in (*group.charged, *group.deleted)
-        if part.name in state and len(known[part.name, part.axis]) < state[part.name].shape[part.axis]
+        if part.name in state
+        and (
+            len(known[part.name, part.axis]) < state[part.name].shape[part.axis]
+            or part.name.rpartition(".")[0] not in net.layers
+        )
     }
 
 
@@ -75,7 +108,10 @@ def _moved(net: Network, group: Coupled, x: Shaped[Tensor, "n *input"]) -> str |
     """Whether the network without the group's first channel is not the one with zeros in its place."""
     if limit(net, [group], {group.name: [0]}, x) is None:
         return None
-    return f"the channels of {group.name} are cut up or padded after it: they have other places in later layers"
+    return (
+        f"the channels of {group.name} are cut up, padded or mixed after it: without one the others change, or have "
+        "other places in later layers"
+    )
 
 
 def _outside(part: Slices, size: int, there: int) -> str | None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from wfbench.channels.costs import Costs, _allowed
 from wfbench.channels.coupled import Coupled, coupled_channels, masked, shrunk, taking_out
 from wfbench.channels.footprint import footprint
 from wfbench.channels.latency import architecture
-from wfbench.channels.limits import AGREEMENT, differ, limit, removable
+from wfbench.channels.limits import AGREEMENT, differ, limit, probe_of, removable
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -24,18 +25,27 @@ class Filter(Pattern):
 
     Args:
         shape: of one input, for the network to be traced with.
+        tokens: inputs are whole numbers.
     """
 
     name: ClassVar[str] = "filter"
     units: ClassVar[tuple[Unit, ...]] = ("filters", "params", "macs")
     shape: tuple[int, ...]
+    tokens: bool = False
+
+    @classmethod
+    def of(cls, x: Shaped[Tensor, "n *input"]) -> "Filter":
+        """For inputs like these."""
+        return cls(tuple(x.shape[1:]), not x.is_floating_point())
 
     @classmethod
     def for_task(cls, module: Callable[[], nn.Module], x: Tensor, of: Unit) -> Pattern:
-        return cls(tuple(x.shape[1:]))
+        return cls.of(x)
 
     def example(self, net: Network) -> Tensor:
-        """One input of zeros."""
+        """One input of zeros, of tokens of ones."""
+        if self.tokens:
+            return torch.ones((1, *self.shape), dtype=torch.int64, device=net.device)
         return torch.zeros((1, *self.shape), dtype=net.dtype, device=net.device)
 
     def groups(self, net: Network) -> list[Coupled]:
@@ -100,7 +110,7 @@ class Filter(Pattern):
                 another size than was removed by.
         """
         example = self.example(net)
-        probe = torch.randn((4, *self.shape), generator=torch.Generator().manual_seed(0)).to(example)
+        probe = probe_of(example)
         removed = {name: list(gone) for name, gone in pruned.removed_channels.items()}
         with torch.no_grad():
             wanted = net.logits(pruned.state, probe)

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class ChannelPruner(Pruner[D]):
     def fit(self, net: Network, data: D) -> Fitted:
         fitted = ChannelFitted(net, self, data)
         if isinstance(data, (Labeled, Unlabeled)):
-            fitted.scores_for(Filter(tuple(data.inputs.shape[1:])))  # what costs belongs to `fit`
+            fitted.scores_for(Filter.of(data.inputs))  # what costs belongs to `fit`
         return fitted
 
     @abstractmethod
@@ -83,16 +84,15 @@ class ChannelFitted:
 
 
 def by_channel(tensor: Tensor, group: Coupled, name: str) -> Float[Tensor, "channels n"]:
-    """The entries of one of the group's charged or deleted tensors, a row a channel.
+    """The entries of one of the group's charged or deleted tensors, a row a channel: all that are in it.
 
     Raises:
         WfbenchError: the group has no slices of that tensor along its first axis.
     """
-    for part in (*group.charged, *group.deleted):
-        if part.name == name and part.axis == 0:
-            rows = tensor[part.index.to(tensor.device).flatten()]
-            return rows.reshape(group.size, -1)
-    raise WfbenchError(f"{group.name} makes no channel with {name}")
+    parts = [part.index for part in (*group.charged, *group.deleted) if part.name == name and part.axis == 0]
+    if not parts:
+        raise WfbenchError(f"{group.name} makes no channel with {name}")
+    return tensor[torch.cat(parts, 1).to(tensor.device).flatten()].reshape(group.size, -1)
 
 
 def producers(net: Network, group: Coupled) -> list[str]:

@@ -166,7 +166,7 @@ class ReadPruner(Pruner[Unlabeled]):
         check_damping(self.damping)
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
-        groups = Filter(tuple(data.inputs.shape[1:])).groups(net)
+        groups = Filter.of(data.inputs).groups(net)
         reads, orders = reads_of(net, groups, data.inputs, self.damping), {}
         for name, of in reads.items():
             order, losses = self.order(of)

@@ -10,6 +10,7 @@ from wfbench.curvature.memory import free
 from wfbench.deploy.machine import measured, read_machine
 from wfbench.deploy.plan import TIMED, plan
 from wfbench.errors import WfbenchError
+from wfbench.harness.suite import recovery_of
 from wfbench.network import Network
 
 METHOD = "woodfisher"
@@ -23,6 +24,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
     parser.add_argument("--budget", type=int, required=True, metavar="N", help="how many calibration samples")
     parser.add_argument("--method", default=METHOD, metavar="M", help=f"any name of `wfbench list` (default: {METHOD})")
+    parser.add_argument("--recovery", default="none", metavar="R", help="what follows (default: none)")
     about = f"the fraction removed, in [0, 1) (default: {SPARSITY})"
     parser.add_argument("--sparsity", type=float, default=SPARSITY, metavar="S", help=about)
     about = "which dense checkpoint of the task (default: 0)"
@@ -40,11 +42,12 @@ def _plan(options: argparse.Namespace) -> int:
         raise WfbenchError("--memory is of this machine; the file of --device-spec says what its card has")
     registry = registry_of(options)
     task, method = registry.task(options.task), registry.pruner(options.method)
+    recovery = None if options.recovery == "none" else recovery_of(options.recovery)
     limit = None if options.device_spec else options.memory or free() // 2
     machine = read_machine(options.device_spec) if options.device_spec else measured()
     net = Network(deepcopy(task.dense(options.replicate)))
     x = task.train_set.take(range(min(TIMED, len(task.train_set)))).inputs
-    found = plan(task.name, net, x, method, options.budget, options.sparsity, machine, limit)
+    found = plan(task.name, net, x, method, options.budget, options.sparsity, machine, limit, recovery)
     if options.json:
         print_json(found.as_json())
     else:

@@ -133,7 +133,7 @@ class Trial:
         """Of single weights where the method reaches that pattern, else of whole channels."""
         if "unstructured" in self.pruner.patterns:
             return Target(sparsity, scope=self.pruner.scope)
-        return Target(sparsity, Filter(tuple(self.split("train")[0].shape[1:])), self.pruner.scope, "filters")
+        return Target(sparsity, Filter.of(self.split("train")[0]), self.pruner.scope, "filters")
 
     def prune(self, sparsity: float = 0.5, runner: Runner | None = None, **chosen: Any) -> Pruned:
         """The pruned network of one case; a refusal (WfbenchError) skips, any other failure fails the check."""

@@ -64,9 +64,9 @@ def prune(
         raise WfbenchError(f"{case.method.name} has no result: {error}") from error
     if warning := statistics_off(Network(module), source[0] if isinstance(source, tuple) else source):
         warnings.warn(warning, stacklevel=2)
-    shape = tuple(task.train_set.take([0]).inputs.shape[1:])
+    pattern = Filter.of(task.train_set.take([0]).inputs)
     removed = {name: sorted(set(gone)) for name, gone in recovered.removed_channels.items() if gone}
-    return smaller(Network(module), shape, removed, recovered.state).to(device).requires_grad_(True).eval()
+    return smaller(Network(module), pattern, removed, recovered.state).to(device).requires_grad_(True).eval()
 
 
 def source_of(samples: Any, net: Network) -> tuple[Tensor, Tensor] | Tensor:

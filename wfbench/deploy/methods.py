@@ -5,6 +5,7 @@ from math import ceil, inf
 from typing import Any, TypeAlias
 
 from wfbench.curvature.rows import MAX_ROWS, probes_for
+from wfbench.deploy.layered import kfac, staged
 from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
@@ -13,6 +14,7 @@ from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.tiles import HOST
 from wfbench.walk import SAMPLES
+from wfbench.woodfisher.restored import WoodFisherStaged
 from wfbench.woodfisher.surgeon import STAGES, layer_blocks
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
@@ -145,6 +147,7 @@ def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Ste
 
 LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _sparsegpt, "wanda": _wanda}
 """By method: its steps from shapes, samples and sparsity."""
+KFAC = ("kfac", "kfac-sampled", "kfac-exact")
 
 
 def steps_of(
@@ -153,6 +156,10 @@ def steps_of(
     """What a method does on n samples within a bound of memory; None where it is not counted."""
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
         return woodfisher(method, net, shapes, n, sparsity, limit)
+    if isinstance(method, WoodFisherStaged):
+        return staged(method, net, shapes, n, sparsity, limit)
+    if method.name in KFAC:
+        return kfac(shapes, n, shapes.outputs if method.name == "kfac-exact" else 1)
     if method.name in LAYERWISE:
         return LAYERWISE[method.name](shapes, n, sparsity)
     return {} if method.track == "data-free" else None

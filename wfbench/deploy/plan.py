@@ -9,16 +9,20 @@ from tabulate import tabulate
 from torch import Tensor
 
 from wfbench.curvature.memory import fits
+from wfbench.deploy.layered import recovery_steps
 from wfbench.deploy.machine import Machine, pass_seconds
 from wfbench.deploy.methods import Steps, rows_of, steps_of
 from wfbench.deploy.shapes import Shapes, shapes_of
 from wfbench.deploy.work import Work, in_files, total
 from wfbench.network import Network
 from wfbench.pruner import Pruner
+from wfbench.recoveries.base import Recovery
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
 TIMED = 4
 """Samples of the pass that is timed."""
+WHOLE_BATCHES = ("forward", "norms", "dense outputs", "logits", "steps")
+"""Steps that take as long for a FLOP as a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class Plan:
         about = f"{self.method} on {self.samples} samples of {self.task}, {self.sparsity:g} of the weights, "
         parts = [about + f"on {self.machine.name}"]
         if self.steps is None:
-            parts.append(f"the steps of {self.method} are not counted; those of WoodFisher and layer-wise methods are")
+            known = "WoodFisher, K-FAC, layer-wise methods, norms, repair and distillation"
+            parts.append(f"the steps of {self.method} are not counted; those of {known} are")
         elif self.steps:
             whole = Step("in all", total([one.work for one in self.steps]), *map(sum, _times(self.steps)))
             rows = [_line(step) for step in (*self.steps, whole)]
@@ -113,15 +118,21 @@ def plan(
     sparsity: float,
     machine: Machine,
     limit: int | None = None,
+    recovery: Recovery[Any] | None = None,
 ) -> Plan:
     """The plan for a network, on this machine or another.
 
     Args:
         x: a few samples; the passes over them are timed if the machine is this one.
         limit: bytes for rows, Grams and factors on this machine; None on another, whose memory is the limit.
+        recovery: what follows; nothing by default.
     """
     shapes = shapes_of(net, x[:1])
     found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit))
+    if recovery is not None:
+        after = recovery_steps(recovery, net, shapes, samples, sparsity)
+        named = {f"{recovery.name}: {step}": work for step, work in (after or {}).items()}
+        found = None if found is None or after is None else found | named
     timed = {} if limit is None or not found else _pass_times(net, x[:TIMED], found, shapes)
     steps = None
     if found is not None:
@@ -135,10 +146,11 @@ def plan(
         k, each = rows_of(method, shapes, samples)
         rows = k, shapes.p
     tiles = -(-samples // shapes.tile) if found else 0
+    together = method.name if recovery is None else f"{method.name} and {recovery.name}"
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
     return Plan(
-        task, method.name, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
+        task, together, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
     )
 
 
@@ -146,10 +158,13 @@ def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[s
     """Seconds of the steps that are passes, from the timed ones, by their FLOPs."""
     there, back = pass_seconds(net, x)
     once = 2.0 * shapes.macs
-    rates = {"forward": there / once, "backward": back / (2 * once), "rows": back / (2 * once)}
-    found = {name: rate * steps[name].flops32 for name, rate in rates.items() if name in steps}
-    if "check of the rows" in steps:
-        found["check of the rows"] = 2 * steps["check of the rows"].flops64 * there / once
+    rates = dict.fromkeys(WHOLE_BATCHES, there / once) | {"backward": back / (2 * once), "rows": back / (2 * once)}
+    found = {}
+    for step, work in steps.items():
+        name = step.rpartition(": ")[2]
+        rate = there / once if work.flops64 else rates.get(name)  # what float64 takes is measured in no pass
+        if name in rates | {"check of the rows": 0.0} and rate is not None:
+            found[step] = rate * (work.flops32 + 2 * work.flops64)
     return found
 
 

@@ -1,11 +1,14 @@
 """The shapes that decide what a network costs: what every part reads, writes and multiplies for one sample."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wfbench.calls import plain_calls
 from wfbench.curvature.per_sample import TILE
@@ -41,11 +44,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Shapes:
-    """A network's parts in the order of their calls, and its numbers of prunable weights p and of outputs."""
+    """A network's parts in the order of their calls, and its numbers of prunable weights p and of outputs.
+
+    Args:
+        between: numbers of one sample that operations outside of these parts read and write, such as sums of branches.
+    """
 
     parts: tuple[Part, ...]
     p: int
     outputs: int
+    between: int = 0
 
     @cached_property
     def macs(self) -> int:
@@ -54,7 +62,7 @@ class Shapes:
     @cached_property
     def activations(self) -> int:
         """Numbers that one sample's pass reads and writes."""
-        return sum(part.read + part.written for part in self.parts)
+        return self.between + sum(part.read + part.written for part in self.parts)
 
     @cached_property
     def kept(self) -> int:
@@ -69,6 +77,20 @@ class Shapes:
     def tile(self) -> int:
         """Samples a pass for rows."""
         return at_a_time(TILE, (self.outputs,))
+
+
+class _Between(TorchDispatchMode):
+    """Counts what is read and written while no part runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = self.inside = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not self.inside and not func.is_view:
+            self.numbers += sum(one.numel() for one in tree_leaves((args, kwargs, out)) if isinstance(one, Tensor))
+        return out
 
 
 def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
@@ -93,9 +115,21 @@ def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
         linear, matrices = isinstance(layer, nn.Linear), (groups, rows, d)
         parts.append(Part(name, True, linear, size, macs, read, written, not parts, matrices, places))
 
+    between = _Between()
+
+    def enter(layer: nn.Module, inputs: Any) -> None:
+        between.inside += 1
+
+    def leave(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        between.inside -= 1
+        note(name, layer, inputs, output)
+
     for name, layer in module.named_modules():
         if not any(layer.children()):
-            layer.register_forward_hook(lambda layer, inputs, output, name=name: note(name, layer, inputs, output))
-    with torch.no_grad(), plain_calls(module):
-        (outputs,) = module(x.to(net.device))
-    return Shapes(tuple(parts), sum(tensor.numel() for tensor in net.weights.values()), outputs.numel())
+            layer.register_forward_pre_hook(enter)
+            layer.register_forward_hook(partial(leave, name))
+    x = x.to(net.device)
+    with torch.no_grad(), plain_calls(module), between:
+        (outputs,) = module(x)
+    p = sum(tensor.numel() for tensor in net.weights.values())
+    return Shapes(tuple(parts), p, outputs.numel(), between.numbers)

@@ -20,7 +20,7 @@ from wfbench.harness.case import Case
 from wfbench.harness.isolation import caught
 from wfbench.harness.reuse import modules_of
 from wfbench.pruner import Pruner
-from wfbench.published import pitch, smollm2
+from wfbench.published import minilm, pitch, smollm2
 from wfbench.tasks import cifar, digits, fashion, imagenet
 from wfbench.tasks.task import Task
 from wfbench.woodfisher import channel_variants as woodfisher_filter
@@ -104,7 +104,7 @@ def discover(baseline_paths: Iterable[str] = (), task_paths: Iterable[str] = ())
     registry = Registry()
     for module in (woodfisher, woodfisher_filter, woodfisher_staged):
         registry.add_pruners(pruners_of(module), module.__name__)
-    for module in (digits, fashion, cifar, imagenet, smollm2, pitch):
+    for module in (digits, fashion, cifar, imagenet, smollm2, minilm, pitch):
         registry.add_tasks(module.TASKS, module.__name__)
     _add_pruners_in(str(shipped("baselines")), registry)
     ours = {*registry.tasks, *(type(pruner).__module__ for pruner in registry.pruners.values())}

@@ -91,6 +91,7 @@ class Record:
     dense_activation_memory: int | None = _measured(sparse=True)
     removed_channels: int | None = _measured(sparse=True)
     scored: int | None = _of("origin", sparse=True, default=None)
+    places: int | None = _of("origin", sparse=True, default=None)
     status: str = _of("result")
     reason: str | None = _of("origin")
     seconds: float | None = _timed()

@@ -101,7 +101,7 @@ class Grid:
         if option == "tasks":
             registry.task(value)
         if option == "recoveries":
-            _recovery(value)
+            recovery_of(value)
         if option == "methods":
             return self.pattern in registry.pruner(value).patterns
         return option != "sparsities" or self._meets(value, registry)
@@ -124,7 +124,7 @@ class Grid:
         """
         if self.seeds < 1:
             raise WfbenchError(f"{self.seeds} draws: give at least 1")
-        recoveries = [_recovery(name) for name in self.recoveries]
+        recoveries = [recovery_of(name) for name in self.recoveries]
         methods = [registry.pruner(name) for name in self.methods]
         dense = (registry.pruner(DENSE), [Target(0.0)], [one for one in recoveries if one.name != "none"])
         return [
@@ -199,7 +199,7 @@ def unlabelled(suites: Iterable[Suite], registry: Registry) -> str:
     """Which methods and recoveries are left out of which tasks, as the training samples have no labels; else empty."""
     found: dict[str, set[str]] = {}
     for grid in (grid.spelt_out(registry) for suite in suites for grid in suite.grids):
-        parts: list[Licensed[Any]] = [*map(registry.pruner, grid.methods), *map(_recovery, grid.recoveries)]
+        parts: list[Licensed[Any]] = [*map(registry.pruner, grid.methods), *map(recovery_of, grid.recoveries)]
         names = {part.name for part in parts if part.track == "labeled"}
         for task in grid.tasks if names else ():
             if not registry.task(task).train_set.labelled:
@@ -284,7 +284,8 @@ def left_out(
     raise WfbenchError(f"{problem}; declared are:\n{grids}")
 
 
-def _recovery(name: str) -> Recovery[Any]:
+def recovery_of(name: str) -> Recovery[Any]:
+    """The recovery of that name, or an error that names those like it."""
     if name not in RECOVERIES:
         raise unknown("recovery", name, RECOVERIES)
     return RECOVERIES[name]

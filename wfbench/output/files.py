@@ -91,6 +91,11 @@ def render(suite: str, records: Iterable[dict[str, Any]]) -> dict[str, bytes]:
             "Of cases without labels to be scored by, means over draws: on how many of a hundred inputs the pruned "
             "network says the same class first as the dense one; then KL(dense‖pruned), nats. No accuracy.",
         ),
+        "-perplexity": (
+            tables.by_perplexity(frame),
+            "Perplexity, the exponential of the mean loss over all places of all test samples; less is better. Means "
+            "over draws.",
+        ),
         "-budgets": (tables.by_budget(cells), note),
         "-labels": (tables.by_setting(cells), "Ways to draw samples and to label them across. " + note),
         "-recoveries": (tables.by_recovery(cells), note),
@@ -141,6 +146,7 @@ QUESTIONS = {
     "-leaders": "Which method is best, and which ones can the draws not tell from it?",
     "": "How accurate is each method, by sparsity?",
     "-agreement": "How far does each method agree with the dense network, where there are no labels to be scored by?",
+    "-perplexity": "How unsure is each network of what comes next, where a sample has several places?",
     "-budgets": "What do more calibration samples bring?",
     "-recoveries": "What does it bring to repair or to train the network after the pruning?",
     "-overall": "Who is best over all tasks, and is the difference from magnitude significant?",

@@ -30,7 +30,7 @@ def case_of(record: Mapping[str, Any], registry: Any) -> wfbench.Case:
     x = task.train_set.take([0]).inputs
     pattern: Any = {"n:m": wfbench.NM, "unstructured": wfbench.Unstructured}.get(record["pattern"], lambda: None)()
     if record["pattern"] == "filter":
-        pattern = wfbench.Filter(tuple(x.shape[1:]))
+        pattern = wfbench.Filter.of(x)
     elif record["pattern"] == "unstructured" and record["of"] == "macs":
         pattern = wfbench.Unstructured(tuple(wfbench.Network(task.dense()).places(x).items()))
     target = wfbench.Target(record["sparsity"], pattern, record["scope"], record["of"])

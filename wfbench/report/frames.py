@@ -78,6 +78,16 @@ def _beside_dense(frame: pd.DataFrame) -> pd.DataFrame:
     return found.assign(reference=found["reference"].mask(without, found["dense_accuracy"])).reset_index(drop=True)
 
 
+def with_perplexity(frame: pd.DataFrame) -> pd.DataFrame:
+    """With `perplexity` and `dense_perplexity`, exp of the mean losses, of cases whose samples have several places."""
+    if "places" not in frame:
+        return frame
+    several = frame["places"].fillna(1) > 1
+    with np.errstate(over="ignore"):  # a network may be so sure of what is wrong that exp of it is no float
+        names = {f"{of}perplexity": np.exp(frame[f"{of}loss"].where(several)) for of in ("", "dense_")}
+    return frame.assign(**names)
+
+
 def _ordered(records: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(records)
     if frame.empty:

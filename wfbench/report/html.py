@@ -13,7 +13,7 @@ import pandas as pd
 
 from wfbench.errors import WfbenchError
 from wfbench.report import literature
-from wfbench.report.frames import load_results, scored, setting, told_apart
+from wfbench.report.frames import load_results, scored, setting, told_apart, with_perplexity
 from wfbench.report.overview import provenance
 from wfbench.report.rounding import fixed, significant
 from wfbench.writing import check_folder, whole
@@ -74,7 +74,7 @@ def _unpacked(content: bytes) -> tuple[bytes, ...]:
 
 def page(frame: pd.DataFrame) -> bytes:
     """The page of these cases. Records are embedded compressed, as data: nothing in them is ever read as markup."""
-    told = _told(scored(frame))
+    told = _told(with_perplexity(scored(frame)))
     content = {
         "count": len(told),
         "provenance": provenance(frame),

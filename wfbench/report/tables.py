@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from wfbench.report import summary
-from wfbench.report.rounding import NOISE, fixed
+from wfbench.report.frames import with_perplexity
+from wfbench.report.rounding import NOISE, fixed, significant
 
 IN_EFFECT = 0.98
 DENSE = "(dense network)"
@@ -159,6 +160,22 @@ def by_agreement(frame: pd.DataFrame) -> list[Table]:
             .sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
         )
         found.append(Table(f"{task}, {budget} samples{unusual(setting)}", table.rename_axis(None, axis=1)))
+    return found
+
+
+def by_perplexity(frame: pd.DataFrame) -> list[Table]:
+    """One table a task and budget of cases whose samples have several places: methods down, sparsities across."""
+    if "perplexity" not in (told := with_perplexity(frame)):
+        return []
+    found, cases = [], told[told["perplexity"].notna() & (told["status"] == "ok")]
+    for (task, budget, setting), part in cases.groupby(["task", "budget", "setting"], sort=True):
+        means = part.groupby(["recovery", "method", "sparsity"])["perplexity"].mean().reset_index()
+        means["text"] = [f"{significant(value, 4):g}" for value in means["perplexity"]]
+        table = means.pivot(index=["recovery", "method"], columns="sparsity", values="text").fillna("")
+        table = table.rename(columns=percent).reset_index().rename_axis(None, axis=1)
+        table = table.sort_values(["recovery", "method"], key=lambda column: column.replace("none", ""))
+        dense = f" (dense {significant(part['dense_perplexity'].mean(), 4):g})"
+        found.append(Table(f"{task}, {budget} samples{unusual(setting)}{dense}", table))
     return found
 
 

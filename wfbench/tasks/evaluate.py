@@ -69,7 +69,8 @@ class Scores:
 
     def as_dense(self) -> dict[str, float]:
         """Of the record, where these are the dense network's."""
-        return {"dense_accuracy": self.accuracy, "dense_loss": self.loss, "chance": self.chance}
+        places = {"places": self.places} if self.places > 1 else {}
+        return {"dense_accuracy": self.accuracy, "dense_loss": self.loss, "chance": self.chance, **places}
 
 
 @dataclass(frozen=True)
