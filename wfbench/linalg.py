@@ -9,6 +9,9 @@ from torch import Tensor
 from wfbench.errors import WfbenchError
 from wfbench.tiles import tiles
 
+PANEL, KERNEL = 72, 24
+"""Columns a product in `self_product`, and those that float64 kernels with AVX-512 take at a time: panels of whole
+kernels have the bits of one product."""
 LARGE = 1024
 """Rows of a system beyond which one of the removed entries is worth an inverse."""
 
@@ -29,6 +32,18 @@ def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float
             "too small for it, or it holds NaN; raise the damping"
         )
     return lower
+
+
+def self_product(rows: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch d d"]:
+    """`XᵀX`: of many columns the lower half, a panel at a time, and the upper one from it. The bits of `X.mT @ X`."""
+    d = rows.shape[-1]
+    if d <= PANEL or d % KERNEL:
+        return rows.mT @ rows
+    out = rows.new_zeros(*rows.shape[:-2], d, d)
+    for start in range(0, d, PANEL):
+        stop = min(start + PANEL, d)
+        out[..., start:stop, :stop] = rows[..., start:stop].mT @ rows[..., :stop]
+    return out.tril() + out.tril(-1).mT
 
 
 def inverse(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
