@@ -81,8 +81,10 @@ def _solved(
     found = torch.zeros_like(right)
     columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
     for these, at, inside in alike(columns, kept.sum(1)):
-        systems = torch.where(inside[:, :, None] & inside[:, None], system[at[:, :, None], at[:, None]], 0)
-        lower = cholesky(systems + torch.diag_embed((~inside).to(system.dtype)))
+        systems = system[at[:, :, None], at[:, None]]
+        systems.mul_(inside[:, :, None]).mul_(inside[:, None])
+        systems.diagonal(dim1=1, dim2=2).add_(~inside)
+        lower = cholesky(systems)
         solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
         found[these[:, None], at] = solved[..., 0]
     return found

@@ -273,8 +273,11 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
 
 def keep_all_but(removed: int, scores: Tensor) -> Tensor:
     """The mask (True = kept) of one tensor that drops its `removed` lowest scores; ties keep the later coordinate."""
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[torch.sort(scores.flatten(), stable=True).indices[:removed]] = False
+    if removed == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    last = scores.flatten().kthvalue(removed).values  # faster than a sort
+    equal, below = scores.flatten() == last, (scores < last).sum()
+    kept = ~(scores.flatten() <= last) | (equal & (equal.cumsum(0) > removed - below))
     return kept.reshape(scores.shape)
 
 
