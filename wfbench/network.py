@@ -15,7 +15,7 @@ from wfbench.calls import plain_calls
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import adapted, unwrapped
-from wfbench.memo import Memo
+from wfbench.memo import Memo, digest_of
 from wfbench.modules import NORMS as NORMS
 from wfbench.modules import PRUNABLE as PRUNABLE
 from wfbench.modules import Attributes, copied, names_of, put, state_of
@@ -165,13 +165,18 @@ class Network:
         for start in range(0, len(data), step):
             x = data.inputs[start : start + step]
             with torch.no_grad():
-                before, after = (self.logits(of, x).double().log_softmax(1) for of in ({}, weights))
+                before = self.memo.take_large(("log p", digest_of(x)), lambda x=x: self._log_p({}, x))  # type: ignore[misc]
+                after = self._log_p(weights, x)
             if isinstance(data, Labeled):
                 at = data.labels[start : start + step, None].to(self.device)
                 total += float((before.gather(1, at) - after.gather(1, at)).sum())
             else:
                 total += float((before.exp() * (before - after)).sum())
         return total / (len(data) * prod(places))
+
+    def _log_p(self, weights: Mapping[str, Tensor], x: Shaped[Tensor, "n *input"]) -> Float[Tensor, "n c *places"]:
+        """Log-probabilities, float64."""
+        return self.logits(weights, x).double().log_softmax(1)
 
     def layer_inputs(self, x: Shaped[Tensor, "n *input"]) -> dict[str, Tensor]:
         """The dense network's input to every prunable layer, by the name of its weight."""

@@ -53,6 +53,8 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
             weights = torch.where(kept, current + moves, 0)
             state[name] = from_matrices(layer, weights).to(state[name].dtype)
             if bias is not None:
+                assert moments.mean is not None
+                assert moments.mean_lost is not None
                 shift = moments.mean_lost - (moves @ moments.mean[..., None])[..., 0]
                 moved = (net.movable[bias].double() + shift.flatten()).to(state[bias].dtype)
                 state[bias] = _kept(moved, pruned, bias)
@@ -63,13 +65,14 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
 class Moments:
     """Of a layer's patches x̃ in the pruned network and of ỹ = Wx − Ŵx̃, what its output lacks without the bias.
 
-    `X̃ᵀX̃/m`, `ỸᵀX̃/m`, and both means; W the dense weights on their patches x, Ŵ those before the repair.
+    `X̃ᵀX̃/m`, `ỸᵀX̃/m`, and both means, where they are asked for; W the dense weights on their patches x, Ŵ those before
+    the repair.
     """
 
     inner: Float[Tensor, "g d d"]
     lost: Float[Tensor, "g out d"]
-    mean: Float[Tensor, "g d"]
-    mean_lost: Float[Tensor, "g out"]
+    mean: Float[Tensor, "g d"] | None = None
+    mean_lost: Float[Tensor, "g out"] | None = None
 
 
 def _kept_products(
@@ -113,16 +116,17 @@ def _moments(
     count = 0
     for rows, wanted in zip(ours, before, strict=True):
         lost = wanted - rows @ weight.mT
-        parts = [self_product(rows), lost.mT @ rows, rows.sum(1), lost.sum(1)]
+        parts = [self_product(rows), lost.mT @ rows, *([rows.sum(1), lost.sum(1)] if centred else [])]
         totals = parts if not totals else [total + part for total, part in zip(totals, parts, strict=True)]
         count += rows.shape[1]
-    inner, lost, mean, mean_lost = (total / count for total in totals)
-    if centred:
+    inner, lost, *means = (total / count for total in totals)
+    if means:
+        mean, mean_lost = means
         size = inner.diagonal(dim1=1, dim2=2)
         varies = size - mean.square() > CONSTANT * size  # of what does not, centring leaves rounding errors
         inner = torch.where(varies[..., None] & varies[:, None], inner - mean[..., None] * mean[:, None], 0)
         lost = torch.where(varies[:, None], lost - mean_lost[..., None] * mean[:, None], 0)
-    return Moments(inner, lost, mean, mean_lost)
+    return Moments(inner, lost, *means)
 
 
 def _kept(tensor: Tensor, pruned: Pruned, name: str) -> Tensor:

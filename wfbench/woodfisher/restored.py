@@ -109,7 +109,8 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
     """
     check_layers(net, data.inputs, net.weights)  # once a draw, not once a step
     current = net.with_state(pruned.state)
-    missing = _logits(net, {}, data) - _logits(net, pruned.state, data)
+    wanted = _logits(net, {}, data)
+    missing = wanted - _logits(net, pruned.state, data)
     distance = float(missing.square().sum())
     kept = flatten(pruned.mask)
     if distance == 0 or not kept.any():
@@ -133,7 +134,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         for name, mask in pruned.mask.items():
             moved = state[name].double() + 0.5**halving * delta[name]
             state[name] = torch.where(mask, moved.to(state[name].dtype), 0)
-        if float((_logits(net, {}, data) - _logits(net, state, data)).square().sum()) < distance:
+        if float((wanted - _logits(net, state, data)).square().sum()) < distance:
             return replace(pruned, state=state, diagnostics={**diagnostics, "step": 0.5**halving})
     return None
 
