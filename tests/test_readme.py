@@ -61,7 +61,6 @@ AND = {
     "python -m benchmarks.launches": "--methods magnitude",
     "python -m benchmarks.precision": "--tasks digits-cnn --samples 4",
     "python -m benchmarks.probes": "--budgets 1",
-    "python -m benchmarks.sweep": "--task digits-cnn --methods magnitude --each 9",
     "wfbench prune": "--budget 10",
     "wfbench recommend": "--budget 10 --sparsity 0.1",
     "pytest my_suites": "--budgets 16",
