@@ -275,9 +275,11 @@ def keep_all_but(removed: int, scores: Tensor) -> Tensor:
     """The mask (True = kept) of one tensor that drops its `removed` lowest scores; ties keep the later coordinate."""
     if removed == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    last = scores.flatten().kthvalue(removed).values  # faster than a sort
-    equal, below = scores.flatten() == last, (scores < last).sum()
-    kept = ~(scores.flatten() <= last) | (equal & (equal.cumsum(0) > removed - below))
+    flat = scores.flatten()
+    # faster than a sort, where CUDA's is not deterministic
+    last = flat.kthvalue(removed).values if flat.device.type == "cpu" else flat.sort().values[removed - 1]
+    equal, below = flat == last, (flat < last).sum()
+    kept = ~(flat <= last) | (equal & (equal.cumsum(0) > removed - below))
     return kept.reshape(scores.shape)
 
 
