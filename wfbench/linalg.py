@@ -37,13 +37,20 @@ def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float
 def self_product(rows: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch d d"]:
     """`XᵀX`: of many columns the lower half, a panel at a time, and the upper one from it. The bits of `X.mT @ X`."""
     d = rows.shape[-1]
-    if d <= PANEL or d % KERNEL:
+    if len(parts := panels(d)) == 1:
         return rows.mT @ rows
-    out = rows.new_zeros(*rows.shape[:-2], d, d)
-    for start in range(0, d, PANEL):
-        stop = min(start + PANEL, d)
-        out[..., start:stop, :stop] = rows[..., start:stop].mT @ rows[..., :stop]
-    return out.tril() + out.tril(-1).mT
+    out = rows.new_empty(*rows.shape[:-2], d, d)
+    for start, stop in parts:
+        out[..., start:stop, :stop] = panel = rows[..., start:stop].mT @ rows[..., :stop]
+        out[..., :start, start:stop] = panel[..., :start].mT
+    return out
+
+
+def panels(d: int) -> list[tuple[int, int]]:
+    """Where the panels of so many columns begin and end; one where they are few, or no whole kernels."""
+    if d <= PANEL or d % KERNEL:
+        return [(0, d)]
+    return [(start, min(start + PANEL, d)) for start in range(0, d, PANEL)]
 
 
 def inverse(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
