@@ -15,7 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.harness import Row, child
-from wfbench.conformance.trial import TIMES
+from wfbench.harness.record import SCIENCE
 from wfbench.harness.store import read
 
 METHODS = ("magnitude", "woodfisher", "woodfisher-joint", "kfac-exact", "lobs-global", "obc")
@@ -88,11 +88,11 @@ class Sweep:
 
 
 def _records(folder: str, results: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """By what tells the cases of a grid apart: what they say but for times."""
+    """By what tells the cases of a grid apart: their science fields."""
     found = {}
     for one in read(Path(folder, results, "bench.jsonl")):
-        record = {name: value for name, value in one.items() if name not in TIMES}
-        found[tuple(record[name] for name in ("method", "budget", "sparsity", "recovery"))] = record
+        record = {name: one[name] for name in SCIENCE if name in one}
+        found[tuple(one[name] for name in ("method", "budget", "sparsity", "recovery"))] = record
     return found
 
 
