@@ -131,7 +131,6 @@ def _trace(w: Float[Tensor, "rows d"], inverse: Float[Tensor, "rows d d"]) -> tu
         stay = (~gone).nonzero()[:, 1].reshape(rows, -1)
         left, w = left.gather(1, stay), w.gather(1, stay)
         columns, scaled = (of.gather(2, stay[:, None].expand(-1, steps, -1)) for of in (columns, scaled))
-        inverse = inverse.gather(1, stay[:, :, None].expand(-1, -1, inverse.shape[2]))
-        inverse = inverse.gather(2, stay[:, None].expand(-1, stay.shape[1], -1))
+        inverse = inverse[every[:, None, None], stay[:, :, None], stay[:, None]]
         inverse = inverse.baddbmm_(columns.mT, scaled, alpha=-1)
     return order, losses

@@ -23,7 +23,7 @@ ROOMS = (
     *("recoveries", "composed", "woodfisher", "harness", "proofs", "conformance", "report", "output", "deploy"),
     *("commands", "doors"),
 )
-GROUND = ("errors", "writing", "tiles", "linalg", "modules")
+GROUND = ("errors", "writing", "tiles", "linalg", "modules", "memo")
 WORDS = ("data", "draws", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")
 DOORS = ("__init__", "__main__", "toolbox", "cli", "pytest_plugin")
 FILES = 12

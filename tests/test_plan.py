@@ -37,7 +37,13 @@ def conv() -> nn.Module:
     return nn.Sequential(*first, *grouped, nn.Flatten(), nn.Linear(1568, 10))
 
 
-NETWORKS = {"mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16))}
+def wide() -> nn.Module:
+    """Columns of several panels."""
+    return nn.Sequential(nn.Linear(240, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+NETWORKS = {"mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16)), "wide": (wide, (240,))}
+ON = {"full": "mlp", "exact": "mlp", "obc": "mlp", "wanda": "wide"}
 METHODS = {
     "full": WoodFisherUnlabeled(block_size=None),
     "full-joint": WoodFisherUnlabeled(block_size=None, update="joint", stages=4),
@@ -69,7 +75,7 @@ def made(name: str) -> tuple[Network, torch.Tensor]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_are_what_is_counted(method: str) -> None:
-    net, x = made("mlp" if method in ("full", "exact", "obc") else "conv")
+    net, x = made(ON.get(method, "conv"))
     chosen = METHODS[method]
     pruner = discover().pruner(chosen) if isinstance(chosen, str) else chosen
     steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)

@@ -303,11 +303,11 @@ def test_rule_10_the_order_of_cases_changes_no_science_field() -> None:
     task = blob_task()
     cases = [
         case_of(method, budget=budget, seed=seed, sparsity=sparsity, recovery=recovery, task=task)
-        for method in ("magnitude", "random", "woodfisher", "woodfisher-full-joint", "woodfisher-unlabeled")
+        for method in ("random", "woodfisher", "woodfisher-full-joint", "woodfisher-unlabeled", "staged-lobs-global")
         for budget in (4, 16)
         for seed in (0, 1)
         for sparsity in (0.4, 0.8)
-        for recovery in ("none", "batchnorm")
+        for recovery in ("none", "repair")
     ]
     sharing = Runner()
     together = {case.label(): science(sharing.run(case)) for case in cases}

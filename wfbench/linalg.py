@@ -9,6 +9,9 @@ from torch import Tensor
 from wfbench.errors import WfbenchError
 from wfbench.tiles import tiles
 
+PANEL, KERNEL = 72, 24
+"""Columns a product in `self_product`, and those that float64 kernels with AVX-512 take at a time: panels of whole
+kernels have the bits of one product."""
 LARGE = 1024
 """Rows of a system beyond which one of the removed entries is worth an inverse."""
 
@@ -29,6 +32,25 @@ def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float
             "too small for it, or it holds NaN; raise the damping"
         )
     return lower
+
+
+def self_product(rows: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch d d"]:
+    """`XᵀX`: of many columns the lower half, a panel at a time, and the upper one from it. The bits of `X.mT @ X`."""
+    d = rows.shape[-1]
+    if len(parts := panels(d)) == 1:
+        return rows.mT @ rows
+    out = rows.new_empty(*rows.shape[:-2], d, d)
+    for start, stop in parts:
+        out[..., start:stop, :stop] = panel = rows[..., start:stop].mT @ rows[..., :stop]
+        out[..., :start, start:stop] = panel[..., :start].mT
+    return out
+
+
+def panels(d: int) -> list[tuple[int, int]]:
+    """Where the panels of so many columns begin and end; one where they are few, or no whole kernels."""
+    if d <= PANEL or d % KERNEL:
+        return [(0, d)]
+    return [(start, min(start + PANEL, d)) for start in range(0, d, PANEL)]
 
 
 def inverse(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float[Tensor, "*batch m m"]:
@@ -66,8 +88,10 @@ def _solved(
     found = torch.zeros_like(right)
     columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
     for these, at, inside in alike(columns, kept.sum(1)):
-        systems = torch.where(inside[:, :, None] & inside[:, None], system[at[:, :, None], at[:, None]], 0)
-        lower = cholesky(systems + torch.diag_embed((~inside).to(system.dtype)))
+        systems = system[at[:, :, None], at[:, None]]
+        systems.mul_(inside[:, :, None]).mul_(inside[:, None])
+        systems.diagonal(dim1=1, dim2=2).add_(~inside)
+        lower = cholesky(systems)
         solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
         found[these[:, None], at] = solved[..., 0]
     return found

@@ -1,10 +1,9 @@
 """The dense network as methods see it: named weights, logits as a function of them, layer inputs."""
 
-import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,11 +15,11 @@ from wfbench.calls import plain_calls
 from wfbench.data import Labeled, Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.kinds.network import adapted, unwrapped
+from wfbench.memo import Memo, digest_of
 from wfbench.modules import NORMS as NORMS
 from wfbench.modules import PRUNABLE as PRUNABLE
 from wfbench.modules import Attributes, copied, names_of, put, state_of
 
-T = TypeVar("T")
 Params: TypeAlias = dict[str, Tensor]
 LayerHook: TypeAlias = Callable[[str, nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 
@@ -55,37 +54,6 @@ def bias_of(weight: str) -> str:
 def at_a_time(most: int, logits: Iterable[int]) -> int:
     """Samples at a time: at most so many, and so many that bounds their logits, of which one sample has this shape."""
     return max(1, min(most, LOGITS // prod(logits)))
-
-
-class Memo:
-    """What was computed of a network, by key, and the seconds that taking it again has saved."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[Any, float]] = {}
-        self.saved = 0.0
-
-    def take(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is kept under the key, made where there is nothing."""
-        if key in self._kept:
-            value, seconds = self._kept[key]
-            self.saved += seconds
-            return value
-        began = time.perf_counter()
-        made = make()
-        self._kept[key] = made, time.perf_counter() - began
-        return made
-
-    def get(self, key: Hashable) -> Any:
-        """What is kept under the key, or None; the caller says what it saved."""
-        return self._kept.get(key, (None,))[0]
-
-    def keep(self, key: Hashable, value: object) -> None:
-        """In place of what was kept under the key."""
-        self._kept[key] = value, 0.0
-
-    def clear(self) -> None:
-        """Forget everything, so that memory is free."""
-        self._kept.clear()
 
 
 class Network:
@@ -154,6 +122,13 @@ class Network:
         """A copy of the dense network, free to change; with a whole `state` in place of its own where one is given."""
         return copied(self._module) if state is None else put(copied(self._module), state)
 
+    def with_state(self, state: Mapping[str, Tensor]) -> "Network":
+        """The network with a whole state in place of its own; what was found out of its layers holds for it, too."""
+        found = Network(self.module(state))
+        found.memo.most = self.memo.most
+        found.memo.like(self.memo, "patches", *(("apart", *names) for names in (self.weights, self.movable)))
+        return found
+
     def state(self) -> Params:
         """A copy of every parameter and buffer, each by the name by which it is known."""
         return {name: tensor.clone() for name, tensor in state_of(self._module).items()}
@@ -190,13 +165,18 @@ class Network:
         for start in range(0, len(data), step):
             x = data.inputs[start : start + step]
             with torch.no_grad():
-                before, after = (self.logits(of, x).double().log_softmax(1) for of in ({}, weights))
+                before = self.memo.take_large(("log p", digest_of(x)), lambda x=x: self._log_p({}, x))  # type: ignore[misc]
+                after = self._log_p(weights, x)
             if isinstance(data, Labeled):
                 at = data.labels[start : start + step, None].to(self.device)
                 total += float((before.gather(1, at) - after.gather(1, at)).sum())
             else:
                 total += float((before.exp() * (before - after)).sum())
         return total / (len(data) * prod(places))
+
+    def _log_p(self, weights: Mapping[str, Tensor], x: Shaped[Tensor, "n *input"]) -> Float[Tensor, "n c *places"]:
+        """Log-probabilities, float64."""
+        return self.logits(weights, x).double().log_softmax(1)
 
     def layer_inputs(self, x: Shaped[Tensor, "n *input"]) -> dict[str, Tensor]:
         """The dense network's input to every prunable layer, by the name of its weight."""

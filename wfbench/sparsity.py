@@ -273,9 +273,12 @@ def keep_largest(scores: Mapping[str, Tensor], target: Target) -> Params:
 
 def keep_all_but(removed: int, scores: Tensor) -> Tensor:
     """The mask (True = kept) of one tensor that drops its `removed` lowest scores; ties keep the later coordinate."""
-    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[torch.sort(scores.flatten(), stable=True).indices[:removed]] = False
-    return kept.reshape(scores.shape)
+    if removed == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    flat = scores.flatten()  # the k-th value is faster than a sort, where CUDA's is not deterministic
+    last = flat.kthvalue(removed).values if flat.device.type == "cpu" else flat.sort().values[removed - 1]
+    equal, below = flat == last, (flat < last).sum()
+    return (~(flat <= last) | (equal & (equal.cumsum(0) > removed - below))).reshape(scores.shape)
 
 
 def removed_weights(net: Network, pruned: Pruned) -> dict[str, dict[str, int]]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
+from wfbench.linalg import self_product
+from wfbench.memo import digest_of
 from wfbench.network import Network, Params
 
 SAMPLES = 32
@@ -162,6 +164,10 @@ def second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Flo
         WfbenchError: what a layer multiplies is not known.
     """
     check_patches(net, x)
+    return net.memo.take_large(("second moments", digest_of(x)), lambda: _second_moments(net, x))
+
+
+def _second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
     found = {name: _no_moment(net, name) for name in net.weights}
     counts = dict.fromkeys(net.weights, 0)
 
@@ -169,7 +175,7 @@ def second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Flo
         if (known := net.names.get(weight)) not in found:
             return
         for rows in in_parts(net.layer_of(known), inputs[0]):
-            found[known] += rows.mT @ rows
+            found[known] += self_product(rows)
             counts[known] += rows.shape[1]
 
     with torch.no_grad(), net.hooked(keep):
@@ -182,7 +188,7 @@ def moment(layer: nn.Module, inputs: list[Tensor]) -> Float[Tensor, "g d d"]:
     """`XᵀX/m` of the m patches in what the layer reads, float64."""
     total, count = torch.zeros((), dtype=torch.float64, device=inputs[0].device), 0
     for rows in (rows for x in inputs for rows in in_parts(layer, x)):
-        total = total + rows.mT @ rows
+        total = total + self_product(rows)
         count += rows.shape[1]
     return total / count
 

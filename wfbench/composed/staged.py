@@ -1,6 +1,7 @@
 """Selection and recovery in turns: any method in stages, on the network that the stage before it left and repaired."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -61,14 +62,20 @@ class Staged(Pruner[Any]):
 
 @dataclass(frozen=True)
 class FittedStaged:
-    """Nothing is computed beforehand: all of it depends on the target."""
+    """Nothing is computed beforehand: all of it depends on the target. The first stage is on the network itself, whose
+    curvature other methods and targets ask for too.
+    """
 
     net: Network
     data: Labeled | Unlabeled
     options: Staged
 
+    @cached_property
+    def _start(self) -> Pruned:
+        return Pruned.dense(self.net)
+
     def prune(self, target: Target) -> Pruned:
-        pruned = Pruned.dense(self.net)
+        pruned = self._start
         remove = self._channels if isinstance(target.pattern, Filter) else self._weights
         for share in shares(self.options.stages, target.sparsity) if target.sparsity > 0 else ():
             pruned = remove(pruned, replace(target, sparsity=share))
@@ -79,7 +86,8 @@ class FittedStaged:
         return handed(self.options.of.licence, self.data)
 
     def _weights(self, before: Pruned, target: Target) -> Pruned:
-        found = self.options.of.fit(Network(self.net.module(before.state)), self._seen()).prune(target)
+        net = self.net if before is self._start else self.net.with_state(before.state)
+        found = self.options.of.fit(net, self._seen()).prune(target)
         for name, mask in found.mask.items():
             if (mask & ~before.mask[name]).any():
                 raise WfbenchError(f"{self.options.of.name} takes weights of {name} back; it cannot work in stages")

@@ -199,7 +199,7 @@ class _Blocks:
                 index = (~mask).byte().argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
                 wide = whole.gather(2, index[:, None].expand(-1, rows.shape[0], -1))
                 mask = mask.gather(1, index)
-            wide = wide * mask[:, None]
+            wide = wide * mask[:, None] if index is None else wide.mul_(mask[:, None])
         small = wide @ wide.mT if dual else wide.mT @ wide
         return cls(wide, index, whole, damping, cholesky(small, damping))
 

@@ -208,9 +208,10 @@ def kept_columns(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"], width: in
 
 def packed(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"]) -> Float[Tensor, "k q"]:
     """The kept columns, in the place of the first ones: for a copy there may be no room, and nobody reads the rest."""
-    count = int(kept.sum())
+    index = kept.nonzero()[:, 0]
+    count = len(index)
     for row in rows:
-        row[:count] = row[kept]
+        row[:count] = row[index]
         touched(rows, row.nbytes)
     return rows[:, :count]
 

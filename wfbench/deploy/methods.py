@@ -10,6 +10,7 @@ from wfbench.deploy.shapes import Shapes
 from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
 from wfbench.errors import WfbenchError
 from wfbench.layers import PATCH_NUMBERS
+from wfbench.linalg import panels
 from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.tiles import HOST
@@ -87,8 +88,12 @@ def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
         fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
-        numbers = 1.5 * n * part.read + 4 * patches + groups * d**2 * (4 * ceil(n / min(at_a_time, fits)) + 2)
-        found.append(Work(0, 2.0 * patches * d, 8 * numbers, 6))
+        pairs = panels(d)
+        area = sum((stop - start) * stop for start, stop in pairs)
+        read = 2 * patches + patches / d * sum(2 * stop - start for start, stop in pairs)
+        sums = (4 if len(pairs) == 1 else 7) * ceil(n / min(at_a_time, fits)) + 2
+        numbers = 1.5 * n * part.read + read + groups * d**2 * sums
+        found.append(Work(0, 2.0 * patches / d * area, 8 * numbers, 4 + 2 * len(pairs)))
     return {"forward": forward(shapes, n), "second moments": total(found)}
 
 

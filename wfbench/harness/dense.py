@@ -6,11 +6,15 @@ import torch
 
 from wfbench.admission.network import check_network, own_copy
 from wfbench.admission.splits import check_splits
+from wfbench.curvature.memory import bound
 from wfbench.harness.reuse import checkpoint_digest
 from wfbench.kinds.network import adapted
 from wfbench.modules import anatomy
 from wfbench.network import Network
 from wfbench.tasks.task import Task
+
+SHARE = 8
+"""Of the bound of memory, what cases share besides rows: one part of so many."""
 
 
 class Dense:
@@ -20,6 +24,7 @@ class Dense:
         self.module = adapted(own_copy(task.dense(replicate))).to(device).eval()
         self.digest = checkpoint_digest(self.module)
         self.network = Network(self.module)
+        self.network.memo.most = bound() // SHARE
         splits = (task.train_set, *(() if task.test is None else (task.test_set,)))
         check_splits(splits, check_network(self.module, splits[-1]))
         self._anatomy = _anatomy(self.network)

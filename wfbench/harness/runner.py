@@ -135,10 +135,9 @@ class Runner:
         dense, data = self._dense_of(case), drawn(case)
         given = handed(case.recovery.licence, data)
         pruned, seconds = self.prune(case)
-        began = now(self.device)
-        with self._watched(case, dense), stage(case, "recovery", self.device):
+        with self._timed(dense) as taken, self._watched(case, dense), stage(case, "recovery", self.device):
             recovered = case.recovery.apply(dense.network, pruned, given)
-        seconds += now(self.device) - began
+        seconds += sum(taken)
         check_finite(recovered.state, "pruned")
         with limits("sparsity"):
             achieved = achieved_sparsity(case.method, case.target, dense.network, recovered, data.inputs[:1])
@@ -201,20 +200,24 @@ class Runner:
         if self._fitted is not None and self._fitted[0] == which:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
-        saved = net.memo.saved
-        began = now(self.device)
-        with stage(case, "fit", self.device):
+        with self._timed(dense) as taken, stage(case, "fit", self.device):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
-        seconds = now(self.device) - began + net.memo.saved - saved
-        self._fitted = (which, fitted, seconds)
-        return fitted, seconds
+        self._fitted = (which, fitted, sum(taken))
+        return fitted, sum(taken)
+
+    @contextmanager
+    def _timed(self, dense: Dense) -> Iterator[list[float]]:
+        """What the lines inside take, seconds, and what they would have taken besides had nothing been kept."""
+        found: list[float] = []
+        began, saved = now(self.device), dense.network.memo.saved
+        yield found
+        found += [now(self.device) - began, dense.network.memo.saved - saved]
 
     def _prune(self, case: Case, fitted: Fitted) -> tuple[Pruned, float]:
         if self._pruned is None or self._pruned[0] != case.target:
-            began = now(self.device)
-            with stage(case, "prune", self.device):
+            with self._timed(self._dense_of(case)) as taken, stage(case, "prune", self.device):
                 pruned = fitted.prune(case.target)
-            self._pruned = (case.target, pruned, now(self.device) - began)
+            self._pruned = (case.target, pruned, sum(taken))
         return self._pruned[1], self._pruned[2]
 
     def failure(self, case: Case) -> CaseFailed | None:

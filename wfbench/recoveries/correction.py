@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices
+from wfbench.memo import digest_of
 from wfbench.network import NORMS, Network, Params
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -32,11 +33,13 @@ class ScaleAndBias(Recovery[Unlabeled]):
         check_patches(net, data.inputs)
         state = dict(pruned.state)
         movable = [name for name in _with_bias(net) if name in state]
-        for weight, (now, before) in walk(net, data.inputs, movable, state, {}):
+        key = ("statistics", *movable, digest_of(data.inputs))
+        wanted = net.memo.take_large(key, lambda: _dense(net, data.inputs, movable))
+        for weight, (now,) in walk(net, data.inputs, movable, state):
             layer, bias = net.layer_of(weight), net.bias_of(weight)
             assert bias is not None
             mean, deviation = _statistics(layer, _own(net, layer, weight, state), now)
-            wanted_mean, wanted_deviation = _statistics(layer, {}, before)
+            wanted_mean, wanted_deviation = wanted[weight]
             scale = torch.where(deviation > 1e-6 * wanted_deviation, wanted_deviation / deviation, 1.0)
             old, shift = state[weight], state[bias]
             state[weight] = _kept(_scaled(layer, old.double(), scale).to(old.dtype), pruned, weight)
@@ -47,6 +50,11 @@ class ScaleAndBias(Recovery[Unlabeled]):
 def _with_bias(net: Network) -> list[str]:
     """Names of the weights and scales that have a bias beside them, and that nothing but layers reads."""
     return [name for name in net.movable if net.bias_of(name) and not net.read_elsewhere(name)]
+
+
+def _dense(net: Network, x: Shaped[Tensor, "n *input"], names: list[str]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The statistics of every layer of the dense network."""
+    return {name: _statistics(net.layer_of(name), {}, inputs) for name, (inputs,) in walk(net, x, names, {})}
 
 
 def _own(net: Network, layer: nn.Module, weight: str, state: Params) -> Params:

@@ -1,15 +1,17 @@
 """Recoveries in closed form, layer after layer, from the pruned network's inputs to the dense network's outputs."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
 from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
-from wfbench.linalg import damped, solve_kept
+from wfbench.linalg import damped, self_product, solve_kept
+from wfbench.memo import digest_of
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import Recovery
@@ -39,17 +41,20 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
         check_patches(net, data.inputs)
         state = dict(pruned.state)
         moving = [name for name in net.weights if not net.read_elsewhere(name)]
-        for name, (now, before) in walk(net, data.inputs, moving, state, {}):
+        wanted = _kept_products(net, data.inputs, moving)
+        for name, (now, *dense) in walk(net, data.inputs, moving, state, *([{}] if wanted is None else [])):
             layer, bias = net.layer_of(name), net.bias_of(name)
-            dense = as_matrices(layer, net.weights[name]).double()
             current = as_matrices(layer, state[name]).double()
-            moments = _moments(layer, (now, current), (before, dense), centred=bias is not None)
+            before = _products(net, name, dense[0]) if wanted is None else wanted[name]
+            moments = _moments(layer, now, current, before, centred=bias is not None)
             kept = as_matrices(layer, pruned.mask[name])
             systems = damped(moments.inner, self.damping)
             moves = torch.stack([solve_kept(h, r, k) for h, r, k in zip(systems, moments.lost, kept, strict=True)])
             weights = torch.where(kept, current + moves, 0)
             state[name] = from_matrices(layer, weights).to(state[name].dtype)
             if bias is not None:
+                assert moments.mean is not None
+                assert moments.mean_lost is not None
                 shift = moments.mean_lost - (moves @ moments.mean[..., None])[..., 0]
                 moved = (net.movable[bias].double() + shift.flatten()).to(state[bias].dtype)
                 state[bias] = _kept(moved, pruned, bias)
@@ -60,38 +65,68 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
 class Moments:
     """Of a layer's patches x̃ in the pruned network and of ỹ = Wx − Ŵx̃, what its output lacks without the bias.
 
-    `X̃ᵀX̃/m`, `ỸᵀX̃/m`, and both means; W the dense weights on their patches x, Ŵ those before the repair.
+    `X̃ᵀX̃/m`, `ỸᵀX̃/m`, and both means, where they are asked for; W the dense weights on their patches x, Ŵ those before
+    the repair.
     """
 
     inner: Float[Tensor, "g d d"]
     lost: Float[Tensor, "g out d"]
-    mean: Float[Tensor, "g d"]
-    mean_lost: Float[Tensor, "g out"]
+    mean: Float[Tensor, "g d"] | None = None
+    mean_lost: Float[Tensor, "g out"] | None = None
+
+
+def _kept_products(
+    net: Network, x: Shaped[Tensor, "n *input"], names: list[str]
+) -> dict[str, list[Float[Tensor, "g m out"]]] | None:
+    """Those of all layers in the dense network, which every repair on these samples asks for; None for too many."""
+    places = net.memo.take(("places", x.shape[1:]), lambda: net.places(x[:1]))
+    numbers = sum(len(x) * places[name] * net.weights[name].shape[0] for name in names)
+    if torch.float64.itemsize * numbers > net.memo.most:
+        return None
+
+    def make() -> dict[str, list[Tensor]]:
+        return {name: [*_products(net, name, inputs)] for name, (inputs,) in walk(net, x, names, {})}
+
+    return net.memo.take_large(("products", digest_of(x)), make)
+
+
+def _products(net: Network, name: str, inputs: list[Tensor]) -> Iterator[Float[Tensor, "g m out"]]:
+    """The patches of what a layer of the dense network reads, times its weight, float64; so many samples at a time."""
+    layer = net.layer_of(name)
+    dense = as_matrices(layer, net.weights[name]).double()
+    return (rows @ dense.mT for x in inputs for rows in in_parts(layer, x))
 
 
 def _moments(
-    layer: nn.Module, now: tuple[list[Tensor], Tensor], before: tuple[list[Tensor], Tensor], *, centred: bool
+    layer: nn.Module,
+    inputs: list[Tensor],
+    weight: Float[Tensor, "g out d"],
+    before: Iterable[Float[Tensor, "g m out"]],
+    *,
+    centred: bool,
 ) -> Moments:
     """float64; about the means where the layer has a bias, which then takes the means over.
 
     Args:
-        now, before: what the layer reads in the pruned and in the dense network, and its matrices `[g out d]` there.
+        inputs: what the layer reads in the pruned network, and its weight there.
+        before: the products of the dense network.
     """
+    ours = (rows for x in inputs for rows in in_parts(layer, x))
     totals: list[Tensor] = []
     count = 0
-    for one, other in zip(now[0], before[0], strict=True):
-        for ours, dense in zip(in_parts(layer, one), in_parts(layer, other), strict=True):
-            lost = dense @ before[1].mT - ours @ now[1].mT
-            parts = [ours.mT @ ours, lost.mT @ ours, ours.sum(1), lost.sum(1)]
-            totals = parts if not totals else [total + part for total, part in zip(totals, parts, strict=True)]
-            count += ours.shape[1]
-    inner, lost, mean, mean_lost = (total / count for total in totals)
-    if centred:
+    for rows, wanted in zip(ours, before, strict=True):
+        lost = wanted - rows @ weight.mT
+        parts = [self_product(rows), lost.mT @ rows, *([rows.sum(1), lost.sum(1)] if centred else [])]
+        totals = parts if not totals else [total + part for total, part in zip(totals, parts, strict=True)]
+        count += rows.shape[1]
+    inner, lost, *means = (total / count for total in totals)
+    if means:
+        mean, mean_lost = means
         size = inner.diagonal(dim1=1, dim2=2)
         varies = size - mean.square() > CONSTANT * size  # of what does not, centring leaves rounding errors
         inner = torch.where(varies[..., None] & varies[:, None], inner - mean[..., None] * mean[:, None], 0)
         lost = torch.where(varies[:, None], lost - mean_lost[..., None] * mean[:, None], 0)
-    return Moments(inner, lost, mean, mean_lost)
+    return Moments(inner, lost, *means)
 
 
 def _kept(tensor: Tensor, pruned: Pruned, name: str) -> Tensor:

@@ -22,7 +22,7 @@ from wfbench.composed.staged import restored, shares
 from wfbench.curvature.cotangents import probe_signs
 from wfbench.curvature.diagnostics import mean_diagonal, row_diagnostics
 from wfbench.curvature.memory import over_columns, packed
-from wfbench.curvature.per_sample import TILE
+from wfbench.curvature.per_sample import TILE, check_layers
 from wfbench.curvature.rows import Gradients, gradients, probes_of
 from wfbench.data import Unlabeled
 from wfbench.errors import WfbenchError
@@ -107,8 +107,10 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         damping: λ as a share of the mean diagonal of `JᵀJ` over the kept weights.
         seed: of the probes, so that every step sees others.
     """
-    current = Network(net.module(pruned.state))
-    missing = _logits(net, {}, data) - _logits(net, pruned.state, data)
+    check_layers(net, data.inputs, net.weights)  # once a draw, not once a step
+    current = net.with_state(pruned.state)
+    wanted = _logits(net, {}, data)
+    missing = wanted - _logits(net, pruned.state, data)
     distance = float(missing.square().sum())
     kept = flatten(pruned.mask)
     if distance == 0 or not kept.any():
@@ -132,7 +134,7 @@ def joint_update(net: Network, pruned: Pruned, data: Unlabeled, damping: float, 
         for name, mask in pruned.mask.items():
             moved = state[name].double() + 0.5**halving * delta[name]
             state[name] = torch.where(mask, moved.to(state[name].dtype), 0)
-        if float((_logits(net, {}, data) - _logits(net, state, data)).square().sum()) < distance:
+        if float((wanted - _logits(net, state, data)).square().sum()) < distance:
             return replace(pruned, state=state, diagnostics={**diagnostics, "step": 0.5**halving})
     return None
 
