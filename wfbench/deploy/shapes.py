@@ -16,7 +16,7 @@ from wfbench.network import Network, at_a_time, tensor_name
 
 @dataclass(frozen=True)
 class Part:
-    """One call of a module that has no others in it, on one sample.
+    """One call of a prunable layer, or of a module that has no others in it, on one sample.
 
     Args:
         weight: numbers in its weight.
@@ -94,7 +94,7 @@ def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
         parts.append(Part(name, True, linear, size, macs, read, written, not parts, matrices, places))
 
     for name, layer in module.named_modules():
-        if not any(layer.children()):
+        if isinstance(layer, PRUNABLE) or not any(layer.children()):
             layer.register_forward_hook(lambda layer, inputs, output, name=name: note(name, layer, inputs, output))
     with torch.no_grad(), plain_calls(module):
         (outputs,) = module(x.to(net.device))
