@@ -30,6 +30,7 @@ from tqdm import tqdm
 from benchmarks.forked import Process, after, finish, start
 from wfbench import RECOVERIES, Case, Runner, Target
 from wfbench.conformance.trial import problems
+from wfbench.deploy.needs import Needs
 from wfbench.harness import executors
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import SCIENCE
@@ -66,7 +67,7 @@ def session(folder: Path, made: list[Case], executor: str, limit: float | None =
     """Run them all; the exit status is 0."""
     options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": executor}
     options |= {"--case-timeout": limit, "--baseline-path": [str(ODD)], "--task-path": []}
-    ours = Session(options.get, {})
+    ours = Session(options.get, {}, Needs())
     ours.prepare("mine", made)
     if memory:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -149,7 +150,7 @@ class Deaths:
 
     def node(self, cluster: Any) -> None:
         """One of the nodes of the cluster is killed at any time."""
-        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, memory=400 << 20)
+        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, memory=4 << 30)
         raylet = node.all_processes["raylet"][0].process.pid
         timer = threading.Timer(self.random.uniform(0, self.seconds), lambda: os.kill(raylet, signal.SIGKILL))
         timer.start()
@@ -214,7 +215,7 @@ def on_ray(deaths: Deaths, count: int) -> None:
     executors.MEMORY = 200 << 20
     cluster = utilities.Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 400 << 20},
+        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 4 << 30},
     )
     ray.init(address=cluster.address, log_to_driver=False, logging_level="fatal")
     for _ in tqdm(range(count), unit="fault"):
