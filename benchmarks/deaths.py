@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ REASONS = {
     "odd-hang": r"fit: CaseTimeout: took longer than the \d+ s of --case-timeout",
 }
 LIMIT, ROOM = 5.0, 440 << 20
-"""Seconds a case; bytes that a process of a run that is short of memory may have beyond those at its start."""
+"""Seconds a case, or as many as all cases take undisturbed; bytes that a process of a run that is short of memory may
+have beyond those at its start."""
 
 
 def cases(registry: Registry, *odd: str) -> list[Case]:
@@ -97,7 +99,7 @@ class Deaths:
             runner.code(case)  # what is read of the code is known to the runs from the start
         self.truth = {identity(one): one for one in (vars(runner.run(case)) for case in cases(registry))}
         finish(run := start(lambda: session(self._fresh(), cases(registry), "processes:2")))
-        self.seconds = run.seconds
+        self.seconds, self.limit = run.seconds, max(LIMIT, float(ceil(run.seconds)))
 
     def worker(self) -> None:
         """A worker is killed at any time."""
@@ -137,7 +139,7 @@ class Deaths:
     def hang(self) -> None:
         """A call into C that does not come back and holds Python's lock."""
         made = cases(self.registry, "odd-hang")[:8]
-        finish(run := start(lambda: session(self._fresh(), made, "processes:2", LIMIT)))
+        finish(run := start(lambda: session(self._fresh(), made, "processes:2", self.limit)))
         self._judge("a call that hangs", [run], expected=made)
 
     def exits(self) -> None:
