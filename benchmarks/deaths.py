@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from benchmarks.forked import Process, after, finish, start
 from wfbench import RECOVERIES, Case, Runner, Target
 from wfbench.conformance.trial import problems
+from wfbench.deploy.needs import Needs
 from wfbench.harness import executors
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import SCIENCE
@@ -48,7 +50,8 @@ REASONS = {
     "odd-hang": r"fit: CaseTimeout: took longer than the \d+ s of --case-timeout",
 }
 LIMIT, ROOM = 5.0, 440 << 20
-"""Seconds a case; bytes that a process of a run that is short of memory may have beyond those at its start."""
+"""Seconds a case, or as many as all cases take undisturbed; bytes that a process of a run that is short of memory may
+have beyond those at its start."""
 
 
 def cases(registry: Registry, *odd: str) -> list[Case]:
@@ -66,7 +69,7 @@ def session(folder: Path, made: list[Case], executor: str, limit: float | None =
     """Run them all; the exit status is 0."""
     options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": executor}
     options |= {"--case-timeout": limit, "--baseline-path": [str(ODD)], "--task-path": []}
-    ours = Session(options.get, {})
+    ours = Session(options.get, {}, Needs())
     ours.prepare("mine", made)
     if memory:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -96,7 +99,7 @@ class Deaths:
             runner.code(case)  # what is read of the code is known to the runs from the start
         self.truth = {identity(one): one for one in (vars(runner.run(case)) for case in cases(registry))}
         finish(run := start(lambda: session(self._fresh(), cases(registry), "processes:2")))
-        self.seconds = run.seconds
+        self.seconds, self.limit = run.seconds, max(LIMIT, float(ceil(run.seconds)))
 
     def worker(self) -> None:
         """A worker is killed at any time."""
@@ -136,7 +139,7 @@ class Deaths:
     def hang(self) -> None:
         """A call into C that does not come back and holds Python's lock."""
         made = cases(self.registry, "odd-hang")[:8]
-        finish(run := start(lambda: session(self._fresh(), made, "processes:2", LIMIT)))
+        finish(run := start(lambda: session(self._fresh(), made, "processes:2", self.limit)))
         self._judge("a call that hangs", [run], expected=made)
 
     def exits(self) -> None:
@@ -149,7 +152,7 @@ class Deaths:
 
     def node(self, cluster: Any) -> None:
         """One of the nodes of the cluster is killed at any time."""
-        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, memory=400 << 20)
+        node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20, memory=4 << 30)
         raylet = node.all_processes["raylet"][0].process.pid
         timer = threading.Timer(self.random.uniform(0, self.seconds), lambda: os.kill(raylet, signal.SIGKILL))
         timer.start()
@@ -214,7 +217,7 @@ def on_ray(deaths: Deaths, count: int) -> None:
     executors.MEMORY = 200 << 20
     cluster = utilities.Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 400 << 20},
+        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 4 << 30},
     )
     ray.init(address=cluster.address, log_to_driver=False, logging_level="fatal")
     for _ in tqdm(range(count), unit="fault"):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wfbench import RECOVERIES, Case, Network, Runner, ScorePruner, Target, Task, run
+from wfbench.deploy.needs import Needs
 from wfbench.harness.session import Session
 from wfbench.harness.store import Store, read
 
@@ -76,7 +77,7 @@ def runs(workers: int, seconds: float, count: int, executor: str = "serial") -> 
 
         def work(wait: Callable[[], object]) -> None:
             torch.set_num_threads(1)  # a fork has no other of the threads that its parent computed with
-            session = Session((OPTIONS | {"--results": folder, "--executor": executor}).get, {})
+            session = Session((OPTIONS | {"--results": folder, "--executor": executor}).get, {}, Needs())
             session.prepare("bench", cases)
             wait()
             for case in cases:

@@ -1,10 +1,12 @@
 """Faults of devices, planted: what moves a tensor, or says where one is made, taken out of one line at a time.
 
-`python -m tests.planted` plants each in wfbench and the baselines and says whether the pretend device notices.
+`python -m tests.planted [PART …]` plants each in wfbench and the baselines, or those whose line of the list has one of
+these parts, and says which check on the pretend device notices. Every check runs in a process of its own.
 """
 
 import ast
 import inspect
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +15,11 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
+
+from benchmarks.forked import after, finish, start
 
 ROOT = Path(__file__).parent.parent
 KEYWORDS = ("device", "generator")
@@ -25,6 +31,7 @@ class Plant:
 
     file: str
     line: int
+    place: int
     kind: str
     function: str
     code: CodeType
@@ -70,7 +77,22 @@ def plants(file: str) -> Iterator[Plant]:
             if function is not None:  # what stands outside of functions is done once, on import
                 fault(same)
                 code = _code(compile(ast.fix_missing_locations(tree), str(ROOT / file), "exec"), function)
-                yield Plant(file, node.lineno, kind, function, code)
+                yield Plant(file, node.lineno, at, kind, function, code)
+
+
+def _noting(found: list[Plant], note: Callable[[str], None]) -> None:
+    """For good: functions of one file say which of their faults' calls are made."""
+    tree = ast.parse((ROOT / found[0].file).read_text())
+    nodes: list[Any] = list(ast.walk(tree))
+    for plant in found:
+        said = ast.Call(ast.Name("_note", ast.Load()), [ast.Constant(str(plant))], [])
+        both = ast.Tuple([said, nodes[plant.place].func], ast.Load())
+        nodes[plant.place].func = ast.Subscript(both, ast.Constant(1), ast.Load())
+    code = compile(ast.fix_missing_locations(tree), str(ROOT / found[0].file), "exec")
+    for plant in found:
+        function = plant.target()
+        function.__code__ = _code(code, plant.function)
+        function.__globals__["_note"] = note
 
 
 def _faults(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
@@ -130,6 +152,11 @@ def every() -> list[Plant]:
     return [plant for path in files for plant in plants(str(path.relative_to(ROOT)))]
 
 
+Check: TypeAlias = Callable[[], None]
+LIMIT = 120.0
+"""Seconds of a check with a fault, which may make it hang."""
+
+
 def main() -> None:
     from unittest.mock import patch
 
@@ -137,24 +164,57 @@ def main() -> None:
     from tests.shadow_device import NAME, used
     from wfbench.tiles import HOST, KINDS
 
+    torch.set_num_threads(1)
     with used(), patch.dict(KINDS, {NAME: HOST}):
         checks = test_shadow.planting()
-        for check in checks.values():
-            check()  # without a fault none fails
-        for plant in every():
-            noticed = _notices(plant, list(checks.values()))
-            print(f"{plant}: {'MISSED' if noticed is None else f'caught by {list(checks)[noticed]}'}", flush=True)
+        chosen = [plant for plant in every() if not sys.argv[1:] or any(one in str(plant) for one in sys.argv[1:])]
+        reached = _reached(chosen, checks, test_shadow.ON_THE_HOST)
+        for plant in chosen:
+            found = "MISSED" if reached[str(plant)] else "MISSED, as no check gets there"
+            for name in reached[str(plant)]:
+                if how := _noticed(plant, checks[name]):
+                    found = f"caught by {name}: {how}"
+                    break
+            print(f"{plant}: {found}", flush=True)
 
 
-def _notices(plant: Plant, checks: list[Callable[[], None]]) -> int | None:
-    """The number of the first check that fails with the fault."""
-    with planted(plant):
-        for number, check in enumerate(checks):
-            try:
-                check()
-            except Exception:
-                return number
-    return None
+def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[str, Any]) -> dict[str, list[str]]:
+    """The checks that get to each fault; without it each of them passes, and what the host does is then known."""
+
+    def action() -> int:
+        found: dict[str, list[str]] = {str(plant): [] for plant in chosen}
+        now = [""]
+
+        def note(plant: str) -> None:
+            if now[0] not in found[plant]:
+                found[plant].append(now[0])
+
+        for file in {plant.file: None for plant in chosen}:
+            _noting([plant for plant in chosen if plant.file == file], note)
+        for now[0], check in checks.items():
+            check()
+        print(pickle.dumps((found, on_the_host)).hex())
+        return 0
+
+    finish(process := start(action))  # which runs backward passes, after which there are no more forks
+    assert process.status == 0, process.words.decode()
+    found, expected = pickle.loads(bytes.fromhex(process.words.decode().splitlines()[-1]))
+    on_the_host |= expected
+    reached: dict[str, list[str]] = found
+    return reached
+
+
+def _noticed(plant: Plant, check: Check) -> str:
+    """How a check fails with the fault, in a process of its own; empty where it passes."""
+
+    def action() -> int:
+        with planted(plant):
+            check()
+        return 0
+
+    finish(process := start(action), kill=after(LIMIT))
+    last = process.words.decode(errors="replace").strip().rpartition("\n")[2]
+    return "" if process.status == 0 else last[:150] if process.status == 70 else f"exit status {process.status}"
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases import REGISTRY, blob_task
-from wfbench import Case, Network, ScorePruner, Target
+from wfbench import Case, Network, ScorePruner, Target, WfbenchError
+from wfbench.deploy.needs import Needs
 from wfbench.harness import executors, session
 from wfbench.harness.suite import Grid, Suite
 from wfbench.network import Params
+from wfbench.pruner import Pruner
 from wfbench.recoveries.names import RECOVERIES
 
 SUITE = Suite(
@@ -29,6 +31,8 @@ SUITE = Suite(
 )
 """Several methods, recoveries and patterns on a real task."""
 LIMIT = 15.0
+DEADLINE = 300.0
+"""Seconds for a worker on the other node to begin, and for that node to be killed."""
 
 
 def magnitudes(net: Network) -> Params:
@@ -53,7 +57,7 @@ class Hangs(ScorePruner[None]):
 
 
 class Waits(ScorePruner[None]):
-    """On the node that is to be killed it says that it is there, and waits."""
+    """On the node that is to be killed it says that it is there, and waits; on the other it waits for that."""
 
     name = "waits"
 
@@ -62,20 +66,22 @@ class Waits(ScorePruner[None]):
         if os.environ["RAY_RAYLET_PID"] == (folder / "victim").read_text():
             (folder / "there").touch()
             time.sleep(600)
+        until = time.monotonic() + DEADLINE
+        while not (folder / "there").exists() and time.monotonic() < until:
+            time.sleep(0.05)
         return magnitudes(net)
 
 
-def cases() -> list[Case]:
+def cases(*methods: Pruner[Any], seeds: int = 1) -> list[Case]:
     task, none = blob_task(), RECOVERIES["none"]
-    made = [Case(task, 4, seed, 0, Target(0.5), Waits(), none) for seed in range(4)]
-    return made + [Case(task, 4, 0, 0, Target(0.5), method, none) for method in (Exits(), Hangs())]
+    return [Case(task, 4, seed, 0, Target(0.5), method, none) for method in methods for seed in range(seeds)]
 
 
 def run(folder: Path, made: list[Case], limit: float | None = None) -> dict[str, int]:
     """The counts of a session on the cluster that this process is connected to."""
     options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": "ray"}
     options |= {"--case-timeout": limit, "--baseline-path": [], "--task-path": []}
-    ours = session.Session(options.get, {})
+    ours = session.Session(options.get, {}, Needs())
     ours.prepare("mine", made)
     try:
         for case in made:
@@ -86,13 +92,14 @@ def run(folder: Path, made: list[Case], limit: float | None = None) -> dict[str,
 
 
 def main(folder: Path) -> None:
-    os.environ |= {"RAYED": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    slow = {"RAY_raylet_start_wait_time_s": f"{DEADLINE:g}", "RAY_worker_register_timeout_seconds": f"{DEADLINE:g}"}
+    os.environ |= {"RAYED": str(folder), "RAY_USAGE_STATS_ENABLED": "0", **slow}
     import ray
     from ray.cluster_utils import Cluster
 
     executors.MEMORY = 100 << 20
     session.discover = lambda *_: REGISTRY  # type: ignore[attr-defined]
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 200 << 20}
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20, "memory": 4 << 30}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     second = cluster.add_node(**node)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
@@ -106,8 +113,16 @@ def main(folder: Path) -> None:
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    told["disturbed"] = run(folder / "disturbed", cases(), LIMIT)
+    told["disturbed"] = run(folder / "disturbed", cases(Waits(), seeds=4))
+    killer.join(DEADLINE)
     told["killed"] = not killer.is_alive()
+    executors.MEMORY = 64 << 30
+    try:
+        run(folder / "large", cases(REGISTRY.pruner("diag-fisher")))
+    except WfbenchError as error:
+        told["refused"] = str(error)
+    executors.MEMORY = 100 << 20
+    told["failing"] = run(folder / "failing", cases(Exits(), Hangs()), LIMIT)
     print(json.dumps(told), flush=True)
     ray.shutdown()
     cluster.shutdown()

@@ -21,6 +21,7 @@ from tests.processes import Program
 from tests.test_suites import TASK
 from wfbench.cli import main
 from wfbench.conformance.trial import TIMES
+from wfbench.deploy.needs import Needs
 from wfbench.errors import LONGEST, BrokenRule, WfbenchError, why
 from wfbench.execution.alarm import CaseTimeout, alarm
 from wfbench.execution.worker import Died, Overdue, Worker, at
@@ -162,7 +163,7 @@ def session_of(folder: Path, plugins: list[str], limit: float | None, methods: s
         "--results": str(folder), "--case-timeout": limit, "--methods": methods, "--device": "cpu", "-m": "s",
         "--task-path": plugins[1:2], "--baseline-path": plugins[3:4], "--executor": "serial",
     }  # fmt: skip
-    session = Session(options.get, {"s": ""})
+    session = Session(options.get, {"s": ""}, Needs())
     values = (4, 8)[:budgets], (0.5, 0.8)[:budgets], ("none", "repair")[:budgets]
     grid = Grid(*values, 1, ("blobs",), tuple(methods.split(",")))
     suite = Suite("s", (grid,))

@@ -15,6 +15,7 @@ from tests.cases import REGISTRY, blob_task
 from tests.rayed import SUITE
 from tests.test_together import Process
 from wfbench import Network, ScorePruner, Target, WfbenchError
+from wfbench.deploy.needs import Needs
 from wfbench.execution.pool import Job, Line, Pool, Processes
 from wfbench.execution.worker import Died
 from wfbench.harness.case import Case
@@ -36,7 +37,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
     def make(executor: str, cases: list[Case], folder: str = "results", limit: float | None = None) -> Session:
         options = {"--results": str(tmp_path / folder), "--device": "cpu", "-m": "mine", "--executor": executor}
-        found = Session({**options, "--case-timeout": limit}.get, {})
+        found = Session({**options, "--case-timeout": limit}.get, {}, Needs())
         found.prepare("mine", cases)
         return found
 
@@ -244,13 +245,13 @@ def test_a_pool_tries_again_on_a_new_process_and_tells_errors(tmp_path: Path) ->
 )
 def test_an_executor_that_there_is_not_is_refused(executor: str, words: str) -> None:
     with pytest.raises(WfbenchError, match=words):
-        made({"--executor": executor}.get, Runner(), None)
+        made({"--executor": executor}.get, Runner(), None, Needs())
 
 
 def test_processes_are_for_the_cpu() -> None:
     runner = Runner()
     runner.device = torch.device("mps")
     with pytest.raises(WfbenchError, match="processes:2 runs on the CPU, not on mps; give serial or ray"):
-        made({"--executor": "processes:2"}.get, runner, None)
-    work, _ = made({"--executor": "processes"}.get, Runner(), None)
+        made({"--executor": "processes:2"}.get, runner, None, Needs())
+    work, _ = made({"--executor": "processes"}.get, Runner(), None, Needs())
     assert work.runner.workers == len(os.sched_getaffinity(0))

@@ -1,6 +1,7 @@
 """What the plan says a method costs, against what torch is counted to do."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from wfbench.cli import main
 from wfbench.deploy.layered import recovery_steps
 from wfbench.deploy.machine import Machine, read_machine
 from wfbench.deploy.methods import steps_of
-from wfbench.deploy.plan import Plan, plan
+from wfbench.deploy.plan import Plan, memory_of, plan
 from wfbench.deploy.shapes import shapes_of
 from wfbench.deploy.work import Work, total
+from wfbench.execution.worker import Worker
 from wfbench.recoveries.descent import FeatureDistillation, LogitDistillation
+from wfbench.tiles import ACCELERATOR, HOST, KINDS, tiles
 from wfbench.woodfisher.restored import WoodFisherStaged
 
 CARD = Machine("a card", 2.0**30, 1e12, 1e13, 1e12, 1e-5)
@@ -73,12 +76,18 @@ def made(name: str) -> tuple[Network, torch.Tensor]:
     return Network(build().eval()), torch.randn(SAMPLES, *shape)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_steps_are_what_is_counted(method: str) -> None:
+SIZES = [("cpu", name) for name in METHODS] + [("cuda", name) for name in ("full-joint", "narrow-joint", "lobs")]
+
+
+@pytest.mark.parametrize(("kind", "method"), SIZES)
+def test_steps_are_what_is_counted(kind: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with the sizes of what is computed at a time on a card, used here."""
+    sizes = tiles(torch.device(kind))
+    monkeypatch.setitem(KINDS, "cpu", sizes)
     net, x = made(ON.get(method, "conv"))
     chosen = METHODS[method]
     pruner = discover().pruner(chosen) if isinstance(chosen, str) else chosen
-    steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)
+    steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY, sizes=sizes)
     assert steps is not None
     for names, run in regions(net, Unlabeled(x), pruner, SPARSITY):
         said = total([work for name, work in steps.items() if not names or name in names])
@@ -141,6 +150,36 @@ def of(module: nn.Module, method: str, x: torch.Tensor, limit: int | None = None
     return plan("mine", Network(module.eval()), x, discover().pruner(method), samples, 0.9, CARD, limit)
 
 
+@pytest.mark.parametrize("method", ["woodfisher-unlabeled", "sparsegpt"])
+def test_the_memory_of_a_case_holds_what_its_process_takes(method: str) -> None:
+    """At its peak, beyond what a process has that did the same on a small network."""
+    pruner = discover().pruner(method)
+
+    def works(net: Network, x: torch.Tensor) -> None:
+        pruner.fit(net, Unlabeled(x)).prune(Target(0.5, scope=pruner.scope))
+
+    def measured(_: object) -> int:
+        torch.set_num_threads(1)
+        works(made("mlp")[0], torch.randn(50, 64))
+        before = kilobytes("VmRSS")
+        works(Network(wide()), torch.randn(50, 1500))
+        return kilobytes("VmHWM") - before
+
+    worker = Worker(measured)
+    most = 1024 * worker.ask(None)
+    worker.end()
+    said = memory_of(pruner, shapes_of(Network(wide()), torch.zeros(1, 1500)), 1_209_610, 50, 2.0**30)
+    assert said / 8 < most < said
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(1500, 800), nn.ReLU(), nn.Linear(800, 10)).eval()
+
+
+def kilobytes(name: str) -> int:
+    return int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
+
+
 def test_what_is_not_counted_is_said() -> None:
     x = torch.randn(2, 64)
     assert "obd are not counted; those of WoodFisher, K-FAC, layer-wise" in str(of(mlp(), "obd", x))
@@ -174,6 +213,12 @@ class Gate(nn.Module):
         return x @ self.weight
 
 
+def test_a_layer_with_a_module_inside_counts() -> None:
+    layer = nn.Linear(8, 3)
+    layer.add_module("pad", nn.Identity())
+    assert shapes_of(Network(nn.Sequential(layer).eval()), torch.ones(1, 8)).macs == 24
+
+
 def test_tensors_that_no_method_prunes_are_named_with_the_reason() -> None:
     found = of(nn.Sequential(Gate(), nn.Linear(8, 3)), "woodfisher", torch.ones(2, 8))
     assert found.left_out == (("0.weight", 64, "of Gate, which is no linear or convolution layer's weight"),)
@@ -191,7 +236,9 @@ def test_a_machine_is_read_from_toml_and_json(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text(json.dumps(SPEC | {"name": "card"}))
     found = read_machine(tmp_path / "card.toml")
     assert found == read_machine(tmp_path / "card.json")
-    assert found == Machine("card", 2.0**30, 1e12, 1e13, 1e12, 1000 * 1e-6)
+    assert found == Machine("card", 2.0**30, 1e12, 1e13, 1e12, 1000 * 1e-6, "cuda")
+    (tmp_path / "other.json").write_text(json.dumps(SPEC | {"kind": "cpu"}))
+    assert (found.sizes, read_machine(tmp_path / "other.json").sizes) == (ACCELERATOR, HOST)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +248,10 @@ def test_a_machine_is_read_from_toml_and_json(tmp_path: Path) -> None:
         ("speed = 3", r"\['speed'\] is none of memory_bytes, "),
         ("memory_bytes = 1", "memory_gb_per_s is None; give a number above 0"),
         ("memory_bytes = -1", "memory_bytes is -1; give a number above 0"),
+        (
+            "\n".join([*(f"{name} = 1" for name in SPEC), 'kind = "card"']),
+            'kind "card" is no device of torch; give cuda',
+        ),
     ],
 )
 def test_a_file_that_is_no_machine_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -222,6 +273,8 @@ def test_the_command_plans_for_this_machine_and_for_a_card(tmp_path: Path, capsy
     there = json.loads(capsys.readouterr().out)
     assert there["machine"]["bandwidth"] == 1e12
     assert there["steps"][-1]["flops64"] == here["steps"][-1]["flops64"] > 0
+    started, here_started = ({one["name"]: one["launches"] for one in of["steps"]}["Gram"] for of in (there, here))
+    assert started < here_started / 10
     assert "files" not in [step["name"] for step in there["steps"]]
     assert main([*asked, "--device-spec", str(tmp_path / "card.json"), "--memory", "1GiB"]) == 2
     assert "--memory is of this machine" in capsys.readouterr().err

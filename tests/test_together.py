@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks import injector
 from tests.cases import REGISTRY, blob_task, case_of
 from wfbench import RECOVERIES, Case, Network, Runner, ScorePruner, Target
+from wfbench.deploy.needs import Needs
 from wfbench.harness.session import STEPS, Session
 from wfbench.harness.store import identity, read
 from wfbench.pytest_plugin import _summary
@@ -119,7 +120,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Se
     usual = {"--results": str(tmp_path / "results"), "--device": "cpu", "-m": "mine", "--executor": "serial"}
 
     def made(**options: Any) -> Session:
-        found = Session({**usual, **options}.get, {})
+        found = Session({**usual, **options}.get, {}, Needs())
         found.prepare("mine", cases())
         return found
 

@@ -14,6 +14,7 @@ from _pytest.mark.expression import Expression
 from tqdm import tqdm
 
 from wfbench.curvature.memory import BOUND
+from wfbench.deploy.needs import Needs
 from wfbench.errors import BrokenRule, WfbenchError
 from wfbench.harness.case import Case
 from wfbench.harness.session import STEPS, Session, words
@@ -91,7 +92,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("python_files", "suite_*.py")
     if root := config.getoption("--data-root"):
         os.environ["WFBENCH_IMAGENET"] = str(Path(root).absolute())
-    config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS))
+    config.stash[KEY] = session = _usage(lambda: Session(config.getoption, MARKERS, Needs()))
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     config.add_cleanup(session.end)
 

@@ -16,7 +16,7 @@ from wfbench.recoveries.base import BatchNormReestimation, Recovery
 from wfbench.recoveries.descent import STEP_BATCH, FeatureDistillation, LogitDistillation
 from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import Target, keep_largest
-from wfbench.tiles import HOST
+from wfbench.tiles import HOST, Tiles
 from wfbench.woodfisher.restored import WoodFisherStaged
 
 Steps: TypeAlias = dict[str, Work]
@@ -87,19 +87,29 @@ def distillation(shapes: Shapes, movable: int, n: int, steps: int, *, features: 
     return {"dense outputs": forward(shapes, n), "steps": (once + back) * steps}
 
 
-def joint_updates(options: WoodFisherStaged, shapes: Shapes, n: int, sparsity: float, limit: float) -> Steps:
+def joint_updates(
+    options: WoodFisherStaged, shapes: Shapes, n: int, sparsity: float, limit: float, sizes: Tiles
+) -> Steps:
     """Rows of every logit, or of probes, over the kept weights; a step and its halvings, of which one is counted."""
     each = probes_for(n, shapes.outputs, shapes.p) or shapes.outputs
     k, left = n * each, (1 - sparsity) * shapes.p
     found = {f"update: {name}": work * options.steps for name, work in passes(shapes, n, each, limit).items()}
-    once = gram(k, left) + cholesky(k) + eigenvalues(k) + product(k, left) + Work(0, 0, 12.0 * k * shapes.p)
+    once = (
+        gram(k, left, sizes) + cholesky(k) + eigenvalues(k) + product(k, left, sizes) + Work(0, 0, 12.0 * k * shapes.p)
+    )
     found["update: Gram and step"] = once * options.steps
     found["update: logits"] = forward(shapes, n) * (4 * options.steps)
     return found
 
 
 def staged(
-    options: WoodFisherStaged, net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
+    options: WoodFisherStaged,
+    net: Network,
+    shapes: Shapes,
+    n: int,
+    sparsity: float,
+    limit: float = inf,
+    sizes: Tiles = HOST,
 ) -> Steps:
     """Repair and norms in every stage, then joint updates."""
     parts: dict[str, list[Work]] = {}
@@ -109,7 +119,7 @@ def staged(
         for name, work in stage.items():
             parts.setdefault(name, []).append(work)
     found = {name: total(works) for name, works in parts.items()}
-    return found | (joint_updates(options, shapes, n, sparsity, limit) if sparsity else {})
+    return found | (joint_updates(options, shapes, n, sparsity, limit, sizes) if sparsity else {})
 
 
 def kfac(shapes: Shapes, n: int, each: int) -> Steps:

@@ -4,7 +4,7 @@ import json
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +19,7 @@ from wfbench.curvature.per_sample import columns_of
 from wfbench.deploy.work import Work
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
+from wfbench.tiles import Tiles, tiles
 
 SECONDS = 0.2
 """For each measurement, at least."""
@@ -45,6 +46,7 @@ class Machine:
     bandwidth: bytes read and written a second.
     flops32, flops64: a second.
     launch: seconds that an operation takes, however small.
+    kind: of device, as torch calls it.
     """
 
     name: str
@@ -53,6 +55,12 @@ class Machine:
     flops32: float
     flops64: float
     launch: float
+    kind: str = "cpu"
+
+    @property
+    def sizes(self) -> Tiles:
+        """Of what is computed at a time there."""
+        return tiles(torch.device(self.kind))
 
     def floor(self, work: Work) -> float:
         """Seconds, if moving hides computing or the reverse, and starting an operation costs nothing."""
@@ -67,10 +75,10 @@ class Machine:
 
 
 def read_machine(path: Path) -> Machine:
-    """A JSON or TOML file of numbers, the `FIELDS`, and perhaps a `name`.
+    """A JSON or TOML file of numbers, the `FIELDS`, and perhaps a `name` and the `kind` of device, cuda unless said.
 
     Raises:
-        WfbenchError: it is not one, or a number is missing or not above 0.
+        WfbenchError: it is not one, or a number is missing or not above 0, or torch has no such device.
     """
     try:
         text = path.read_text()
@@ -79,12 +87,18 @@ def read_machine(path: Path) -> Machine:
         raise WfbenchError(f"{path}: {error.strerror}; give a file that says what the card does") from error
     except ValueError as error:
         raise WfbenchError(f"{path} is neither TOML nor JSON (.json): {error}") from error
-    if not isinstance(found, dict) or (unknown := found.keys() - FIELDS.keys() - {"name"}):
+    if not isinstance(found, dict) or (unknown := found.keys() - FIELDS.keys() - {"name", "kind"}):
         raise WfbenchError(f"{path}: {sorted(unknown) if isinstance(found, dict) else found} is none of {_fields()}")
     for name in FIELDS:
         if not isinstance(found.get(name), (int, float)) or not found[name] > 0:
             raise WfbenchError(f"{path}: {name} is {found.get(name)}; give a number above 0; it has {_fields()}")
-    return Machine(str(found.get("name", path.stem)), *(found[name] * unit for name, unit in FIELDS.items()))
+    kind = str(found.get("kind", "cuda"))
+    try:
+        torch.device(kind)
+    except RuntimeError as error:
+        raise WfbenchError(f'{path}: kind "{kind}" is no device of torch; give cuda, or cpu for a processor') from error
+    numbers = (found[name] * unit for name, unit in FIELDS.items())
+    return replace(Machine(str(found.get("name", path.stem)), *numbers), kind=kind)
 
 
 def _fields() -> str:

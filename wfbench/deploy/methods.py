@@ -13,7 +13,7 @@ from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import panels
 from wfbench.network import Network
 from wfbench.pruner import Pruner
-from wfbench.tiles import HOST
+from wfbench.tiles import HOST, Tiles
 from wfbench.walk import SAMPLES
 from wfbench.woodfisher.restored import WoodFisherStaged
 from wfbench.woodfisher.surgeon import STAGES, layer_blocks
@@ -46,18 +46,24 @@ def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) ->
 
 
 def woodfisher(
-    method: WoodFisher | WoodFisherUnlabeled, net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
+    method: WoodFisher | WoodFisherUnlabeled,
+    net: Network,
+    shapes: Shapes,
+    n: int,
+    sparsity: float,
+    limit: float = inf,
+    sizes: Tiles = HOST,
 ) -> Steps:
     """Rows, Gram matrix, inverse, and the removal of a share of the weights."""
     (k, each), p = rows_of(method, shapes, n), shapes.p
     widths = layer_blocks(net, method.block_size) or [p]
-    dense = Inverse(k, widths)
+    dense = Inverse(k, widths, sizes=sizes)
     known = method.block_size is None and k <= p
     found = passes(shapes, n, each, limit)
     if isinstance(method, WoodFisher) and method.batch > 1:
         found["rows"] += Work(0, 0, 12.0 * n * p)
     found |= {
-        "Gram": gram(k, p),
+        "Gram": gram(k, p, sizes),
         "eigenvalues": eigenvalues(k),
         "factor": dense.factor(known=known),
         "diagonal": dense.rescored(),
@@ -71,18 +77,20 @@ def woodfisher(
         if not joint:
             removal.append(dense.rescored(diagonals=False, solves=True))
         if joint or not last:
-            left = Inverse(k, widths, 1 - sparsity * stage / stages)
-            removal += [left.factor(known=known), gram(k, sparsity * p / stages) if known else Work()]
+            left = Inverse(k, widths, 1 - sparsity * stage / stages, sizes)
+            removal += [left.factor(known=known), gram(k, sparsity * p / stages, sizes) if known else Work()]
             removal.append(left.rescored(diagonals=not last, moves=joint))
         removal.append(Work(0, 0, 8.0 * VECTORS * p, VECTORS))
     found["removal and update"] = total(removal)
-    found["predicted change"] = product(k, p)
+    found["predicted change"] = product(k, p, sizes)
     return found
 
 
 def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass of so many samples at a time."""
+    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
     parts = [part for part in shapes.parts if part.prunable]
+    checked = sum(6 * part.places * part.matrices[0] * part.matrices[2] + 8 * part.written for part in parts)
+    check = forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), 8.0 * checked, 20 * len(parts))
     found = []
     for part in parts:
         groups, _, d = part.matrices
@@ -94,7 +102,7 @@ def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
         sums = (4 if len(pairs) == 1 else 7) * ceil(n / min(at_a_time, fits)) + 2
         numbers = 1.5 * n * part.read + read + groups * d**2 * sums
         found.append(Work(0, 2.0 * patches / d * area, 8 * numbers, 4 + 2 * len(pairs)))
-    return {"forward": forward(shapes, n), "second moments": total(found)}
+    return {"check of the layers": check, "forward": forward(shapes, n), "second moments": total(found)}
 
 
 def _each(shapes: Shapes, cost: Callable[[int, int], Work]) -> Work:
@@ -107,20 +115,20 @@ def inverses(shapes: Shapes) -> Work:
     return _each(shapes, lambda rows, d: Work(0, 1.0 * d**3, 88.0 * d**2, 9))
 
 
-def _wanda(shapes: Shapes, n: int, sparsity: float) -> Steps:
+def _wanda(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
     return moments(shapes, n, n)
 
 
-def _lobs(shapes: Shapes, n: int, sparsity: float) -> Steps:
+def _lobs(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
     def in_turn(rows: int, d: int) -> Work:
         gone = sparsity * d
-        batches = ceil(rows / max(1, HOST.numbers // max(1, round(gone) ** 2)))
+        batches = ceil(rows / max(1, sizes.numbers // max(1, round(gone) ** 2)))
         return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
     return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 
 
-def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
+def _obc(shapes: Shapes, n: int, sparsity: float, sizes: Tiles, lazy: int = 32, least: int = 2**23) -> Steps:
     def trace(rows: int, d: int) -> Work:
         flops, moved = 0.0, 16.0 * rows * d**2
         for start in range(0, d, lazy):
@@ -128,7 +136,8 @@ def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
             left = side - steps
             flops += rows * (steps**2 * side + 2.0 * steps * left**2)
             moved += 8.0 * rows * (steps**2 * side / 2 + 30 * steps * side + 2 * side * left + 6 * left**2)
-        return Work(0, flops, moved, 20.0 * d)
+        parts = ceil(rows / max(1, max(least, sizes.numbers) // d**2))
+        return Work(0, flops, moved, 20.0 * d * parts)
 
     def kept(rows: int, d: int) -> Work:
         return cholesky(round((1 - sparsity) * d)) * rows
@@ -142,7 +151,7 @@ def _obc(shapes: Shapes, n: int, sparsity: float, lazy: int = 32) -> Steps:
     }
 
 
-def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Steps:
+def _sparsegpt(shapes: Shapes, n: int, sparsity: float, sizes: Tiles, block: int = 128) -> Steps:
     def sweep(rows: int, d: int) -> Work:
         return Work(0, 1.0 * rows * d**2, 24.0 * rows * d * min(d, block) / 2 + 24.0 * rows * d**2 / block, 4.0 * d)
 
@@ -151,20 +160,26 @@ def _sparsegpt(shapes: Shapes, n: int, sparsity: float, block: int = 128) -> Ste
 
 
 LAYERWISE = {"lobs": _lobs, "lobs-global": _lobs, "obc": _obc, "sparsegpt": _sparsegpt, "wanda": _wanda}
-"""By method: its steps from shapes, samples and sparsity."""
+"""By method: its steps from shapes, samples, sparsity, and the sizes of what is computed at a time."""
 KFAC = ("kfac", "kfac-sampled", "kfac-exact")
 
 
 def steps_of(
-    method: Pruner[Any], net: Network, shapes: Shapes, n: int, sparsity: float, limit: float = inf
+    method: Pruner[Any],
+    net: Network,
+    shapes: Shapes,
+    n: int,
+    sparsity: float,
+    limit: float = inf,
+    sizes: Tiles = HOST,
 ) -> Steps | None:
     """What a method does on n samples within a bound of memory; None where it is not counted."""
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
-        return woodfisher(method, net, shapes, n, sparsity, limit)
+        return woodfisher(method, net, shapes, n, sparsity, limit, sizes)
     if isinstance(method, WoodFisherStaged):
-        return staged(method, net, shapes, n, sparsity, limit)
+        return staged(method, net, shapes, n, sparsity, limit, sizes)
     if method.name in KFAC:
         return kfac(shapes, n, shapes.outputs if method.name == "kfac-exact" else 1)
     if method.name in LAYERWISE:
-        return LAYERWISE[method.name](shapes, n, sparsity)
+        return LAYERWISE[method.name](shapes, n, sparsity, sizes)
     return {} if method.track == "data-free" else None

@@ -8,17 +8,26 @@ from jaxtyping import Shaped
 from tabulate import tabulate
 from torch import Tensor
 
-from wfbench.curvature.memory import fits
+from wfbench.curvature.memory import PASS, ROWS, fits
 from wfbench.deploy.layered import recovery_steps
 from wfbench.deploy.machine import Machine, pass_seconds
-from wfbench.deploy.methods import Steps, rows_of, steps_of
+from wfbench.deploy.methods import LAYERWISE, Steps, rows_of, steps_of
 from wfbench.deploy.shapes import Shapes, shapes_of
 from wfbench.deploy.work import Work, in_files, total
+from wfbench.layers import PATCH_NUMBERS
 from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
+from wfbench.tasks.evaluate import EVALUATION_BATCH
+from wfbench.tiles import HOST
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
+VECTORS = 20
+"""float64 vectors of all parameters that there are at a time; the network's copies are among them."""
+BATCHES = 4
+"""The same of batches of blocks, and of what is computed of them."""
+SQUARES = 4
+"""The same of the square matrices of a layer-wise method: second moments, and their inverses with what makes them."""
 TIMED = 4
 """Samples of the pass that is timed."""
 WHOLE_BATCHES = ("forward", "norms", "dense outputs", "logits", "steps")
@@ -128,7 +137,7 @@ def plan(
         recovery: what follows; nothing by default.
     """
     shapes = shapes_of(net, x[:1])
-    found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit))
+    found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit), machine.sizes)
     if recovery is not None:
         after = recovery_steps(recovery, net, shapes, samples, sparsity)
         named = {f"{recovery.name}: {step}": work for step, work in (after or {}).items()}
@@ -152,6 +161,26 @@ def plan(
     return Plan(
         task, together, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
     )
+
+
+def memory_of(method: Pruner[Any], shapes: Shapes, parameters: int, samples: int, limit: float) -> float:
+    """Bytes that a case takes at most, beside the data, the dense network and the libraries.
+
+    Args:
+        parameters: numbers of the network.
+        limit: bytes for rows, Grams and factors; a method that is not counted is taken to need them all.
+    """
+    widest = max((part.read + part.written for part in shapes.parts), default=0)
+    found = 8.0 * VECTORS * parameters + 4.0 * EVALUATION_BATCH * widest
+    if isinstance(method, WoodFisher | WoodFisherUnlabeled):
+        k, _ = rows_of(method, shapes, samples)
+        found += min(4.0 * k * shapes.p, ROWS * limit) + 24.0 * k**2 + 8.0 * BATCHES * HOST.numbers
+        return found + min(4.0 * shapes.tile * shapes.kept, PASS * limit)
+    if method.name in LAYERWISE:
+        squares = sum(groups * d**2 for groups, _, d in (part.matrices for part in shapes.parts))
+        patches = max(samples * part.places * part.matrices[0] * part.matrices[2] for part in shapes.parts)
+        return found + 8.0 * (SQUARES * squares + 2 * min(patches, PATCH_NUMBERS)) + 8.0 * samples * widest
+    return found + (0.0 if method.track == "data-free" else limit)
 
 
 def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[str, float]:

@@ -19,7 +19,7 @@ from wfbench.network import Network, at_a_time, tensor_name
 
 @dataclass(frozen=True)
 class Part:
-    """One call of a module that has no others in it, on one sample.
+    """One call of a prunable layer, or of a module that has no others in it, on one sample.
 
     Args:
         weight: numbers in its weight.
@@ -125,7 +125,7 @@ def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
         note(name, layer, inputs, output)
 
     for name, layer in module.named_modules():
-        if not any(layer.children()):
+        if isinstance(layer, PRUNABLE) or not any(layer.children()):
             layer.register_forward_pre_hook(enter)
             layer.register_forward_hook(partial(leave, name))
     x = x.to(net.device)

@@ -2,7 +2,7 @@
 
 FLOPs are those of products, factorisations and triangular systems, a multiply-add being two. Bytes are what operations
 read and write, each tensor once an operation, as if nothing stayed in a cache. Launches are operations. Chunks and
-tiles are those of `wfbench.curvature`.
+tiles are those of `wfbench.curvature`, of the sizes of a kind of device.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
-from wfbench.tiles import HOST
+from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
 
@@ -103,16 +103,17 @@ def finite(k: int, p: int) -> Work:
     return Work(0, 0, 4.0 * k * p, max(1, k * p / 2**22))
 
 
-def gram(k: int, p: Number) -> Work:
+def gram(k: int, p: Number, sizes: Tiles = HOST) -> Work:
     """`RRᵀ` over p columns, in its tiles."""
-    edges, chunks = row_edges(k), ceil(p / HOST.columns)
+    edges, chunks = row_edges(k, sizes), ceil(p / sizes.columns)
     tiles = [
-        (stop - start, min(left + HOST.height, stop) - left)
+        (stop - start, min(left + sizes.height, stop) - left)
         for start, stop in pairwise(edges)
-        for left in range(0, stop, HOST.height)
+        for left in range(0, stop, sizes.height)
     ]
     entries, sides = sum(a * b for a, b in tiles), sum(a + b for a, b in tiles)
-    moved = 12.0 * k * p + 8.0 * sides * p + chunks * 48.0 * entries
+    made = 8.0 * edges[-1] * (edges[-1] + min(p, sizes.columns))
+    moved = made + 12.0 * k * p + 8.0 * sides * p + chunks * 48.0 * entries
     return Work(0, 2.0 * entries * p, moved, chunks * (1 + 3 * len(tiles)))
 
 
@@ -129,20 +130,20 @@ def triangular(k: int, columns: Number) -> Work:
     return Work(0, columns * k**2, 8.0 * k**2 + 40.0 * k * columns + 48.0 * columns, 6)
 
 
-def product(k: int, p: Number, *, masked: bool = False) -> Work:
+def product(k: int, p: Number, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
     """`Rv` or `Rᵀu`, the rows widened chunk by chunk."""
-    return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / HOST.columns))
+    return Work(0, 2.0 * k * p, (20.0 + 16.0 * masked) * k * p + 24.0 * p, 4 * ceil(p / sizes.columns))
 
 
-def diagonal(k: int, p: int, *, masked: bool = False) -> Work:
+def diagonal(k: int, p: int, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
     """Of the inverse of the full matrix, from its factor."""
-    chunks = ceil(p / HOST.columns)
-    each = triangular(k, min(p, HOST.columns)) * (p / min(p, HOST.columns))
+    chunks, columns = ceil(p / sizes.columns), min(p, sizes.columns)
+    each = triangular(k, columns) * (p / columns)
     return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
 
 
-def solve(k: int, p: int) -> Work:
-    return product(k, p) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2, 3)
+def solve(k: int, p: int, sizes: Tiles = HOST) -> Work:
+    return product(k, p, sizes) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2, 3)
 
 
 class Inverse:
@@ -152,8 +153,8 @@ class Inverse:
         kept: the share of the columns that is there; below 1 the others are taken out of the rows.
     """
 
-    def __init__(self, k: int, widths: Sequence[int], kept: Number = 1.0) -> None:
-        self.k, self.kept, self.p = k, kept, sum(widths)
+    def __init__(self, k: int, widths: Sequence[int], kept: Number = 1.0, sizes: Tiles = HOST) -> None:
+        self.k, self.kept, self.p, self.sizes = k, kept, sum(widths), sizes
         self.full = len(widths) == 1 and k <= self.p
         self.widths = Counter(widths)
 
@@ -165,23 +166,23 @@ class Inverse:
         """
         found = finite(self.k, self.p)
         if self.full:
-            found += cholesky(self.k) + (Work() if known else gram(self.k, self.p * self.kept))
+            found += cholesky(self.k) + (Work() if known else gram(self.k, self.p * self.kept, self.sizes))
         return found
 
     def rescored(self, *, diagonals: bool = True, solves: bool = False, moves: bool = False) -> Work:
         """Its diagonal, a solution, or what kept weights make up for removed ones, with one factor of blocks."""
         if self.full:
-            masked = self.kept < 1
+            masked, of = self.kept < 1, (self.k, self.p, self.sizes)
             found = Work()
-            found += diagonal(self.k, self.p, masked=masked) if diagonals else Work()
-            found += solve(self.k, self.p) if solves else Work()
-            return found + (product(self.k, self.p) + product(self.k, self.p, masked=masked)) * moves
+            found += diagonal(*of, masked=masked) if diagonals else Work()
+            found += solve(*of) if solves else Work()
+            return found + (product(*of) + product(*of, masked=masked)) * moves
         return total([self._blocks(*of, diagonals, solves, moves) for of in self.widths.items()])
 
     def _blocks(self, width: int, count: int, diagonals: bool, solves: bool, moves: bool) -> Work:
         k, dual, masked = self.k, self.k <= width, self.kept < 1
         if dual and k * width > WIDE_NUMBERS:
-            alone = Inverse(k, [width], self.kept)
+            alone = Inverse(k, [width], self.kept, self.sizes)
             return (alone.factor() + alone.rescored(diagonals=diagonals, solves=solves, moves=moves)) * count
         m = width * (self.kept if dual else 1.0)
         side = k if dual else width
@@ -195,7 +196,7 @@ class Inverse:
         if moves:
             work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m))
         launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
-        batches = ceil(count / blocks_at_a_time(k, width))
+        batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
 
 

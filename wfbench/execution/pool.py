@@ -36,14 +36,14 @@ class Job:
 class Slot(Protocol):
     """Where one job at a time is worked on."""
 
-    def is_ready(self) -> bool:
-        """Whether a job that is sent now is begun now."""
-
     def send(self, job: Job) -> None:
         """Begin a job, in a new process where it was tried before."""
 
     def answer(self) -> list[Any]:
         """What came of it, in a list that is empty while it goes on; raises as `Worker.answer`."""
+
+    def rest(self) -> None:
+        """There is nothing to do for now; what others may be waiting for is given back."""
 
     def end(self) -> None:
         """Nothing of it is left."""
@@ -61,9 +61,6 @@ class Processes:
         self._ours, self._theirs, self._here = Worker(work), Worker(work), here
         self._whose = ""
         self._job: Job
-
-    def is_ready(self) -> bool:
-        return True
 
     @property
     def _worker(self) -> Worker:
@@ -84,6 +81,9 @@ class Processes:
             assert self._here is not None, "this slot has processes of its own alone"
             return [self._here(self._job.request)]
         return self._worker.answer(0.0)
+
+    def rest(self) -> None:
+        """Nobody waits for what a process here has."""
 
     def end(self) -> None:
         self._ours.end()
@@ -112,7 +112,7 @@ class Pool:
 
     def free(self) -> list[int]:
         """The slots that have nothing to do, once what died is tried again."""
-        idle = [one for one, slot in enumerate(self._slots) if one not in self._jobs and slot.is_ready()]
+        idle = [one for one in range(len(self._slots)) if one not in self._jobs]
         while idle and self._again:
             self.give(idle.pop(0), self._again.popleft())
         return idle
@@ -121,6 +121,10 @@ class Pool:
         """Begin a job on a free slot."""
         self._jobs[slot] = job
         self._slots[slot].send(job)
+
+    def rest(self, slot: int) -> None:
+        """There is nothing for a free slot."""
+        self._slots[slot].rest()
 
     @property
     def is_idle(self) -> bool:

@@ -21,11 +21,13 @@ class Packed(NamedTuple):
     """A request as another machine is sent it.
 
     Args:
+        needs: what Ray is asked for: `CPU`, `GPU`, and `memory` in bytes.
         key: of what it needs besides.
         content: makes that, where it was not sent before.
     """
 
     request: Any
+    needs: Mapping[str, float]
     key: Hashable
     content: Callable[[], Any]
 
@@ -51,9 +53,8 @@ class Nanny:
         self._slot = Processes(self._work)
         self._has: set[str] = set()
 
-    def hello(self) -> bool:
+    def hello(self) -> None:
         """It is there."""
-        return True
 
     def run(self, job: Job, digest: str, parcel: list[Any]) -> Any:
         """What came of a job, an error too.
@@ -82,13 +83,13 @@ class Cluster:
 
     Args:
         address: of the cluster; None for what RAY_ADDRESS says, else one that is started on this machine.
-        needs: of one worker: `CPU`, `GPU`, and `memory` in bytes.
+        least: of one worker, `CPU` and `GPU`.
 
     Raises:
         WfbenchError: Ray is not installed, the cluster cannot be reached, or has not what one worker needs.
     """
 
-    def __init__(self, address: str | None, needs: Mapping[str, float]) -> None:
+    def __init__(self, address: str | None, least: Mapping[str, float]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             self.ray: Any = import_module("ray")
@@ -105,15 +106,12 @@ class Cluster:
         self._pack: Callable[[Any], Packed]
         self._parcels: dict[Hashable, tuple[str, Any]] = {}
         there = self.ray.cluster_resources()
-        self.slots = int(min(there.get(name, 0) // need for name, need in needs.items() if need))
+        self.slots = int(min(there.get(name, 0) // need for name, need in least.items() if need))
         if not self.slots:
-            listed = ", ".join(f"{name} {there.get(name, 0):g} of {need:g}" for name, need in needs.items())
-            raise WfbenchError(f"the Ray cluster has not what one case needs: {listed}")
-        options = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "memory": needs["memory"]}
-        self._nanny = self.ray.remote(**options, max_restarts=0)(Nanny)
+            raise WfbenchError(f"the Ray cluster has not what one case needs: {_against(least, there)}")
 
     def pool(self, make: Callable[[], Work], pack: Callable[[Any], Packed]) -> Pool:
-        """As many slots as the cluster has room for.
+        """As many slots as the cluster has room for, by what every worker needs; memory decides when each begins.
 
         Args:
             make: the work of every worker, made where it is.
@@ -123,15 +121,31 @@ class Cluster:
         return Pool([Remote(self) for _ in range(self.slots)], self._wait)
 
     def _wait(self, slots: "list[Remote]", seconds: float) -> None:
-        self.ray.wait([slot.answering for slot in slots], timeout=seconds)
+        if all(slot.answering is not None for slot in slots):
+            self.ray.wait([slot.answering for slot in slots], timeout=seconds)
 
-    def nanny(self) -> Any:
-        """A new actor."""
-        return self._nanny.remote(self._make)
+    def packed(self, job: Job) -> Packed:
+        """A job's request as it is sent.
 
-    def ask(self, nanny: Any, job: Job) -> Any:
-        """The reference of what will come of a job."""
+        Raises:
+            WfbenchError: no machine has what it needs.
+        """
         packed = self._pack(job.request)
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= need for name, need in packed.needs.items()) for node in nodes):
+            nothing: dict[str, float] = {}
+            largest = max(nodes, key=lambda node: float(node.get("memory", 0)), default=nothing)
+            needs = _against(packed.needs, largest)
+            raise WfbenchError(f"no machine of the Ray cluster has what a case needs: {needs}; try a lower --memory")
+        return packed
+
+    def nanny(self, needs: Mapping[str, float]) -> Any:
+        """A new actor, which begins where and when there is room for it."""
+        asked = {"num_cpus": needs["CPU"], "num_gpus": needs["GPU"], "memory": int(needs["memory"])}
+        return self.ray.remote(**asked, max_restarts=0)(Nanny).remote(self._make)
+
+    def ask(self, nanny: Any, job: Job, packed: Packed) -> Any:
+        """The reference of what will come of a job."""
         if packed.key not in self._parcels:
             content = import_module("ray.cloudpickle").dumps(packed.content())
             self._parcels[packed.key] = hashlib.sha256(content).hexdigest(), self.ray.put(content)
@@ -139,51 +153,73 @@ class Cluster:
         return nanny.run.remote(replace(job, item=None, request=packed.request), digest, [parcel])
 
 
+def _against(needs: Mapping[str, float], there: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {there.get(name, 0):g} of {need:g}" for name, need in needs.items())
+
+
 class Remote:
-    """A slot on some machine of the cluster, on another where that one is lost."""
+    """A slot on some machine of the cluster, on another where that one is lost.
+
+    Its actor has what its jobs need; one that needs more, or anything else, has a new actor.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._ray = cluster, cluster.ray
         self._nanny: Any = None
         self._hello: Any
+        self._has: Mapping[str, float] = {}
+        self._job: Job
+        self._refused: WfbenchError | None = None
         self.answering: Any = None
 
-    def is_ready(self) -> bool:
-        """Whether there is an actor; where there is room for one, it is on its way."""
-        if self._nanny is None:
-            self._nanny = self._cluster.nanny()
-            self._hello = self._nanny.hello.remote()
-        if not self._ray.wait([self._hello], timeout=0)[0]:
-            return False
-        try:
-            self._ray.get(self._hello)
-        except self._ray.exceptions.RayError as error:
-            self._nanny = None
-            if "creation task" in str(error):  # its own code failed, as it will again
-                raise WfbenchError(f"a worker cannot begin on the Ray cluster: {error}") from error
-            return False
-        return True
-
     def send(self, job: Job) -> None:
-        self.answering = self._cluster.ask(self._nanny, job)
+        """Begin a job; where its actor cannot begin yet, it waits for one that ends."""
+        self._job, self._refused, self.answering = job, None, None
+        try:
+            packed = self._cluster.packed(job)
+        except WfbenchError as error:
+            self._refused = error
+            return
+        if self._nanny is None or any(self._has[name] < need for name, need in packed.needs.items()):
+            self.rest()
+            self._nanny, self._has = self._cluster.nanny(packed.needs), packed.needs
+            self._hello = self._nanny.hello.remote()
+        self.answering = self._cluster.ask(self._nanny, job, packed)
 
     def answer(self) -> list[Any]:
+        if self._refused is not None:
+            raise self._refused
         if not self._ray.wait([self.answering], timeout=0)[0]:
             return []
+        found = self._got(self.answering)
         lost: type[Exception] = self._ray.exceptions.RayError
-        try:
-            found = self._ray.get(self.answering)
-        except lost as error:
-            found = error
         if isinstance(found, lost):
-            self.end()
-            raise Died("", "the machine or the Ray worker was lost")
+            begun = self._got(self._hello) is None
+            self.rest()
+            if "creation task" in str(found):  # its own code failed, as it will again
+                raise WfbenchError(f"a worker cannot begin on the Ray cluster: {found}")
+            if begun:
+                raise Died("", "the machine or the Ray worker was lost")
+            self.send(self._job)  # the machine was lost before
+            return []
         if isinstance(found, Exception):
             raise found
         return [found]
 
-    def end(self) -> None:
+    def _got(self, reference: Any) -> Any:
+        """What a reference is of, the error where the actor is gone."""
+        lost: type[Exception] = self._ray.exceptions.RayError
+        try:
+            return self._ray.get(reference)
+        except lost as error:
+            return error
+
+    def rest(self) -> None:
+        """What the actor has is there for others."""
         if self._nanny is not None:
             with suppress(Exception):  # the cluster may be gone
                 self._ray.kill(self._nanny)
         self._nanny = None
+
+    def end(self) -> None:
+        self.rest()

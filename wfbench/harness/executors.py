@@ -1,7 +1,7 @@
 """Where cases run: in the process of the run, in several of their own, or on the machines of a Ray cluster."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,10 +22,12 @@ from wfbench.harness.record import Record
 from wfbench.harness.runner import Runner
 
 MEMORY = 1 << 30
-"""Bytes within which a worker of a Ray cluster keeps rows where --memory says nothing; it asks for twice as many."""
+"""Bytes within which a worker of a Ray cluster keeps rows where --memory says nothing."""
 
 Which: TypeAlias = tuple[str, str]
 """A case by its suite and its label."""
+Needs: TypeAlias = Callable[[Case, int], float]
+"""Bytes that the process of a case needs, which keeps rows within so many."""
 Request: TypeAlias = tuple[str, str, Path | None]
 """A suite, the label of a case of it, and where the case keeps its steps; None for nowhere."""
 
@@ -37,10 +39,17 @@ class Work:
         make: the runner, made where cases run.
         limit: seconds after which a method has no result; a worker is ended, what runs here is told by an alarm.
         is_here: whether cases may run in the process of the run, in as many threads as it has; else in one.
+        needs: of Ray, for a case that is run elsewhere.
     """
 
-    def __init__(self, make: Callable[[], Runner], limit: float | None, is_here: bool) -> None:
-        self._make, self._limit, self.is_here = make, limit, is_here
+    def __init__(
+        self,
+        make: Callable[[], Runner],
+        limit: float | None,
+        is_here: bool,
+        needs: Callable[[Case], Mapping[str, float]] = lambda case: {},
+    ) -> None:
+        self._make, self._limit, self.is_here, self._needs = make, limit, is_here, needs
         self.cases: dict[Which, Case] = {}
 
     @cached_property
@@ -71,8 +80,12 @@ class Work:
     def packed(self, request: Request) -> Packed:
         """A request for another machine, whose steps nobody would find, with all cases of its task."""
         suite, label, _ = request
-        name = self.cases[suite, label].task.name
-        return Packed((suite, label, None), name, lambda: {k: c for k, c in self.cases.items() if c.task.name == name})
+        case = self.cases[suite, label]
+
+        def content() -> dict[Which, Case]:
+            return {which: one for which, one in self.cases.items() if one.task.name == case.task.name}
+
+        return Packed((suite, label, None), self._needs(case), case.task.name, content)
 
 
 def _elsewhere(device: str, limit: float | None, memory: int, workers: int, plugins: Sequence[Sequence[str]]) -> Work:
@@ -89,12 +102,13 @@ def _runner(device: str, workers: int) -> Runner:
     return runner
 
 
-def made(option: Callable[[str], Any], runner: Runner, limit: float | None) -> tuple[Work, Pool]:
+def made(option: Callable[[str], Any], runner: Runner, limit: float | None, needs: Needs) -> tuple[Work, Pool]:
     """What `--executor` asks for.
 
     Args:
         option: the value of an option by its name.
         runner: of this process.
+        needs: of a case on a cluster.
 
     Raises:
         WfbenchError: there is no such executor, or it does not go with the device or the cluster.
@@ -107,11 +121,12 @@ def made(option: Callable[[str], Any], runner: Runner, limit: float | None) -> t
     if executor == "serial" or option("--collect-only"):
         return work, Pool([Processes(work, work.here)], Processes.wait)
     if executor == "ray":
-        needs = {"CPU": 1, "GPU": int(runner.device.type == "cuda"), "memory": 2 * (memory or MEMORY)}
-        cluster = Cluster(option("--ray-address"), needs)
+        least = {"CPU": 1.0, "GPU": float(runner.device.type == "cuda")}
+        cluster, rows = Cluster(option("--ray-address"), least), memory or MEMORY
         runner.workers = cluster.slots
         plugins = [[str(Path(one).resolve()) for one in option(f"--{kind}-path")] for kind in ("baseline", "task")]
-        make = partial(_elsewhere, str(runner.device), limit, memory or MEMORY, cluster.slots, plugins)
+        make = partial(_elsewhere, str(runner.device), limit, rows, cluster.slots, plugins)
+        work = Work(lambda: runner, limit, False, lambda case: {**least, "memory": needs(case, rows)})
         return work, cluster.pool(make, work.packed)
     if name != "processes" or (colon and not (number.isdecimal() and int(number) > 0)):
         raise WfbenchError(f"--executor {executor}: give serial, ray, processes, or processes:N with N of at least 1")

@@ -19,7 +19,7 @@ from wfbench.execution.pool import Job, Line
 from wfbench.execution.worker import Died, Overdue
 from wfbench.harness import executors
 from wfbench.harness.case import Case
-from wfbench.harness.executors import Which
+from wfbench.harness.executors import Needs, Which
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
@@ -41,9 +41,10 @@ class Session:
     Args:
         option: the value of an option by its name.
         markers: what is said of the suites that are known before files are read.
+        needs: of a case on a cluster.
     """
 
-    def __init__(self, option: Callable[[str], Any], markers: Mapping[str, str]) -> None:
+    def __init__(self, option: Callable[[str], Any], markers: Mapping[str, str], needs: Needs) -> None:
         self.results = Path(option("--results"))
         self.retry = option("--retry-failed")
         self.only_listed: bool = option("--collect-only")
@@ -81,7 +82,7 @@ class Session:
         self.bar: Any = None
         self.words: list[str] = []
         self.claims: Claims | None = None
-        self._work, self._pool = executors.made(option, self.runner, self.limit)
+        self._work, self._pool = executors.made(option, self.runner, self.limit, needs)
         self._line = Line[Which](lambda which: (self._work.cases[which].budget, self._work.cases[which].method))
         self._settled: dict[Which, Mapping[str, Any] | Exception] = {}
 
@@ -179,7 +180,11 @@ class Session:
 
     def _turn(self, wanted: Which) -> None:
         """Give the free workers something to do, and take what the others have done."""
-        moved = [self._line.next(slot, partial(self._begin, slot), wanted) for slot in self._pool.free()]
+        moved = []
+        for slot in self._pool.free():
+            moved.append(self._line.next(slot, partial(self._begin, slot), wanted))
+            if not moved[-1]:
+                self._pool.rest(slot)
         if not (self._pool.is_idle and any(moved)):
             for job, found in self._pool.finished():
                 self._finish(job, found)
