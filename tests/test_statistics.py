@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.cases import blob_network, blobs
 from wfbench import Network, discover, draw, prune, recommend
-from wfbench.deploy.statistics import FOLDS, gains, statistics_off
+from wfbench.recoveries.statistics import FOLDS, gains, statistics_off
 
 TASK = discover().task("digits-cnn")
 

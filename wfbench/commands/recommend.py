@@ -11,9 +11,9 @@ from tqdm import tqdm
 from wfbench.commands import Commands
 from wfbench.commands.base import add_device, add_json, add_plugin_paths, print_json, registry_of
 from wfbench.deploy import advice
-from wfbench.deploy.statistics import statistics_off
 from wfbench.draws import draw
 from wfbench.network import Network
+from wfbench.recoveries.statistics import statistics_off
 from wfbench.sparsity import Unit
 
 

@@ -10,12 +10,12 @@ from torch import nn
 
 from wfbench.data import Dataset, Labeled, Unlabeled
 from wfbench.deploy.direct import case_of, source_of
-from wfbench.deploy.statistics import statistics_off
 from wfbench.draws import draw
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.runner import Runner
 from wfbench.network import Network
+from wfbench.recoveries.statistics import statistics_off
 from wfbench.report.rounding import NOISE
 from wfbench.report.stats import student
 from wfbench.sparsity import Unit

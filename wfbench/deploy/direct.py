@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from wfbench.channels.pattern import Filter
 from wfbench.data import Dataset, Labeled, MapStyle, Unlabeled
-from wfbench.deploy.statistics import statistics_off
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, unknown
 from wfbench.export import smaller
 from wfbench.harness.case import Case, pattern_of
@@ -17,6 +16,7 @@ from wfbench.network import Network
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.names import RECOVERIES
+from wfbench.recoveries.statistics import statistics_off
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
