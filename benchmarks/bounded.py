@@ -22,6 +22,7 @@ from wfbench.curvature.memory import bytes_of, limit_to
 from wfbench.recoveries.names import RECOVERIES
 
 UNBOUNDED = "1TiB"
+ROOT = Path(__file__).parent.parent
 MOST, OFF = 1.3, 1e-6
 
 
@@ -65,7 +66,7 @@ def main() -> int:
             out = str(Path(folder) / "weights.safetensors")
             asked = ["--task", options.task, "--method", options.method, "--samples", str(options.samples)]
             words = [sys.executable, "-m", "benchmarks.bounded", *asked, "--memory", memory, "--out", out]
-            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
             told.append(json.loads(done.stdout.splitlines()[-1]))
             weights.append(load_file(out))
     pairs = [(tensor.double(), weights[1][name].double()) for name, tensor in weights[0].items()]

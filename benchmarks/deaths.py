@@ -7,6 +7,7 @@ nodes of a Ray cluster on this machine, at best in a network with loopback alone
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -97,7 +98,8 @@ class Deaths:
         runner, made = Runner(), cases(registry, *(name for name in registry.pruners if name.startswith("odd-")))
         for case in made:
             runner.code(case)  # what is read of the code is known to the runs from the start
-        self.truth = {identity(one): one for one in (vars(runner.run(case)) for case in cases(registry))}
+        truth = [json.loads(runner.run(case).as_json()) for case in cases(registry)]
+        self.truth = {identity(one): one for one in truth}
         finish(run := start(lambda: session(self._fresh(), cases(registry), "processes:2")))
         self.seconds, self.limit = run.seconds, max(LIMIT, float(ceil(run.seconds)))
 

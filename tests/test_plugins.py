@@ -32,7 +32,7 @@ def test_what_ships_is_found() -> None:
     assert [task.name for task in registry.chosen([])] == usual
     cifar = {f"{data}-{network}" for data in ("cifar10", "cifar10-jpeg") for network in ("resnet20", "resnet56")}
     networks = ("resnet50", "mobilenetv1", "mobilenetv2", "deit-s", "efficientnet-lite0")
-    other = {"smollm2-135m-instruct", "tones-crepe-full", "tones-crepe-tiny"}
+    other = {"debian-minilm-l6", "smollm2-135m-instruct", "tones-crepe-full", "tones-crepe-tiny"}
     assert registry.tasks.keys() == {*usual, *cifar, *other, *(f"imagenet-{network}" for network in networks)}
     assert [task.name for task in registry.chosen(["cifar10-resnet20"])] == ["cifar10-resnet20"]
     assert all(pruner.source for pruner in registry.pruners.values())

@@ -57,6 +57,7 @@ AND = {
     "wfbench doctor": "digits-cnn fashion-mlpnet",
     "wfbench fetch": "digits-cnn",
     "python -m benchmarks": "--only gradients --repeats 1",
+    "python -m benchmarks.bounded": "--task digits-cnn --samples 4",
     "python -m benchmarks.defaults": "--tasks digits-cnn --methods obert",
     "python -m benchmarks.launches": "--methods magnitude",
     "python -m benchmarks.precision": "--tasks digits-cnn --samples 4",
@@ -268,7 +269,7 @@ def test_names_with_options_are_of_methods() -> None:
 
 def test_the_grammar_is_that_of_the_names() -> None:
     lines = [line for line in (names.__doc__ or "").splitlines() if line.startswith("    ")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert dedent("\n".join(lines)) in PAGES["docs/plugins.md"]
 
 

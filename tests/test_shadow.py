@@ -314,6 +314,7 @@ def pruned_and_saved() -> None:
     assert file_bytes(found[0].state_dict(), {}) == file_bytes(found[1].state_dict(), {})
 
 
+@pytest.mark.filterwarnings("ignore:the statistics of the network")  # of three steps of training
 def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
     trained_alike()
     assert_passes(METHODS["wanda"])
@@ -360,7 +361,7 @@ def test_a_gram_matrix_on_an_accelerator_is_few_launches() -> None:
     ("name", "file", "function", "kind"),
     [
         ("snip", "wfbench/network.py", "Network.logits", ".to(self.device)"),
-        ("snip", "wfbench/sparsity.py", "keep_all_but", "device="),
+        ("woodfisher", "wfbench/curvature/per_sample.py", "per_sample_gradients", "device="),
         ("snip", "wfbench/modules.py", "bytes_of", ".cpu()"),
         ("random", "baselines/random_scores.py", "Random.scores", ".to(weight.device)"),
         ("random", "wfbench/harness/dense.py", "Dense.__init__", ".to(device)"),

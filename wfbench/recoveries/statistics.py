@@ -5,6 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
+from wfbench.execution.precision import precise
 from wfbench.network import Network
 from wfbench.pruned import Pruned
 from wfbench.recoveries.base import BatchNormReestimation
@@ -42,7 +43,8 @@ def statistics_off(net: Network, inputs: Shaped[Tensor, "n *input"]) -> str | No
     norms = (one for one in net.module().modules() if isinstance(one, nn.modules.batchnorm._BatchNorm))
     if len(inputs) < 2 * FOLDS or not any(one.running_mean is not None for one in norms):
         return None
-    found = gains(net, inputs)
+    with precise(net.device):
+        found = gains(net, inputs)
     mean, error = float(found.mean()), float(found.std() / len(found) ** 0.5)
     if not mean > ERRORS * error:
         return None

@@ -69,8 +69,8 @@ def _beside_dense(frame: pd.DataFrame) -> pd.DataFrame:
 
     Without a recovery that is the dense accuracy; NaN where it was not run.
     """
-    if frame.empty:
-        return frame.assign(reference=np.nan)
+    if frame.empty or "reference" in frame:
+        return frame if "reference" in frame else frame.assign(reference=np.nan)
     dense = (frame["method"] == DENSE) & (frame["sparsity"] == 0) & (frame["pattern"] == "unstructured")
     scores = frame[dense].groupby(DRAW, sort=True)["accuracy"].mean().rename("reference")
     found = (frame if dense.all() else frame[~dense]).join(scores, on=DRAW)
