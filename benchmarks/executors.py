@@ -1,4 +1,4 @@
-"""`python -m benchmarks.executors FOLDER`: a few hundred cases of digits-cnn by every executor, in turns.
+"""`python -m benchmarks.executors FOLDER`: 1564 cases of digits-cnn by every executor, in turns.
 
 Are the records the same bits in every field of science, and what does each executor cost? Every run is a session in a
 process of its own. With `--ray` one of them is on a Ray cluster of two nodes on this machine, at best in a network with
@@ -38,7 +38,7 @@ TASK, RECOVERED = ("digits-cnn",), ("none", "batchnorm", "repair")
 SUITE = Suite(
     "mine",
     (
-        Grid((8, 32), (0.5, 0.9), RECOVERED, 2, TASK, WEIGHTS),
+        Grid((8, 32, 64), (0.5, 0.8, 0.9), RECOVERED, 4, TASK, WEIGHTS),
         Grid((8,), (0.5,), RECOVERED[1:], 2, TASK, ("filter-l1", "random-filter", "obs-filter"), "filter", "macs"),
         Grid((8,), (0.5,), RECOVERED[::2], 2, TASK, ("magnitude", "random", "wanda", "sparsegpt"), "n:m"),
     ),

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from wfbench.commands import Commands
 from wfbench.commands.base import add_json, add_results
 from wfbench.errors import WfbenchError
-from wfbench.harness.session import split
+from wfbench.harness.executors import split
 from wfbench.harness.store import record_files
 from wfbench.output import files as pages
 from wfbench.output import paper

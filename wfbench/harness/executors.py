@@ -135,3 +135,25 @@ def made(option: Callable[[str], Any], runner: Runner, limit: float | None, need
     runner.workers = int(number) if number else len(os.sched_getaffinity(0))
     limit_to(bound() // runner.workers)
     return work, Pool([Processes(work) for _ in range(runner.workers)], Processes.wait)
+
+
+def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:
+    text = option(name)
+    if text is None:
+        return None
+    try:
+        found = tuple(kind(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        raise WfbenchError(f"{name} {text}: give {kind.__name__} values with commas between them") from None
+    if not found:
+        raise WfbenchError(f"{name} is empty; leave it out for all")
+    return found
+
+
+def draws(text: str | None) -> int | None:
+    """The number of draws that `--seeds` asks for."""
+    if text is None:
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise WfbenchError(f"--seeds {text}: give how many draws, at least 1; 3 runs the draws 0, 1 and 2")
+    return int(text)

@@ -130,7 +130,7 @@ def _asked(
         "environment": {
             "protocol": PROTOCOL,
             "torch": numerics(),
-            "libraries": versions(_reached(case, module) - {"torch"}),
+            "libraries": versions(reached(case, module) - {"torch"}),
             **place_of(device),
             **precision(device),
             "evaluation_batch": evaluation_batch(device),
@@ -177,7 +177,7 @@ def _digest(of: frozenset[Definition]) -> str:
     return _DEFINITIONS.digest(of)[:16]
 
 
-def _reached(case: Case, module: nn.Module | None) -> frozenset[str]:
+def reached(case: Case, module: nn.Module | None) -> frozenset[str]:
     """Installed packages behind method, recovery, pattern and network."""
     try:
         return _libraries(frozenset({*_components(case), *_kinds(module)}))

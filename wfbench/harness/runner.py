@@ -1,8 +1,10 @@
 """`run(case)`: draw, fit, prune, recover, score. The only file that sees every stage."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from wfbench.harness.measures import (
     realised_change,
 )
 from wfbench.harness.record import Record, environment, fields_of
-from wfbench.harness.reuse import Question, Questions, checkpoint_digest, code, unanswerable
+from wfbench.harness.reuse import Question, Questions, checkpoint_digest, code, reached, unanswerable
 from wfbench.licence import handed
 from wfbench.modules import state_of
 from wfbench.network import Params
@@ -70,10 +72,18 @@ class Runner:
 
     def code(self, case: Case) -> str | None:
         """The digest of the code that shapes the case's result; None where it cannot be read."""
-        dense = self._prepared(case)
-        if isinstance(dense, CaseFailed):
+        if isinstance(dense := self._prepared(case), CaseFailed):
             return code(case, None)
         return self._questions.of(case, dense.module, dense.digest)[1]
+
+    def read_ahead(self, cases: Iterable[Case]) -> None:
+        """What cases ask, and the packages that they reach: read once for all processes forked from this one."""
+        kinds = {(id(one.task), one.replicate, id(one.method), id(one.recovery)): one for one in cases}
+        good = [case for case in kinds.values() if self.failure(case) is None and self.code(case)]
+        packages = {name for case in good for name in reached(case, self._dense_of(case).module)}
+        for package in packages - sys.modules.keys():
+            with suppress(Exception):  # whoever needs it says what is wrong with it
+                import_module(package)
 
     @precisely
     def run(self, case: Case, suite: str = "", died: str = "") -> Record:

@@ -19,7 +19,7 @@ from wfbench.execution.pool import Job, Line
 from wfbench.execution.worker import Died, Overdue
 from wfbench.harness import executors
 from wfbench.harness.case import Case
-from wfbench.harness.executors import Needs, Which
+from wfbench.harness.executors import Needs, Which, draws, split
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
@@ -65,7 +65,7 @@ class Session:
             "sparsities": split(option, "--sparsities", float),
             "recoveries": split(option, "--recoveries", str),
             "copies": split(option, "--copies", int),
-            "seeds": _draws(option("--seeds")),
+            "seeds": draws(option("--seeds")),
         }
         self.stores: dict[str, Store] = {}
         self.proofs = SameBits(self.results)
@@ -83,6 +83,7 @@ class Session:
         self.words: list[str] = []
         self.claims: Claims | None = None
         self._work, self._pool = executors.made(option, self.runner, self.limit, needs)
+        self._forks = str(option("--executor")).startswith("processes")
         self._line = Line[Which](lambda which: (self._work.cases[which].budget, self._work.cases[which].method))
         self._settled: dict[Which, Mapping[str, Any] | Exception] = {}
 
@@ -180,14 +181,27 @@ class Session:
 
     def _turn(self, wanted: Which) -> None:
         """Give the free workers something to do, and take what the others have done."""
-        moved = []
+        if self._forks:
+            self.runner.read_ahead(self._work.cases.values())
+            self._forks = False
+        moved = self._hand_out(wanted)
+        if self._pool.is_idle and moved:
+            return
+        done = self._pool.finished()
+        if not self._pool.is_idle:
+            self._hand_out(wanted)  # before records are written: no worker waits for the disk
+        for job, found in done:
+            self._finish(job, found)
+
+    def _hand_out(self, wanted: Which) -> bool:
+        """Whether something was begun or settled."""
+        moved = False
         for slot in self._pool.free():
-            moved.append(self._line.next(slot, partial(self._begin, slot), wanted))
-            if not moved[-1]:
+            if self._line.next(slot, partial(self._begin, slot), wanted):
+                moved = True
+            else:
                 self._pool.rest(slot)
-        if not (self._pool.is_idle and any(moved)):
-            for job, found in self._pool.finished():
-                self._finish(job, found)
+        return moved
 
     def _begin(self, slot: int, which: Which) -> bool | None:
         """Begin a case: False where it has a record or cannot have one, None while another run is at it."""
@@ -262,28 +276,6 @@ class Session:
         if self.bar is not None:
             self.bar.set_postfix(self.counts, refresh=False)
             self.bar.update()
-
-
-def split(option: Callable[[str], Any], name: str, kind: type) -> tuple[Any, ...] | None:
-    text = option(name)
-    if text is None:
-        return None
-    try:
-        found = tuple(kind(part) for part in str(text).split(",") if part.strip())
-    except ValueError:
-        raise WfbenchError(f"{name} {text}: give {kind.__name__} values with commas between them") from None
-    if not found:
-        raise WfbenchError(f"{name} is empty; leave it out for all")
-    return found
-
-
-def _draws(text: str | None) -> int | None:
-    """The number of draws that `--seeds` asks for."""
-    if text is None:
-        return None
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise WfbenchError(f"--seeds {text}: give how many draws, at least 1; 3 runs the draws 0, 1 and 2")
-    return int(text)
 
 
 def words(expression: str) -> set[str]:
