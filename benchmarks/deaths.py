@@ -30,13 +30,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.forked import Process, after, finish, start
+from benchmarks.sessions import run_all
 from wfbench import RECOVERIES, Case, Runner, Target
 from wfbench.conformance.trial import problems
-from wfbench.deploy.needs import Needs
 from wfbench.harness import executors
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import SCIENCE
-from wfbench.harness.session import Session
 from wfbench.harness.store import identity, read
 
 ODD = Path(__file__).with_name("odd.py")
@@ -68,18 +67,13 @@ def cases(registry: Registry, *odd: str) -> list[Case]:
 
 def session(folder: Path, made: list[Case], executor: str, limit: float | None = None, memory: bool = False) -> int:
     """Run them all; the exit status is 0."""
-    options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": executor}
-    options |= {"--case-timeout": limit, "--baseline-path": [str(ODD)], "--task-path": []}
-    ours = Session(options.get, {}, Needs())
-    ours.prepare("mine", made)
-    if memory:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, resource.RLIM_INFINITY))
-    try:
-        for case in made:
-            ours.run("mine", case)
-    finally:
-        ours.end()
+
+    def ready() -> None:
+        if memory:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, resource.RLIM_INFINITY))
+
+    run_all(folder, made, executor, limit=limit, plugins=[ODD], ready=ready)
     return 0
 
 

@@ -23,10 +23,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.forked import finish, start
+from benchmarks.sessions import run_all
 from wfbench import Case, discover
-from wfbench.deploy.needs import Needs
 from wfbench.harness.record import SCIENCE
-from wfbench.harness.session import Session
 from wfbench.harness.store import identity, read
 from wfbench.harness.suite import Grid, Suite
 
@@ -63,14 +62,7 @@ def two_nodes() -> Iterator[None]:
 def session(folder: Path, cases: list[Case], executor: str) -> int:
     """Run them all; the exit status is 0."""
     torch.set_num_threads(1)
-    options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": executor}
-    ours = Session((options | {"--baseline-path": [], "--task-path": []}).get, {}, Needs())
-    ours.prepare("mine", cases)
-    try:
-        for case in cases:
-            ours.run("mine", case)
-    finally:
-        ours.end()
+    run_all(folder, cases, executor)
     return 0
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.recursion import recursion
+from wfbench import Labeled, Network
 
 
 def blocks_of(p: int, block: int | Sequence[int] | None) -> list[slice]:
@@ -82,4 +83,14 @@ def looped_rows(module: nn.Module, names: Sequence[str], x: Tensor, cotangents: 
             logits = functional_call(module, parameters, (sample[None],))[0]
             found = torch.autograd.grad((logits * cotangent).sum(), wanted)
             rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    return torch.stack(rows)
+
+
+def rows_by_autograd(net: Network, data: Labeled) -> Tensor:
+    """Gradients of log p of each sample's labels by the weights, one backward pass a sample: `[n, p]`."""
+    rows = []
+    for x, y in zip(data.inputs, data.labels, strict=True):
+        weights = {name: weight.clone().requires_grad_() for name, weight in net.weights.items()}
+        parts = torch.autograd.grad(-net.loss(weights, Labeled(x[None], y[None])), list(weights.values()))
+        rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)

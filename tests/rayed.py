@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sessions import run_all
 from tests.cases import REGISTRY, blob_task
 from wfbench import Case, Network, ScorePruner, Target, WfbenchError
-from wfbench.deploy.needs import Needs
 from wfbench.harness import executors, session
 from wfbench.harness.suite import Grid, Suite
 from wfbench.network import Params
@@ -79,16 +79,7 @@ def cases(*methods: Pruner[Any], seeds: int = 1) -> list[Case]:
 
 def run(folder: Path, made: list[Case], limit: float | None = None) -> dict[str, int]:
     """The counts of a session on the cluster that this process is connected to."""
-    options: dict[str, Any] = {"--results": str(folder), "--device": "cpu", "-m": "mine", "--executor": "ray"}
-    options |= {"--case-timeout": limit, "--baseline-path": [], "--task-path": []}
-    ours = session.Session(options.get, {}, Needs())
-    ours.prepare("mine", made)
-    try:
-        for case in made:
-            ours.run("mine", case)
-    finally:
-        ours.end()
-    return ours.counts
+    return run_all(folder, made, "ray", limit=limit)
 
 
 def main(folder: Path) -> None:

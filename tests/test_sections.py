@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from tests.cases import REGISTRY
+from tests.oracles import rows_by_autograd
 from wfbench import RECOVERIES, Case, Labeled, Network, Target, Task, WfbenchError, fisher_rows, run
 from wfbench.published import debian, minilm
 from wfbench.tasks.evaluate import evaluate
@@ -115,10 +116,7 @@ def test_rows_of_a_bert_are_those_of_autograd(bert: minilm.Sentences) -> None:
     net, data = Network(bert), descriptions(3, 1)
     assert len(net.weights) == 2 * 6 + 1
     rows = fisher_rows(net, data) * 3**0.5
-    for row, x, y in zip(rows, data.inputs, data.labels, strict=True):
-        weights = {name: weight.clone().requires_grad_() for name, weight in net.weights.items()}
-        parts = torch.autograd.grad(-net.loss(weights, Labeled(x[None], y[None])), list(weights.values()))
-        wanted = torch.cat([part.flatten() for part in parts])
+    for row, wanted in zip(rows, rows_by_autograd(net, data), strict=True):
         torch.testing.assert_close(row, wanted, rtol=1e-3, atol=1e-5 * float(wanted.abs().max()))
 
 

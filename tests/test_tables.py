@@ -85,6 +85,8 @@ def test_the_dense_network_under_a_recovery_is_a_row_beside_the_methods_and_no_m
     assert not any(row[0].startswith("magnitude") for row in rows)
     names = [row[:3:2] for row in rows if row[2] in ("batchnorm", "repair")]
     assert names[:2] == [["(dense network)", "batchnorm"], ["m", "batchnorm"]]
+    fewer = [record(0, 0.6, recovery="batchnorm", method="a")]
+    assert "80.0 ± 24.8" in text_of([*records, *fewer])  # over all draws, though the first method has one
     frame = frames.frame_of(records)
     assert len(frame) == len(pruned) + len(odd)
     levels = frame[frame["draw"] == "random"].groupby("recovery")["reference"].mean().to_dict()

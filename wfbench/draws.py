@@ -78,6 +78,11 @@ def k_shot_indices(labels: Int[Tensor, "size *places"], n: int, seed: int, name:
     return [int(i) for i in torch.stack([found[:shots] for found in by_class], 1).flatten()]
 
 
+def folds(n: int, parts: int) -> list[range]:
+    """The places of n samples in so many parts, one after another, as equal as can be."""
+    return [range(n * part // parts, n * (part + 1) // parts) for part in range(parts)]
+
+
 def drawn_indices(dataset: Dataset, n: int, seed: int, sampling: Sampling = RANDOM) -> list[int]:
     """Which samples `draw` takes, in its order."""
     if sampling.kind == "random":

@@ -73,7 +73,7 @@ class Allocated:
     """A method that takes as much from every layer as another one does."""
 
     of: Method
-    amounts: "Method | Wrapped | Allocated"
+    amounts: "Part"
 
     def __str__(self) -> str:
         return f"{self.of}-as-{self.amounts}"

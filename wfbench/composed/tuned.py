@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.data import Labeled, Unlabeled
+from wfbench.draws import folds
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
 from wfbench.pruned import Pruned
@@ -54,13 +55,12 @@ def cross_validated(pruner: Pruner[Any], search: CrossValidated, net: Network, d
     if len(search.factors) > TRIALS:
         raise WfbenchError(f"{len(search.factors)} values to try; a method may try {TRIALS}")
     n = len(data) // data.copies
-    folds = min(search.folds, n)
     if n < 4:
         raise WfbenchError(f"cross-validation needs at least 4 samples, not {n}; give the damping as a number")
     relative = isinstance(default, Relative)
     found = _Validated(pruner, net, data, {start * factor: [] for factor in search.factors}, relative)
-    for fold in range(folds):
-        held = range(n * fold // folds * data.copies, n * (fold + 1) // folds * data.copies)  # whole samples
+    for fold in folds(n, min(search.folds, n)):
+        held = range(fold.start * data.copies, fold.stop * data.copies)  # whole samples
         rest = data.take([i for i in range(len(data)) if i not in held])
         for value, of_folds in found.folds.items():  # folds outside: the dampings of one share its curvature rows
             of_folds.append((found.fitted(value, rest), data.take(list(held))))

@@ -10,7 +10,7 @@ from torch import nn
 
 from wfbench.data import Dataset, Labeled, Unlabeled
 from wfbench.deploy.direct import case_of, source_of
-from wfbench.draws import draw
+from wfbench.draws import draw, folds
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError
 from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.runner import Runner
@@ -183,7 +183,7 @@ def tried(
     if len(data) < 2 * FOLDS:
         raise WfbenchError(f"{len(data)} samples are too few to hold some out {FOLDS} times; give at least {2 * FOLDS}")
     runner, found, done = Runner(str(Network(module).device)), [], False
-    tasks = list(folds(module, data))
+    tasks = list(held_out(module, data))
     for method, recovery in CANDIDATES["weights" if of == "weights" else "channels"]:
         trial = Trial(method, recovery, "accuracy" if isinstance(data, Labeled) else "agreement", [], [], [], [])
         for task in () if done else tasks:
@@ -198,13 +198,12 @@ def tried(
     return found
 
 
-def folds(module: nn.Module, data: Labeled | Unlabeled) -> Iterator[Task]:
+def held_out(module: nn.Module, data: Labeled | Unlabeled) -> Iterator[Task]:
     """The samples as tasks: one part to score on, the others to draw from."""
     source = Dataset((data.inputs, data.labels) if isinstance(data, Labeled) else data.inputs)
-    for fold in range(FOLDS):
-        held = range(len(data) * fold // FOLDS, len(data) * (fold + 1) // FOLDS)
+    for number, held in enumerate(folds(len(data), FOLDS)):
         rest = [i for i in range(len(data)) if i not in held]
-        yield Task(f"fold {fold}", module, *(_pair(source.take(part)) for part in (rest, held)))
+        yield Task(f"fold {number}", module, *(_pair(source.take(part)) for part in (rest, held)))
 
 
 def _pair(data: Labeled | Unlabeled) -> Any:

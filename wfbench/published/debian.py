@@ -1,8 +1,7 @@
-"""One-line descriptions of Debian's packages by section, from the list of packages of a release that is closed.
+"""One-line descriptions of Debian's packages by section, from the list of packages of one point release, Debian 12.15.
 
-Debian 12 had its last point release, 12.15, in July 2026: its list stays as it is, and mirrors, archives and every apt
-that was updated on it have the same bytes. Only packages of `main` are in it, whose licences are all free; none of
-their text is part of wfbench.
+It is known by its SHA-256. Only packages of `main` are in it, whose licences are all free; none of their text is part
+of wfbench.
 """
 
 import hashlib

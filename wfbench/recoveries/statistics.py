@@ -5,6 +5,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from wfbench.data import Unlabeled
+from wfbench.draws import folds
 from wfbench.execution.precision import precise
 from wfbench.network import Network
 from wfbench.pruned import Pruned
@@ -25,9 +26,9 @@ def gains(net: Network, inputs: Shaped[Tensor, "n *input"]) -> Float[Tensor, " n
     """
     dense, n = Pruned.dense(net), len(inputs)
     found = torch.empty(n, dtype=torch.float64)
-    for fold in range(FOLDS):
+    for fold in folds(n, FOLDS):
         held = torch.zeros(n, dtype=torch.bool)
-        held[n * fold // FOLDS : n * (fold + 1) // FOLDS] = True
+        held[list(fold)] = True
         again = BatchNormReestimation().apply(net, dense, Unlabeled(inputs[~held]))
         with torch.no_grad():
             found[held] = (_entropy(net, dense, inputs[held]) - _entropy(net, again, inputs[held])).cpu()

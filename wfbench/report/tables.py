@@ -13,7 +13,7 @@ from wfbench.report.frames import with_perplexity
 from wfbench.report.rounding import NOISE, fixed, significant
 
 IN_EFFECT = 0.98
-DENSE = "(dense network)"
+DENSE_ROW = "(dense network)"
 """Stands for a method in the rows of the network that nothing is taken from."""
 NOTE = (
     "Test accuracy in per cent by sparsity: mean over draws ± half of the 95 % Student-t interval. "
@@ -28,7 +28,7 @@ def note(frame: pd.DataFrame) -> str:
     """What must be known of the figures of these cases."""
     words = NOTE if (frame["measure"] == "accuracy").all() else AGREEMENT + NOTE
     beside = frame.loc[frame["recovery"] != "none", "reference"].notna().any()
-    dense = [f"{DENSE}: the dense one under the same recovery with the same samples."] if beside else []
+    dense = [f"{DENSE_ROW}: the dense one under the same recovery with the same samples."] if beside else []
     return " ".join([words, *dense, *sampling_error(frame)])
 
 
@@ -97,15 +97,18 @@ def _pivot(part: pd.DataFrame, across: str, label: Callable[[Any], str]) -> pd.D
     order = sorted(part[across].unique())
     table = table[order].rename(columns=label).reset_index()
     by = [*first, "recovery", "method", "scope"]
-    table = table.sort_values(by, key=lambda column: column.replace({"none": "", DENSE: ""}))
+    table = table.sort_values(by, key=lambda column: column.replace({"none": "", DENSE_ROW: ""}))
     return table[["method", "track", "recovery", *(label(value) for value in order)]]
 
 
 def _dense_rows(part: pd.DataFrame, across: str, first: list[str]) -> pd.DataFrame:
     """The dense network under every recovery, as far as it was run; what it is without one stands in the title."""
-    rows = part[(part["recovery"] != "none") & part["reference"].notna()].drop_duplicates(["recovery", across])
+    cases = part.assign(cases=part["draws"] + part["failed"])
+    known = cases[(cases["recovery"] != "none") & cases["reference"].notna()]
+    most = known.sort_values("cases", ascending=False, kind="stable")  # a method may have run on fewer draws
+    rows = most.drop_duplicates(["recovery", across])
     levels, widths = (rows[name].to_numpy(dtype=float) for name in ("reference", "reference_half_width"))
-    found = rows[["recovery", across]].assign(method=DENSE, track="", scope="")
+    found = rows[["recovery", across]].assign(method=DENSE_ROW, track="", scope="")
     found["text"] = [mean_and_width(level, width) for level, width in zip(levels, widths, strict=True)]
     return found.assign(place=-1) if first else found
 
