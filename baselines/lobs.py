@@ -64,7 +64,7 @@ def in_turn(
     updated = weights.clone()
     order = saliencies.masked_fill(~gone, torch.inf).argsort(dim=1, stable=True)
     for these, at, inside in alike(order, gone.sum(1)):
-        lower = inverse[at[:, :, None], at[:, None]].tril()
+        lower = inverse[at[:, :, None], at[:, None]]  # its upper half is not read
         right = weights[these].gather(1, at)[..., None]
         multiples = torch.linalg.solve_triangular(lower, right, upper=False)[..., 0].where(inside, 0)
         updated[these] -= torch.zeros_like(weights[these]).scatter_(1, at, multiples) @ inverse

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import Scope, as_matrices, from_matrices, keep_all_but, one_by_one, only_layer_scope
+from wfbench.toolbox import (
+    Scope,
+    as_matrices,
+    from_matrices,
+    keep_all_but,
+    mean_squares,
+    one_by_one,
+    only_layer_scope,
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,8 @@ class FittedWanda:
     def prune(self, target: Target) -> Pruned:
         only_layer_scope("wanda", target)
 
-        def change(name: str, matrices: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-            norms = moment.diagonal(dim1=1, dim2=2).sqrt()
-            scores = (matrices.abs() * norms[:, None]).flatten(0, 1)
+        def change(name: str, matrices: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+            scores = (matrices.abs() * squares.sqrt()[:, None]).flatten(0, 1)
             in_shape = from_matrices(self.net.layer_of(name), scores.reshape(matrices.shape))
             if (dictated := target.pattern.dictated(in_shape, target)) is not None:
                 return matrices, as_matrices(self.net.layer_of(name), dictated)
@@ -50,4 +57,4 @@ class FittedWanda:
             masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
             return matrices, torch.stack(masks).reshape(matrices.shape)
 
-        return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change))
+        return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change, mean_squares))

@@ -2,31 +2,33 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from math import prod
 
 import torch
 from tabulate import tabulate
+from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from benchmarks import harness
-from benchmarks.layers import actions
 from benchmarks.recursion import batched_recursion, recursion
+from wfbench.channels.footprint import footprint
 from wfbench.curvature.inverse import WoodburyInverse
-from wfbench.curvature.rows import fisher_rows
+from wfbench.curvature.per_sample import check_layers
+from wfbench.curvature.rows import gradients
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError
-from wfbench.execution.allocator import keep_freed_memory, thresholds
+from wfbench.execution.allocator import keep_freed_memory
 from wfbench.execution.clock import now
 from wfbench.execution.precision import precise
 from wfbench.harness.plugins import discover
-from wfbench.harness.record import environment
+from wfbench.harness.record import cpu_name, environment
 from wfbench.network import Network
 from wfbench.tasks.models import resnet20
 
 P, BLOCK, SMALL, DAMPING = 270_000, 2000, 50, 1e-5
 RECORDS = 100_000
-ENGINE = ("2000", "50", "full", "gradients", "layers")
+ENGINE = ("2000", "50", "full", "gradients")
 
 
 CPU = torch.device("cpu")
@@ -151,20 +153,20 @@ def full_matrix(device: torch.device, ks: tuple[int, ...], repeats: int, rate: f
     table(f"Inverse, full matrix, p = {P}: fraction of the measured float64 GEMM rate, counting 3k²p", found)
 
 
-def per_sample(device: torch.device, n: int, repeats: int) -> None:
-    """Per-sample gradients of ResNet-20 against a backward loop, one batched pass, and vmap."""
-    torch.manual_seed(0)
-    module = resnet20().to(device).eval()
-    net, x, y = Network(module), torch.randn(n, 1, 28, 28), torch.randint(0, 10, (n,))
-    x, y = x.to(device), y.to(device)
+def per_sample(device: torch.device, name: str, module: nn.Module, x: torch.Tensor, repeats: int) -> dict[str, object]:
+    """Rows as methods take them against a backward loop, one batched pass, and vmap; the network's check apart."""
+    module, n = module.to(device).eval(), len(x)
+    net, x = Network(module), x.to(device)
+    y = torch.randint(0, prod(net.shape(x)), (n,), device=device)
     parameters = {name: tensor.detach() for name, tensor in module.named_parameters()}
 
     def loss(weights: dict[str, torch.Tensor], one: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(functional_call(module, weights, (one[None],)), label[None])
 
-    def ours() -> None:
-        net.memo.clear()
-        fisher_rows(net, Labeled(x, y))
+    def ours(*known: object) -> None:
+        fresh = Network(module)
+        fresh.memo.like(net.memo, *known)
+        gradients(fresh, Labeled(x, y))
 
     def plain() -> None:
         module.zero_grad()
@@ -175,84 +177,53 @@ def per_sample(device: torch.device, n: int, repeats: int) -> None:
             module.zero_grad()
             functional.cross_entropy(module(x[i : i + 1]), y[i : i + 1]).backward()  # type: ignore[no-untyped-call]
 
+    check_layers(net, x, net.weights)
     times = interleaved(
         repeats,
         device,
-        ours=ours,
+        ours=lambda: ours(("apart", *net.weights)),
+        checked=ours,
         plain=plain,
         loop=loop,
         vmap=lambda: vmap(grad(loss), (None, 0, 0))(parameters, x, y),
     )
-    macs = 30.8e6
-    found = [
-        {
-            "n": n,
-            "ours s": times["ours"],
-            "loop / ours": times["loop"] / times["ours"],
-            "ours / batched pass": times["ours"] / times["plain"],
-            "vmap / batched pass": times["vmap"] / times["plain"],
-            "floor GFLOP": 6 * macs * n / 1e9,
-            "floor GB": 4 * n * 270_608 / 1e9,
-        }
-    ]
-    table("Per-sample gradients, ResNet-20 on 28×28", found)
+    macs = footprint(module, x[:1])["macs"]
+    return {
+        "network": name,
+        "n": n,
+        "ours s": times["ours"],
+        "with the network's check s": times["checked"],
+        "loop / ours": times["loop"] / times["ours"],
+        "ours / batched pass": times["ours"] / times["plain"],
+        "vmap / batched pass": times["vmap"] / times["plain"],
+        "floor GFLOP": 6 * macs * n / 1e9,
+        "floor GB": 4 * n * sum(weight.numel() for weight in net.weights.values()) / 1e9,
+    }
 
 
-def layer_wise(name: str, net: Network, x: torch.Tensor, repeats: int) -> None:
-    """One pass a network against passes for every layer, products now and then against one a removal; 90 % go.
-
-    What was before runs with the C library's memory as it was then, too.
-    """
-    found = []
-    for what, (before, after) in actions(net, x, 0.9).items():
-        results: dict[str, dict[str, torch.Tensor]] = {}
-
-        def old(action: Callable[[], dict[str, torch.Tensor]] = before, results: dict[str, Any] = results) -> None:
-            thresholds(2**25, 2**26)  # as glibc comes to do by itself
-            results["before"] = action()
-
-        def new(action: Callable[[], dict[str, torch.Tensor]] = after, results: dict[str, Any] = results) -> None:
-            keep_freed_memory()
-            results["after"] = action()
-
-        times = interleaved(repeats, net.device, before=old, after=new)
-        same = all(torch.equal(tensor, results["before"][name]) for name, tensor in results["after"].items())
-        found.append(
-            {
-                "what": what,
-                "before s": times["before"],
-                "now s": times["after"],
-                "before / now": times["before"] / times["after"],
-                "same bits": same,
-            }
-        )
-    table(f"Layer-wise, {name}, n = {len(x)}", found)
-
-
-def layers(device: torch.device, repeats: int) -> None:
-    """On ResNet-20 and, where its package is here, EfficientNet-Lite0: random inputs, 50 and 16 samples."""
+def gradients_of(device: torch.device, repeats: int) -> None:
+    """On ResNet-20 and, where its package is here, EfficientNet-Lite0; random inputs."""
     torch.manual_seed(0)
-    small = Network(discover().task("fashion-resnet20").dense().to(device))
-    layer_wise("ResNet-20 on 28×28", small, torch.randn(50, 1, 28, 28).to(device), repeats)
+    found = [per_sample(device, "ResNet-20 on 28×28", resnet20(), torch.randn(256, 1, 28, 28), repeats)]
     try:
         large = discover().task("imagenet-efficientnet-lite0").dense()
     except WfbenchError as error:
-        print(f"\nLayer-wise, EfficientNet-Lite0: {error}")
-        return
-    layer_wise("EfficientNet-Lite0", Network(large.to(device)), torch.randn(16, 3, 224, 224).to(device), 1)
+        print(f"\nEfficientNet-Lite0: {error}")
+    else:
+        found.append(per_sample(device, "EfficientNet-Lite0", large, torch.randn(32, 3, 224, 224), repeats))
+    table("Per-sample gradients of the prunable weights", found)
 
 
 def engine(device: torch.device, only: str | None = None, repeats: int = 3) -> None:
     """Prints the tables, or one of them."""
+    keep_freed_memory()  # as every run does
     with precise(device):
         rate, where = gemm_rate(device), environment(device)
         threads = f"{where['threads']} threads, torch {where['torch']}"
         print(f"{where['machine']}, {threads}, float64 GEMM {rate / 1e9:.0f} GFLOP/s")
         print("Floors: FLOPs of the algorithm in float64, bytes of the float32 rows read once a pass.")
         if only in (None, "gradients"):
-            per_sample(device, 256, repeats)
-        if only in (None, "layers"):
-            layers(device, repeats)
+            gradients_of(device, repeats)
         if only in (None, "50"):
             inverse_at_50(device, (64, 256), repeats, rate)
         if only in (None, "2000"):

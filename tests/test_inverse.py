@@ -15,6 +15,7 @@ from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, re
 from tests.processes import CONTEXT
 from wfbench import WfbenchError, WoodburyInverse
 from wfbench.curvature.gram import gram
+from wfbench.linalg import ForwardSubstitution
 from wfbench.tiles import HOST
 
 
@@ -34,6 +35,20 @@ def rows_of(kind: str, k: int, p: int, scale: float = 1.0) -> Tensor:
 
 
 KINDS = ["random", "duplicates", "zero rows", "one entry", "dead columns"]
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("k", [1, 63, 64, 65, 200])
+def test_forward_substitution_solves_the_system_to_rounding(k: int, batch: tuple[int, ...]) -> None:
+    """Of a factor whose condition is 1e6: what is left is the rounding of sums, as a triangular solve leaves."""
+    drawn = torch.Generator().manual_seed(k)
+    rows = torch.randn(*batch, k, 3, dtype=torch.float64, generator=drawn)
+    lower = torch.linalg.cholesky(rows @ rows.mT + 1e-10 * torch.eye(k, dtype=torch.float64))
+    right = torch.randn(*batch, k, 70, dtype=torch.float64, generator=drawn)
+    found, expected = ForwardSubstitution(lower)(right), torch.linalg.solve_triangular(lower, right, upper=False)
+    terms = lower.abs() @ expected.abs() + right.abs()
+    assert ((lower @ found - right).abs() <= 1e-14 * k * terms.amax(-2, keepdim=True)).all()
+    assert (found - expected).norm() <= 1e-9 * expected.norm()
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wfbench import Network, Target, WfbenchError
-from wfbench.layers import as_matrices, check_patches, from_matrices, only_layer_scope, patches
+from wfbench.layers import as_matrices, check_patches, from_matrices, patches, sums_of_squares
 from wfbench.linalg import damped
+from wfbench.walk import only_layer_scope
 
 
 class PadsItself(nn.Conv2d):
@@ -84,6 +85,9 @@ def test_patches_times_the_matrices_are_the_layers_output(name: str) -> None:
         expected = expected.movedim(1, -1).reshape(-1, expected.shape[1])
     torch.testing.assert_close(out.transpose(0, 1).reshape(expected.shape), expected)
     assert torch.equal(from_matrices(layer, as_matrices(layer, layer.weight)), layer.weight)
+    squares, places = sums_of_squares(layer, x)
+    torch.testing.assert_close(squares, patches(layer, x).square().sum(1))
+    assert places == patches(layer, x).shape[1]
 
 
 def test_damping_is_a_share_of_the_mean_diagonal_of_each_group() -> None:

@@ -276,7 +276,7 @@ def test_a_strangers_method_is_read_by_its_types_and_checks() -> None:
 def test_types_that_cannot_be_read_are_an_error() -> None:
     @dataclass(frozen=True)
     class Late(Mine):
-        late: "Missing" = 0  # type: ignore[name-defined]
+        late: "Missing" = 0  # type: ignore[name-defined]  # noqa: F821
 
     with pytest.raises(WfbenchError, match="Late's fields cannot be read: name 'Missing' is not defined; import"):
         options_of(Late)

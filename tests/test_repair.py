@@ -1,6 +1,7 @@
 """Recoveries in closed form against dense least squares and recomputed moments."""
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -136,15 +137,15 @@ def test_solve_kept_is_a_dense_solve_of_each_rows_own_system(large: int, monkeyp
     monkeypatch.setattr("wfbench.linalg.LARGE", large)
     torch.manual_seed(0)
     root = torch.randn(9, 6, dtype=torch.float64)
-    system, right = root.T @ root, torch.randn(4, 6, dtype=torch.float64)
-    kept = torch.rand(4, 6) > 0.2
-    kept[0], kept[1] = True, False
-    found = solve_kept(system, right, kept)
-    for row in range(4):
-        where = kept[row]
+    systems, right = torch.stack([root.T @ root, root[:7].T @ root[:7]]), torch.randn(2, 4, 6, dtype=torch.float64)
+    kept = torch.rand(2, 4, 6) > 0.2
+    kept[0, 0], kept[1, 1] = True, False
+    found = solve_kept(systems, right, kept)
+    for group, row in product(range(2), range(4)):
+        where = kept[group, row]
         expected = torch.zeros(6, dtype=torch.float64)
-        expected[where] = torch.linalg.solve(system[where][:, where], right[row][where])
-        torch.testing.assert_close(found[row], expected)
+        expected[where] = torch.linalg.solve(systems[group][where][:, where], right[group, row][where])
+        torch.testing.assert_close(found[group, row], expected)
 
 
 @pytest.mark.parametrize("build", [perceptron, normed, turned])

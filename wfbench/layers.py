@@ -7,6 +7,7 @@ A weight is a matrix of `out` rows (output channels) and `d` columns (one input 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
 from wfbench.linalg import solve_kept
 from wfbench.network import Network
-from wfbench.sparsity import Target
 
 KINDS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
@@ -66,6 +66,14 @@ def in_parts(layer: nn.Module, x: Tensor) -> Iterator[Float[Tensor, "g m d"]]:
     numbers = _windows(*_operand(layer, x[:1])).numel()
     for part in x.split(max(1, PATCH_NUMBERS // max(1, numbers))):
         yield patches(layer, part.double())
+
+
+def sums_of_squares(layer: nn.Module, x: Tensor) -> tuple[Float[Tensor, "g d"], int]:
+    """Of each entry over all of the layer's patches, float64, and how many patches; they are views, never copied."""
+    operand, how = _operand(layer, x.double())
+    view = _windows(operand.square(), how)
+    places = view.shape[1 : -1 if how is None else -1 - len(how.size)]
+    return view.sum([*range(1, 1 + len(places))]).flatten(1), prod(places)
 
 
 @dataclass(frozen=True)
@@ -274,12 +282,6 @@ def _used_elsewhere(net: Network, x: Shaped[Tensor, "1 *input"]) -> list[str]:
     return [name for name, gradient in zip(weights, found, strict=True) if gradient is not None]
 
 
-def only_layer_scope(method: str, target: Target) -> None:
-    """Raise WfbenchError unless every layer is to reach the target by itself."""
-    if target.scope != "layer":
-        raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')
-
-
 def least_squares(net: Network, name: str, mask: Tensor, hessians: Float[Tensor, "g d d"]) -> Tensor:
     """The kept weights of every output row that minimise `(w − ŵ) H (w − ŵ)ᵀ`; rows that lose nothing stay as they are.
 
@@ -290,5 +292,5 @@ def least_squares(net: Network, name: str, mask: Tensor, hessians: Float[Tensor,
     """
     dense = as_matrices(net.layer_of(name), net.weights[name]).double()
     kept = as_matrices(net.layer_of(name), mask)
-    solved = torch.stack([solve_kept(h, w @ h, k) for h, w, k in zip(hessians, dense, kept, strict=True)])
+    solved = solve_kept(hessians, dense @ hessians, kept)
     return from_matrices(net.layer_of(name), torch.where(kept.all(2, keepdim=True), dense, solved))

@@ -12,6 +12,8 @@ from wfbench.tiles import tiles
 PANEL, KERNEL = 72, 24
 """Columns a product in `self_product`, and those that float64 kernels with AVX-512 take at a time: panels of whole
 kernels have the bits of one product."""
+BLOCK = 64
+"""Unknowns that `ForwardSubstitution` solves for at a time."""
 LARGE = 1024
 """Rows of a system beyond which one of the removed entries is worth an inverse."""
 
@@ -32,6 +34,30 @@ def cholesky(matrix: Float[Tensor, "*batch m m"], damping: float = 0.0) -> Float
             "too small for it, or it holds NaN; raise the damping"
         )
     return lower
+
+
+class ForwardSubstitution:
+    """`L⁻¹B` for many columns B: by blocks of rows, whose own triangles alone are inverted, once; all else is products.
+
+    A library's triangular solve takes two to three times as long where columns are many more than rows.
+    """
+
+    def __init__(self, lower: Float[Tensor, "*batch k k"]) -> None:
+        self.lower, self.blocks = lower, list[tuple[slice, Tensor]]()
+        for start in range(0, lower.shape[-1], BLOCK):
+            own = lower[..., start : start + BLOCK, start : start + BLOCK]
+            eye = torch.eye(own.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(own)
+            inverted = torch.linalg.solve_triangular(own, eye, upper=False)
+            self.blocks.append((slice(start, start + own.shape[-1]), inverted))
+
+    def __call__(self, right: Float[Tensor, "*batch k c"]) -> Float[Tensor, "*batch k c"]:
+        out = torch.empty_like(right)
+        for here, inverted in self.blocks:
+            rows = right[..., here, :]
+            if here.start:
+                rows = rows - self.lower[..., here, : here.start] @ out[..., : here.start, :]
+            out[..., here, :] = inverted @ rows
+        return out
 
 
 def self_product(rows: Float[Tensor, "*batch m d"]) -> Float[Tensor, "*batch d d"]:
@@ -67,34 +93,36 @@ def damped(moment: Float[Tensor, "g d d"], share: float) -> Float[Tensor, "g d d
 
 
 def solve_kept(
-    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
-) -> Float[Tensor, "rows d"]:
+    systems: Float[Tensor, "g d d"], right: Float[Tensor, "g rows d"], kept: Bool[Tensor, "g rows d"]
+) -> Float[Tensor, "g rows d"]:
     """For every row the solution of `A_KK z_K = r_K` on its own kept entries K, zero elsewhere; A positive definite.
 
     Where more than half of many entries are kept, by systems of the others, Q: with `V = A⁻¹`, z is `Vr − V_:Q ν` whose
     ν brings its entries in Q to zero, `V_QQ ν = (Vr)_Q`.
     """
-    if len(system) > LARGE and 2 * int(kept.sum()) > kept.numel():
-        inverted = inverse(system)
+    if systems.shape[-1] > LARGE and 2 * int(kept.sum()) > kept.numel():
+        inverted = inverse(systems)
         whole = right @ inverted
         return (whole - _solved(inverted, whole, ~kept) @ inverted).where(kept, 0)
-    return _solved(system, right, kept)
+    return _solved(systems, right, kept)
 
 
 def _solved(
-    system: Float[Tensor, "d d"], right: Float[Tensor, "rows d"], kept: Bool[Tensor, "rows d"]
-) -> Float[Tensor, "rows d"]:
+    systems: Float[Tensor, "g d d"], right: Float[Tensor, "g rows d"], kept: Bool[Tensor, "g rows d"]
+) -> Float[Tensor, "g rows d"]:
     """Rows that keep about as many are solved together, each system as small as the most that one of them keeps."""
+    groups, rows, d = right.shape
+    flat, right, kept = systems.flatten(0, 1), right.flatten(0, 1), kept.flatten(0, 1)
+    first = torch.arange(groups, device=right.device).repeat_interleave(rows) * d
     found = torch.zeros_like(right)
     columns = (~kept).to(torch.uint8).argsort(dim=1, stable=True)  # kept ones first
     for these, at, inside in alike(columns, kept.sum(1)):
-        systems = system[at[:, :, None], at[:, None]]
-        systems.mul_(inside[:, :, None]).mul_(inside[:, None])
-        systems.diagonal(dim1=1, dim2=2).add_(~inside)
-        lower = cholesky(systems)
-        solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], lower)
+        own = flat[(first[these, None] + at)[:, :, None], at[:, None]]
+        own.mul_(inside[:, :, None]).mul_(inside[:, None])
+        own.diagonal(dim1=1, dim2=2).add_(~inside)
+        solved = torch.cholesky_solve(torch.where(inside, right[these[:, None], at], 0)[..., None], cholesky(own))
         found[these[:, None], at] = solved[..., 0]
-    return found
+    return found.unflatten(0, (groups, rows))
 
 
 def alike(

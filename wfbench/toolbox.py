@@ -17,13 +17,13 @@ from wfbench.curvature.memory import over_columns
 from wfbench.curvature.parallel import in_parallel
 from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
-from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, only_layer_scope, patches
+from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, patches
 from wfbench.linalg import alike, cholesky, damped, inverse
 from wfbench.network import Params, at_a_time, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
 from wfbench.tiles import tiles
-from wfbench.walk import call_order, one_by_one, second_moments, walk
+from wfbench.walk import call_order, mean_squares, one_by_one, only_layer_scope, second_moments, walk
 from wfbench.woodfisher.surgeon import BlockSize
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "keep_all_but",
     "keep_largest",
     "least_squares",
+    "mean_squares",
     "one_by_one",
     "only_layer_scope",
     "over_charged",

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 from wfbench.calls import plain_calls
 from wfbench.errors import WfbenchError
-from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts
+from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts, sums_of_squares
 from wfbench.linalg import self_product
 from wfbench.memo import digest_of
 from wfbench.network import Network, Params
+from wfbench.sparsity import Target
 
 SAMPLES = 32
 """Samples that go through the network at a time, where nothing has to wait for them."""
 
 Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+See: TypeAlias = Callable[[Network, str, list[Tensor]], Tensor]
 
 
 def walk(
@@ -184,13 +186,24 @@ def _second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Fl
     return {name: total / max(1, counts[name]) for name, total in found.items()}
 
 
-def moment(layer: nn.Module, inputs: list[Tensor]) -> Float[Tensor, "g d d"]:
-    """`XᵀX/m` of the m patches in what the layer reads, float64."""
-    total, count = torch.zeros((), dtype=torch.float64, device=inputs[0].device), 0
-    for rows in (rows for x in inputs for rows in in_parts(layer, x)):
-        total = total + self_product(rows)
+def moment(net: Network, name: str, inputs: list[Tensor]) -> Float[Tensor, "g d d"]:
+    """`XᵀX/m` of the m patches in what the weight's layer reads, float64; zero where it reads nothing."""
+    total, count = _no_moment(net, name), 0
+    for rows in (rows for x in inputs for rows in in_parts(net.layer_of(name), x)):
+        total += self_product(rows)
         count += rows.shape[1]
-    return total / count
+    return total / max(1, count)
+
+
+def mean_squares(net: Network, name: str, inputs: list[Tensor]) -> Float[Tensor, "g d"]:
+    """The diagonal of `moment`, without its products."""
+    groups, _, d = as_matrices(net.layer_of(name), net.weights[name]).shape
+    total, count = torch.zeros((groups, d), dtype=torch.float64, device=net.device), 0
+    for x in inputs:
+        found, places = sums_of_squares(net.layer_of(name), x)
+        total += found
+        count += places
+    return total / max(1, count)
 
 
 def _no_moment(net: Network, name: str) -> Float[Tensor, "g d d"]:
@@ -198,11 +211,18 @@ def _no_moment(net: Network, name: str) -> Float[Tensor, "g d d"]:
     return torch.zeros((groups, d, d), dtype=torch.float64, device=net.device)
 
 
-def one_by_one(net: Network, x: Shaped[Tensor, "n *input"], change: Change) -> tuple[Params, Params]:
+def only_layer_scope(method: str, target: Target) -> None:
+    """Raise WfbenchError unless every layer is to reach the target by itself."""
+    if target.scope != "layer":
+        raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')
+
+
+def one_by_one(net: Network, x: Shaped[Tensor, "n *input"], change: Change, see: See = moment) -> tuple[Params, Params]:
     """Prune layer after layer, in the order of their calls, each on what the pruned layers before it give.
 
     Args:
         change: `(name, W [g out d], XᵀX/m [g d d])`, both float64, to the new matrices and their mask (True = kept).
+        see: what stands for `XᵀX/m`, zero for a layer that is never called: `moment`, or its diagonal, `mean_squares`.
 
     Returns:
         weights and masks of every prunable weight, in the weights' shapes; layers that are never called see zeros.
@@ -223,7 +243,7 @@ def one_by_one(net: Network, x: Shaped[Tensor, "n *input"], change: Change) -> t
 
     check_patches(net, x)
     for name, (inputs,) in walk(net, x, net.weights, weights):
-        prune(name, moment(net.layer_of(name), inputs))
+        prune(name, see(net, name, inputs))
     for name in [name for name in net.weights if name not in masks]:
-        prune(name, _no_moment(net, name))
+        prune(name, see(net, name, []))
     return weights, {name: masks[name] for name in net.weights}

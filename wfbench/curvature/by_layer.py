@@ -110,10 +110,10 @@ def _layer_gradient(layer: nn.Module, key: str, name: str, a: Tensor, g: Tensor)
 
 
 def _conv_weight(layer: nn.modules.conv._ConvNd, a: Tensor, g: Tensor) -> Tensor:
-    """One convolution backward with a group a sample."""
+    """One convolution backward with a group a sample; of the weights only their shape is read."""
     t = len(a)
     a, padding = explicit_padding(layer, a)
-    weight = layer.weight.expand(t, *layer.weight.shape).flatten(0, 1)
+    weight = layer.weight.new_empty((t * len(layer.weight), *layer.weight.shape[1:]))
     found: Tensor = torch.ops.aten.convolution_backward(
         g.reshape(1, -1, *g.shape[2:]),
         a.reshape(1, -1, *a.shape[2:]),

@@ -17,7 +17,7 @@ from torch.linalg import solve_triangular
 from wfbench.curvature.gram import gram
 from wfbench.curvature.memory import by_columns, check_finite, touched
 from wfbench.errors import WfbenchError
-from wfbench.linalg import cholesky
+from wfbench.linalg import ForwardSubstitution, cholesky
 from wfbench.tiles import HOST, Tiles, tiles
 
 WIDE_NUMBERS = 2**24
@@ -155,8 +155,9 @@ class _Streamed:
 
     def diagonal(self) -> Float[Tensor, " p"]:
         out = self.rows.new_empty(self.rows.shape[1], dtype=torch.float64)
+        forward = ForwardSubstitution(self.lower)
         for columns, chunk in self._chunks():
-            out[columns] = _dual_diagonal(self.lower, chunk, self.damping)
+            out[columns] = _dual_diagonal(forward, chunk, self.damping)
         return out
 
     def solve(self, v: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
@@ -225,7 +226,7 @@ class _Blocks:
 
     def diagonal(self) -> Float[Tensor, " columns"]:
         if self._dual:
-            found = _dual_diagonal(self.lower, self.rows, self.damping)
+            found = _dual_diagonal(ForwardSubstitution(self.lower), self.rows, self.damping)
             return self._spread(found, 1 / self.damping).flatten()
         eye = torch.eye(self.lower.shape[-1], dtype=torch.float64, device=self.lower.device)
         return solve_triangular(self.lower, eye.expand_as(self.lower), upper=False).square().sum(-2).flatten()
@@ -275,7 +276,6 @@ def _signal(rest: Float[Tensor, "*b c"], v: Float[Tensor, "*b c"], k: int) -> Fl
 
 
 def _dual_diagonal(
-    lower: Float[Tensor, "*batch k k"], rows: Float[Tensor, "*batch k c"], damping: float
+    forward: ForwardSubstitution, rows: Float[Tensor, "*batch k c"], damping: float
 ) -> Float[Tensor, "*batch c"]:
-    leverage = solve_triangular(lower, rows, upper=False).square().sum(-2)
-    return (1 - leverage) / damping
+    return (1 - forward(rows).square_().sum(-2)) / damping

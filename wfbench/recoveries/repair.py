@@ -48,8 +48,7 @@ class LeastSquaresRepair(Recovery[Unlabeled]):
             before = _products(net, name, dense[0]) if wanted is None else wanted[name]
             moments = _moments(layer, now, current, before, centred=bias is not None)
             kept = as_matrices(layer, pruned.mask[name])
-            systems = damped(moments.inner, self.damping)
-            moves = torch.stack([solve_kept(h, r, k) for h, r, k in zip(systems, moments.lost, kept, strict=True)])
+            moves = solve_kept(damped(moments.inner, self.damping), moments.lost, kept)
             weights = torch.where(kept, current + moves, 0)
             state[name] = from_matrices(layer, weights).to(state[name].dtype)
             if bias is not None:
