@@ -25,13 +25,17 @@ def read_by(net: Network, state: dict[str, Tensor], name: str, x: Tensor) -> Ten
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("n", [1, 40])
-def test_every_layer_reads_what_the_changed_layers_before_it_give_in_one_pass(n: int) -> None:
-    """Two states side by side, one changed on the way, one dense."""
+@pytest.mark.parametrize(("n", "numbers"), [(1, 2**25), (40, 2**25), (40, 15 * 16 * 64)])
+def test_every_layer_reads_what_the_changed_layers_before_it_give_in_one_pass(
+    n: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two states side by side, one changed on the way, one dense; all samples at once, or at most 15."""
+    monkeypatch.setattr("wfbench.walk.NUMBERS", numbers)
     net = Network(trained_looking(residual))
     x = torch.randn(n, 1, 8, 8, dtype=torch.float64)
     state, met = net.state(), []
     for name, (now, before) in walk(net, x, net.weights, state, {}):
+        assert len(now) == len(before) == (n * 16 * 64 - 1) // numbers + 1
         torch.testing.assert_close(torch.cat(now), read_by(net, state, name, x), rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(torch.cat(before), net.layer_inputs(x)[name], rtol=1e-12, atol=1e-12)
         state[name] = state[name] * 0.5

@@ -1,7 +1,10 @@
 """The network layer after layer: every pass stops before each layer, shows what the layer reads, and goes on."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -19,6 +22,9 @@ from wfbench.sparsity import Target
 
 SAMPLES = 32
 """Samples that go through the network at a time, where nothing has to wait for them."""
+NUMBERS = 2**25
+"""Most that a layer reads at a time where all samples have to wait for it: larger blocks of memory go back to the
+system as soon as they are freed, and taking them anew costs more than what is computed."""
 
 Change: TypeAlias = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 See: TypeAlias = Callable[[Network, str, list[Tensor]], Tensor]
@@ -37,23 +43,25 @@ def walk(
         states: tensors by name; what a state leaves out is dense.
 
     Yields:
-        the weight's name, and for each state what the layer reads, a tensor a call: of a layer that is called again,
-        or shares its weight with others, what all these calls read with the weight as it stands now. A weight that
-        more than layers read, such as a tied embedding, comes before all others.
+        the weight's name, and for each state what the layer reads, the samples of a call in one tensor or several: of a
+        layer that is called again, or shares its weight with others, what all these calls read with the weight as it
+        stands now. A weight that more than layers read, such as a tied embedding, comes before all others.
 
     Raises:
         WfbenchError: the order of the calls depends on the samples; a layer runs under autocast or inference mode.
     """
     x = x.to(net.device)
-    calls = Counter(called(net, x[:1], at))
+    first = _read_by(net, x[:1], at)
+    calls = Counter(name for name, _ in first)
+    parts = x.tensor_split(math.ceil(len(x) * max((numbers for _, numbers in first), default=0) / NUMBERS) or 1)
     for name in [name for name in calls if net.read_elsewhere(name)]:
         yield name, [_all_calls(net, of, name, x) for of in states]
         del calls[name]
-    passes = [_Pass(net, state, calls, x) for state in states]
+    passes = [_Passes(net, state, calls, parts) for state in states]
     try:
         for name, times in calls.items():
             read = [each.until(name) for each in passes]
-            yield name, [[one] for one in read] if times == 1 else [_all_calls(net, of, name, x) for of in states]
+            yield name, read if times == 1 else [_all_calls(net, of, name, x) for of in states]
             for each in passes:
                 each.take_over(name)
     finally:
@@ -61,26 +69,50 @@ def walk(
             each.end()
 
 
-class _Pass:
-    """The network in one state, a coroutine that stops before every layer."""
+class _Passes:
+    """The network in one state, a pass for every part of the samples, in copies that share their tensors."""
 
-    def __init__(self, net: Network, state: Mapping[str, Tensor], names: Collection[str], x: Tensor) -> None:
-        self._net, self._state, self._x = net, state, x
+    def __init__(
+        self, net: Network, state: Mapping[str, Tensor], names: Collection[str], parts: Sequence[Tensor]
+    ) -> None:
+        self._net, self._state = net, state
         module = net.module({**net.state(), **{net.names.get(name, name): tensor for name, tensor in state.items()}})
         self._tensors = dict(module.named_parameters(remove_duplicate=False))
-        for name in names:
+        shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        copies = [module, *(deepcopy(module, dict(shared)) for _ in parts[1:])]
+        for one, name in product(copies, names):
             for layer in net.sharing(name):
-                module.get_submodule(layer).register_forward_pre_hook(_stop(name))
+                one.get_submodule(layer).register_forward_pre_hook(_stop(name))
+        self._runs = [_Pass(one, part) for one, part in zip(copies, parts, strict=True)]
 
+    def until(self, name: str) -> list[Tensor]:
+        """What the layer reads in its first call."""
+        return [run.until(name) for run in self._runs]
+
+    def take_over(self, name: str) -> None:
+        """What the state now says of the layer."""
+        for key in (name, self._net.bias_of(name)):
+            if key is not None and key in self._state:
+                self._tensors[key].data.copy_(self._state[key])
+
+    def end(self) -> None:
+        """Give up what has not come to its end."""
+        for run in self._runs:
+            run.end()
+
+
+class _Pass:
+    """A coroutine that stops before every layer."""
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
         def run(x: Tensor) -> Tensor:
             with plain_calls(module):
                 return module(x)
 
-        self._run = greenlet(run)
+        self._x, self._run = x, greenlet(run)
         self._past: set[str] = set()
 
     def until(self, name: str) -> Tensor:
-        """What the layer reads in its first call."""
         at, read = self._resume()
         while at in self._past:
             at, read = self._resume()
@@ -101,14 +133,7 @@ class _Pass:
             )
         return at, read
 
-    def take_over(self, name: str) -> None:
-        """What the state now says of the layer."""
-        for key in (name, self._net.bias_of(name)):
-            if key is not None and key in self._state:
-                self._tensors[key].data.copy_(self._state[key])
-
     def end(self) -> None:
-        """Give up what has not come to its end."""
         if self._run:
             self._run.throw()
 
@@ -141,11 +166,16 @@ def _all_calls(net: Network, state: Mapping[str, Tensor], name: str, x: Tensor) 
 
 def called(net: Network, x: Shaped[Tensor, "n *input"], among: Collection[str]) -> list[str]:
     """Names of the weights in the order in which their layers are called, once a call."""
-    order: list[str] = []
+    return [name for name, _ in _read_by(net, x, among)]
 
-    def note(weight: str, *_: object) -> None:
+
+def _read_by(net: Network, x: Shaped[Tensor, "n *input"], among: Collection[str]) -> list[tuple[str, int]]:
+    """The same, each with how many numbers the call reads."""
+    order: list[tuple[str, int]] = []
+
+    def note(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if (known := net.names.get(weight)) is not None and known in among:
-            order.append(known)
+            order.append((known, inputs[0].numel()))
 
     with torch.no_grad(), net.hooked(note) as module:
         module(x.to(net.device))
