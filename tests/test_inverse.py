@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.recursion import matrix_free_diagonal
 from tests.cases import DAMPINGS, DEVICES
 from tests.oracles import blocks_of, curvature, exact_inverse, exact_product, recursion_inverse
 from tests.processes import CONTEXT
@@ -112,6 +113,8 @@ def test_the_rank_one_recursion_is_the_same_inverse(k: int, block: int | None) -
     torch.testing.assert_close(inverse.diagonal(), expected.diagonal(), rtol=1e-8, atol=0)
     v = torch.ones(300, dtype=torch.float64)
     torch.testing.assert_close(inverse.solve(v), expected @ v, rtol=1e-8, atol=1e-8)
+    if block is None:
+        torch.testing.assert_close(matrix_free_diagonal(rows, 1e-3), expected.diagonal(), rtol=1e-8, atol=0)
 
 
 @given(
