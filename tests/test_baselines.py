@@ -14,7 +14,7 @@ from tests.oracles import blocks_of, curvature, looped_rows
 from wfbench import Labeled, Network, Target, Unlabeled, WfbenchError, WoodFisher, fisher_rows
 from wfbench.curvature.rows import Gradients
 from wfbench.harness.plugins import discover
-from wfbench.network import flatten
+from wfbench.network import flatten, unflatten
 
 REGISTRY = discover()
 
@@ -266,8 +266,33 @@ def test_what_decides_for_itself_how_much_of_a_layer_goes_is_not_allocated() -> 
     fitted = REGISTRY.pruner("wanda-as-magnitude").fit(net, Unlabeled(data.inputs))
     with pytest.raises(WfbenchError, match=r"wanda takes \d+ weights of .* where magnitude takes \d+: it decides"):
         fitted.prune(Target(0.6))
-    with pytest.raises(WfbenchError, match="obc-as-filter-l1: filter-l1 is not of single weights"):
+    with pytest.raises(WfbenchError, match="obc-as-filter-l1: obc unstructured and n:m and filter-l1 filter: there is"):
         REGISTRY.pruner("obc-as-filter-l1")
+
+
+def test_a_method_under_its_own_ranking_takes_what_is_smallest_of_its_updated_weights() -> None:
+    """Stage by stage, on the dense network's own OBC; one stage is OBC with magnitude's amounts."""
+    net, data = blob_net(20)
+    samples, obc = Unlabeled(data.inputs), REGISTRY.pruner("obc")
+    first = REGISTRY.pruner("obc-as-magnitude").fit(net, samples).prune(Target(1 - 0.4**0.5))
+    sizes = flatten({name: first.state[name].abs() for name in net.weights})
+    smallest = sizes.argsort(stable=True)[: round(0.6 * len(sizes))]
+    gone = torch.zeros(len(sizes), dtype=torch.bool)
+    gone[smallest] = True
+    found = REGISTRY.pruner("global[stages=2]-obc").fit(net, samples).prune(Target(0.6))
+    for name, lost in unflatten(gone, net.weights).items():
+        share = float(lost.double().mean())
+        alone = obc.fit(net, samples).prune(Target(share, scope="layer"))
+        assert torch.equal(found.mask[name], alone.mask[name])
+        assert torch.equal(found.state[name], alone.state[name])
+    names = ("global[stages=1]-obc", "obc-as-magnitude")
+    once, as_magnitude = (REGISTRY.pruner(name).fit(net, samples).prune(Target(0.6)) for name in names)
+    assert all(torch.equal(tensor, as_magnitude.state[name]) for name, tensor in once.state.items())
+    assert (REGISTRY.pruner("global-obc").scope, REGISTRY.pruner("global-obc").licence) == ("global", Unlabeled)
+    with pytest.raises(WfbenchError, match="wanda decides for itself how many"):
+        REGISTRY.pruner("global-wanda").fit(net, samples).prune(Target(0.6))
+    with pytest.raises(WfbenchError, match="global-filter-l1: filter-l1 is not of single weights"):
+        REGISTRY.pruner("global-filter-l1")
 
 
 def test_every_method_says_where_it_comes_from_and_how_faithful_it_is() -> None:

@@ -13,10 +13,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.cases import trained_looking
 from tests.test_channels import ALL, Plain
-from wfbench import Case, Filter, Labeled, Network, Pruned, Pruner, Record, Target, Task, WfbenchError, draw, run
+from wfbench import (
+    Case,
+    Filter,
+    Labeled,
+    Network,
+    Pruned,
+    Pruner,
+    Record,
+    Target,
+    Task,
+    Unlabeled,
+    WfbenchError,
+    draw,
+    run,
+)
 from wfbench.channels.costs import Costs, remove_lowest
 from wfbench.channels.coupled import Coupled, shrunk
 from wfbench.channels.pattern import AGREEMENT, pruned_of
+from wfbench.channels.pruner import ChannelPruner, ChannelScores
+from wfbench.composed.matched import Allocation
 from wfbench.errors import BrokenRule
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import fields_of
@@ -525,6 +541,59 @@ def test_filter_norms_by_hand() -> None:
     net, target = Network(module), Target(0.3, Filter((2,)), of="filters")
     for method, gone in (("filter-l1", 1), ("filter-l2", 0)):
         assert dict(discover().pruner(method).fit(net, None).prune(target).removed_channels) == {"0": (gone,)}
+
+
+class Dear(ChannelPruner[None]):
+    """Takes from the second layer alone, as long as it has more than one channel."""
+
+    name = "dear"
+
+    def channel_scores(self, net: Network, groups: list[Coupled], data: None) -> ChannelScores:
+        return {group.name: torch.full((group.size,), float(group.name == "0")) for group in groups}
+
+
+def test_channels_are_allocated_by_hand() -> None:
+    """By absolute sum the first layer's channels 1 and 0 would go; another method takes two of the second layer."""
+    module = nn.Sequential(*(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)))
+    module[0].weight.data = torch.tensor([[0.2, 0.1], [0.1, 0.1], [0.3, 0.3]])
+    module[2].weight.data = torch.tensor([[9.0, 9.0, 9.0], [4.0, 4.0, 4.0], [5.0, 5.0, 5.0], [0.0, 12.1, 0.0]])
+    net, target = Network(module), Target(0.3, Filter((2,)), of="macs")
+    alone, dear = discover().pruner("filter-l1"), Dear()
+    whole, each = 3 * 2 + 4 * 3 + 2 * 4, 3 + 2
+    assert -(-0.3 * whole // each) == 2
+    assert dict(alone.fit(net, None).prune(target).removed_channels) == {"0": (0, 1), "2": ()}
+    assert dict(dear.fit(net, None).prune(target).removed_channels) == {"0": (), "2": (0, 1)}
+    found = Allocation(alone, dear).fit(net, None).prune(target)
+    assert dict(found.removed_channels) == {"0": (), "2": (1, 3)}
+    assert target.pattern.achieved(target, net, found, torch.zeros(0)) == pytest.approx(2 * each / whole)
+
+
+@pytest.mark.parametrize("method", ["filter-l1", "obs-filter", "woodfisher-filter-logits"])
+def test_channels_are_allocated_as_another_takes_them(method: str) -> None:
+    """As many of every group; as itself it is the method itself, however it ranks and updates."""
+    task = image_task()
+    net, x = Network(task.dense(0)), draw(task.train_set, 12, 0).inputs
+    target = Target(0.5, Filter.of(x), of="macs")
+
+    def fitted(name: str) -> Pruned:
+        pruner = discover().pruner(name)
+        return pruner.fit(net, handed(pruner.licence, Unlabeled(x))).prune(target)
+
+    alone, itself = fitted(method), fitted(f"{method}-as-{method}")
+    assert itself.removed_channels == alone.removed_channels
+    assert all(torch.equal(tensor, alone.state[name]) for name, tensor in itself.state.items())
+    other, found = fitted("tp-l2"), fitted(f"{method}-as-tp-l2")
+    counts = [{name: len(gone) for name, gone in one.removed_channels.items()} for one in (other, found, alone)]
+    assert counts[0] == counts[1] != counts[2]
+    assert target.pattern.achieved(target, net, found, x[:1]) >= 0.5
+
+
+def test_a_method_that_takes_other_amounts_of_channels_is_not_allocated() -> None:
+    net, target = Network(image_task().dense(0)), Target(0.5, Filter((1, 6, 6)), of="macs")
+    whole = Spoiled(one_more)
+    assert set(whole.patterns) == {"filter"}
+    with pytest.raises(WfbenchError, match=r"spoiled takes \d+ channels of .* where dear takes \d+: it decides"):
+        Allocation(whole, Dear()).fit(net, None).prune(target)
 
 
 def test_licences_hold_for_channels_too() -> None:

@@ -33,6 +33,7 @@ from wfbench.composed.names import (
     options_of,
     parse,
 )
+from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged
 from wfbench.composed.transplant import KEPT, Transplant
 from wfbench.composed.tuned import Tuned
@@ -72,6 +73,8 @@ TREE = Method("woodfisher", (("damping", "1e-3"), ("update", "joint")))
         ("random-as-woodfisher[batch=2]", LayerMatched(WoodFisher(batch=2), "random")),
         ("magnitude-as-gradual[steps=3]-magnitude", LayerMatched(Gradual(MAGNITUDE, steps=3), "magnitude")),
         ("obc-as-staged-magnitude", Allocation(OBC, Staged(MAGNITUDE))),
+        ("global-obc", Global(OBC)),
+        ("global[stages=2]-obc[damping=0.1]", Global(type(OBC)(damping=0.1), stages=2)),  # type: ignore[call-arg]
         ("obc[damping=0.1]-as-magnitude", Allocation(type(OBC)(damping=0.1), MAGNITUDE)),  # type: ignore[call-arg]
         ("staged-obc-as-lobs-as-magnitude", Staged(Allocation(OBC, Allocation(LOBS, MAGNITUDE)))),
         ("magnitude+kept", Transplant(MAGNITUDE)),

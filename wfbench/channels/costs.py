@@ -1,6 +1,7 @@
 """What channels cost, and which go first: prices in filters, parameters or multiply-accumulates."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 
 import torch
 from jaxtyping import Float, Shaped
@@ -29,6 +30,9 @@ class Costs:
         whole: why channels of further layers stay, for the error where a target cannot be met.
     """
 
+    amounts: Mapping[str, int] | None = None
+    """How many channels go of every group, where that is given; else as many as the target asks for."""
+
     def __init__(
         self, net: Network, groups: list[Coupled], x: Shaped[Tensor, "1 *input"], whole: Sequence[str] = ()
     ) -> None:
@@ -51,6 +55,12 @@ class Costs:
         self._besides = self._counted(net, x, {})
         if self._besides:
             self._each = {name: self._besides - self._counted(net, x, {name: [0]}) for name in self.groups}
+
+    def given(self, amounts: Mapping[str, int]) -> "Costs":
+        """The same, where so many channels go of each group."""
+        found = copy(self)
+        found.amounts = dict(amounts)
+        return found
 
     def _counted(self, net: Network, x: Shaped[Tensor, "1 *input"], gone: dict[str, list[int]]) -> int:
         """Multiply-accumulates that torch's counter finds besides those of weights."""
@@ -91,6 +101,7 @@ class Removal:
     """Channels taken out one by one until a target is met; every group keeps at least one.
 
     Under `scope="global"` any group may lose the next one; under `"layer"` one that has lost the smallest share so far.
+    Where the costs say how many go of each group, these go, and nothing is asked of the target.
     """
 
     def __init__(self, costs: Costs, target: Target) -> None:
@@ -104,6 +115,8 @@ class Removal:
 
     @property
     def met(self) -> bool:
+        if self.costs.amounts is not None:
+            return all(len(self.gone[name]) >= count for name, count in self.costs.amounts.items())
         return self._left <= _allowed(self.target, self._whole)
 
     @property
@@ -118,7 +131,8 @@ class Removal:
             WfbenchError: there are none, and the target is not met.
         """
         sizes = self.costs.groups
-        found = [name for name, channels in self.gone.items() if len(channels) < sizes[name] - 1]
+        most = {name: size - 1 for name, size in sizes.items()} if self.costs.amounts is None else self.costs.amounts
+        found = [name for name, channels in self.gone.items() if len(channels) < most.get(name, 0)]
         if not found and not self.met:
             raise WfbenchError(
                 f"sparsity {self.target.sparsity} of {self.target.of} cannot be met: with one channel of every group "

@@ -66,7 +66,7 @@ class Filter(Pattern):
         example = self.example(net)
         return net.memo.take(("groups", self.shape), lambda: removable(net, coupled_channels(net, example), example))
 
-    def costs(self, net: Network) -> "Costs":
+    def costs(self, net: Network) -> Costs:
         """What the channels of every group cost; worked out once a network."""
         _, whole = self._removable(net)
         return net.memo.take(("costs", self.shape), lambda: Costs(net, self.groups(net), self.example(net), whole))
@@ -135,6 +135,20 @@ class Filter(Pattern):
                     "them can be met; call layers rather than functions on their weights"
                 )
         return {**costs, "architecture": architecture(small)}
+
+
+@dataclass(frozen=True)
+class ChannelAmounts(Filter):
+    """Coupled channels go as a whole, and of each group as many as is said, whatever the sparsity.
+
+    Args:
+        counts: of each group by its name, how many channels go; none of a group that is not named.
+    """
+
+    counts: tuple[tuple[str, int], ...] = ()
+
+    def costs(self, net: Network) -> Costs:
+        return super().costs(net).given(dict(self.counts))
 
 
 def masks(net: Network, groups: Iterable[Coupled], gone: Mapping[str, Iterable[int]]) -> Params:

@@ -61,18 +61,18 @@ class ChannelFitted:
     net: Network
     method: ChannelPruner[Any]
     data: Any
-    _scores: dict[Filter, ChannelScores] = field(default_factory=dict)
+    _scores: dict[tuple[int, ...], ChannelScores] = field(default_factory=dict)
 
     def scores_for(self, pattern: Filter) -> ChannelScores:
-        if pattern not in self._scores:
+        if pattern.shape not in self._scores:
             groups = pattern.groups(self.net)
             found = self.method.channel_scores(self.net, groups, self.data)
             for group in groups:
                 shape = tuple(found[group.name].shape) if group.name in found else None
                 if shape != (group.size,):
                     raise WfbenchError(f"scores of {group.name} have shape {shape}; they must have ({group.size},)")
-            self._scores[pattern] = found
-        return self._scores[pattern]
+            self._scores[pattern.shape] = found
+        return self._scores[pattern.shape]
 
     def prune(self, target: Target) -> Pruned:
         pattern = filters_of(target, self.method.name)

@@ -1,4 +1,4 @@
-"""How many weights go of each layer, and which: one method's amounts with another's choice.
+"""How many weights or channels go of each layer, and which: one method's amounts with another's choice.
 
 Controls ask whether a method's choice of weights matters, or only how many it takes from each layer.
 """
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from wfbench.channels.pattern import Filter
+from wfbench.channels.pattern import ChannelAmounts, Filter
 from wfbench.errors import WfbenchError
 from wfbench.licence import handed, strongest
 from wfbench.modules import counts_of
@@ -82,12 +82,13 @@ class Amounts(Unstructured):
 
 @dataclass(frozen=True)
 class Allocation(Pruner[Any]):
-    """A method that takes as many weights of every layer as another one does, and chooses and updates as ever.
+    """A method that takes as much of every layer as another one does, and chooses and updates as ever.
 
-    Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`.
+    Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`. Of single weights it takes as many of every layer; of whole
+    channels as many of every coupled group, so that the filters, parameters or MACs that go are the other's, too.
 
     Args:
-        of: chooses the weights, and what becomes of the others.
+        of: chooses the weights or channels, and what becomes of the others.
         amounts: says how many go of each layer.
     """
 
@@ -99,10 +100,15 @@ class Allocation(Pruner[Any]):
     def __post_init__(self) -> None:
         licence = strongest((self.of.licence, self.amounts.licence))
         take_after(self, self.amounts, f"{self.of.name}-as-{self.amounts.name}", licence)
-        for one in (self.of, self.amounts):
-            if Unstructured.name not in one.patterns:
-                raise WfbenchError(f"{self.name}: {one.name} is not of single weights, which are allocated here")
-        object.__setattr__(self, "patterns", (Unstructured.name,))
+        both = [name for name in (Unstructured.name, Filter.name) if name in self.of.patterns]
+        patterns = tuple(name for name in both if name in self.amounts.patterns)
+        if not patterns:
+            reach = " and ".join(f"{one.name} {' and '.join(one.patterns)}" for one in (self.of, self.amounts))
+            raise WfbenchError(
+                f"{self.name}: {reach}: there is nothing that both take; give two methods of single weights or two of "
+                "whole channels"
+            )
+        object.__setattr__(self, "patterns", patterns)
 
     def fit(self, net: Network, data: Any) -> Fitted:
         fitted = (one.fit(net, handed(one.licence, data)) for one in (self.of, self.amounts))
@@ -119,13 +125,31 @@ class _Allocating:
         given = self.amounts.prune(target)
         if target.sparsity == 0:
             return given
-        counts = counts_of({name: (~mask).sum() for name, mask in given.mask.items()})
-        amounts = Amounts(counts=tuple(counts.items()), sparsity=target.sparsity)
-        found = self.of.prune(replace(target, pattern=amounts, scope="layer", of="weights"))
-        for name, mask in found.mask.items():
-            if (taken := int((~mask).sum())) != counts[name]:
+        if isinstance(target.pattern, Filter):
+            counts, what = _channels(given), "channels"
+            channels = ChannelAmounts(target.pattern.shape, target.pattern.tokens, tuple(counts.items()))
+            asked = replace(target, pattern=channels)
+        else:
+            counts, what = weights_taken(given.mask), "weights"
+            amounts = Amounts(counts=tuple(counts.items()), sparsity=target.sparsity)
+            asked = replace(target, pattern=amounts, scope="layer", of="weights")
+        found = self.of.prune(asked)
+        taken = _channels(found) if what == "channels" else weights_taken(found.mask)
+        for name in counts | taken:
+            if taken.get(name, 0) != counts.get(name, 0):
                 raise WfbenchError(
-                    f"{self.method.of.name} takes {taken} weights of {name} where {self.method.amounts.name} takes "
-                    f"{counts[name]}: it decides for itself how many; give a method that ranks all weights of a layer"
+                    f"{self.method.of.name} takes {taken.get(name, 0)} {what} of {name} where "
+                    f"{self.method.amounts.name} takes {counts.get(name, 0)}: it decides for itself how many; give a "
+                    f"method that ranks all {what} of a layer"
                 )
         return found
+
+
+def weights_taken(masks: Params) -> dict[str, int]:
+    """How many weights go, by layer."""
+    return counts_of({name: (~mask).sum() for name, mask in masks.items()})
+
+
+def _channels(pruned: Pruned) -> dict[str, int]:
+    """How many channels went, by group."""
+    return {name: len({*gone}) for name, gone in pruned.removed_channels.items() if gone}

@@ -3,7 +3,7 @@
     name    = method { "+" update }               the mask of what stands before, the update of another
     update  = "kept" | method
     method  = NAME options
-            | ( "gradual" | "staged" ) options "-" method
+            | ( "gradual" | "staged" | "global" ) options "-" method
             | ( "magnitude" | "random" ) "-as-" method
             | NAME options "-as-" method               as much of every layer as the other takes
     options = { "[" OPTION "=" VALUE "]" }
@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn, TypeAlias, Union, get_args, get_origi
 
 from wfbench.composed.gradual import Gradual
 from wfbench.composed.matched import Allocation, By, LayerMatched
+from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged
 from wfbench.composed.transplant import KEPT, Transplant
 from wfbench.composed.tuned import Tuned
@@ -27,7 +28,11 @@ from wfbench.curvature.damping import CrossValidated, Relative
 from wfbench.errors import WfbenchError, either, unknown
 from wfbench.pruner import Pruner
 
-STEPWISE: dict[str, type[Gradual] | type[Staged]] = {"gradual": Gradual, "staged": Staged}
+STEPWISE: dict[str, type[Gradual] | type[Staged] | type[Global]] = {
+    "gradual": Gradual,
+    "staged": Staged,
+    "global": Global,
+}
 CONTROLS: dict[str, By] = {f"{by}-as": by for by in get_args(By)}
 WRAPPERS = (*STEPWISE, *CONTROLS)
 
