@@ -103,11 +103,8 @@ class Allocation(Pruner[Any]):
         both = [name for name in (Unstructured.name, Filter.name) if name in self.of.patterns]
         patterns = tuple(name for name in both if name in self.amounts.patterns)
         if not patterns:
-            reach = " and ".join(f"{one.name} {' and '.join(one.patterns)}" for one in (self.of, self.amounts))
-            raise WfbenchError(
-                f"{self.name}: {reach}: there is nothing that both take; give two methods of single weights or two of "
-                "whole channels"
-            )
+            reach = ", ".join(f"{one.name} reaches {' and '.join(one.patterns)}" for one in (self.of, self.amounts))
+            raise WfbenchError(f"{self.name}: {reach}; give two methods of single weights, or two of whole channels")
         object.__setattr__(self, "patterns", patterns)
 
     def fit(self, net: Network, data: Any) -> Fitted:
