@@ -10,7 +10,13 @@ from tests.test_repair import magnitude
 from wfbench import Labeled, Network, Pruned, Unlabeled
 from wfbench.network import NORMS
 from wfbench.recoveries.base import BatchNormReestimation, Recovery
-from wfbench.recoveries.descent import STEP_BATCH, FeatureDistillation, FineTuning, LogitDistillation
+from wfbench.recoveries.descent import (
+    STEP_BATCH,
+    BriefDistillation,
+    FeatureDistillation,
+    FineTuning,
+    LogitDistillation,
+)
 from wfbench.recoveries.names import RECOVERIES
 
 KINDS = [FineTuning, LogitDistillation, FeatureDistillation]
@@ -100,6 +106,27 @@ def test_the_loss_falls_the_mask_holds_and_re_estimated_statistics_stay(kind: ty
             assert torch.equal(found.state[name], tensor), name
 
 
+def test_a_brief_distillation_leaves_the_statistics_of_the_network_that_it_ends_with() -> None:
+    """Weights are those of the descent alone; every norm's statistics are mean and variance of what it now reads."""
+    net, data = problem()
+    pruned, x = start(net, data, 0.6), Unlabeled(data.inputs)
+    torch.manual_seed(0)
+    found = BriefDistillation().apply(net, pruned, x)
+    torch.manual_seed(0)
+    descended = FeatureDistillation(steps=15, rate=2e-3).apply(net, pruned, x)
+    assert all(torch.equal(found.state[name], descended.state[name]) for name in net.movable)
+    module, seen, count = net.module(found.state), data.inputs, 0
+    for name, layer in module.named_children():
+        if isinstance(layer, torch.nn.BatchNorm1d):
+            torch.testing.assert_close(found.state[f"{name}.running_mean"], seen.mean(0))
+            torch.testing.assert_close(found.state[f"{name}.running_var"], seen.var(0))
+            assert not torch.equal(found.state[f"{name}.running_mean"], descended.state[f"{name}.running_mean"])
+            count += 1
+            layer.train()
+        seen = layer(seen).detach()
+    assert count > 0
+
+
 def test_batches_go_through_every_sample_before_any_comes_again() -> None:
     net, data = problem(150)
     seen: list[Tensor] = []
@@ -122,6 +149,7 @@ def test_every_recovery_has_its_licence_and_step_budget() -> None:
         "batchnorm": "unlabeled",
         "correction": "unlabeled",
         "repair": "unlabeled",
+        "distill-batchnorm": "unlabeled",
         "finetune-200": "labeled",
         "finetune-2000": "labeled",
         "distill-logits-200": "unlabeled",

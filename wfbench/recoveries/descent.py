@@ -139,6 +139,19 @@ class FeatureDistillation(_Tuning[Unlabeled]):
 
 
 @dataclass(frozen=True)
+class BriefDistillation(FeatureDistillation):
+    """A few large steps towards the features, then statistics of BatchNorms anew: moved weights have put them off."""
+
+    name: ClassVar[str] = "distill-batchnorm"
+    steps: int = 15
+    rate: float = 2e-3
+
+    def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
+        found = super().apply(net, pruned, data)
+        return BatchNormReestimation().apply(net, found, Unlabeled(data.inputs))
+
+
+@dataclass(frozen=True)
 class FineTuningLong(FineTuning):
     """The same in 2000 steps."""
 

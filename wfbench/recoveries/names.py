@@ -14,6 +14,7 @@ RECOVERIES: dict[str, Recovery[Any]] = {
         BatchNormReestimation(),
         ScaleAndBias(),
         LeastSquaresRepair(),
+        tuning.BriefDistillation(),
         tuning.FineTuning(),
         tuning.FineTuningLong(),
         tuning.LogitDistillation(),
