@@ -7,7 +7,23 @@ from typing import Any, TypeAlias
 from wfbench.curvature.rows import MAX_ROWS, probes_for
 from wfbench.deploy.layered import kfac, staged
 from wfbench.deploy.shapes import Shapes
-from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
+from wfbench.deploy.work import (
+    LEVERAGE,
+    MOVED,
+    RANKED,
+    RETURNED,
+    SUMMED,
+    Inverse,
+    Work,
+    cholesky,
+    eigenvalues,
+    forward,
+    gram,
+    passes,
+    product,
+    removed_gram,
+    total,
+)
 from wfbench.errors import WfbenchError
 from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import panels
@@ -20,8 +36,6 @@ from wfbench.woodfisher.surgeon import STAGES, layer_blocks
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
 Steps: TypeAlias = dict[str, Work]
-VECTORS = 25
-"""float64 vectors as long as the weights that a stage of removal reads and writes, sorting among them; counted."""
 
 
 def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) -> tuple[int, int]:
@@ -66,21 +80,21 @@ def woodfisher(
         "Gram": gram(k, p, sizes),
         "eigenvalues": eigenvalues(k),
         "factor": dense.factor(known=known),
-        "diagonal": dense.rescored(),
+        "diagonal": dense.rescored() + Work(0, 0, LEVERAGE * p, 6),
     }
     if isinstance(method, WoodFisher) and method.first_order:
         found["first-order term"] = dense.rescored(diagonals=False, solves=True) + Work(0, 0, 20.0 * k * p)
     stages = method.stages or (1 if method.update == "independent" else STAGES)
-    removal = []
+    removal = [Work(0, 0, RETURNED * p, 10 * len(net.weights))]
     for stage in range(1, stages + 1):
         last, joint = stage == stages, method.update == "joint"
+        removal.append(Work(0, 0, (RANKED + (MOVED if joint else SUMMED)) * p, 20 + 2 * len(net.weights)))
         if not joint:
             removal.append(dense.rescored(diagonals=False, solves=True))
         if joint or not last:
             left = Inverse(k, widths, 1 - sparsity * stage / stages, sizes)
-            removal += [left.factor(known=known), gram(k, sparsity * p / stages, sizes) if known else Work()]
+            removal += [left.factor(known=known), removed_gram(k, sparsity * p / stages, p, sizes) if known else Work()]
             removal.append(left.rescored(diagonals=not last, moves=joint))
-        removal.append(Work(0, 0, 8.0 * VECTORS * p, VECTORS))
     found["removal and update"] = total(removal)
     found["predicted change"] = product(k, p, sizes)
     return found

@@ -8,7 +8,7 @@ tiles are those of `wfbench.curvature`, of the sizes of a kind of device.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import ceil
 from typing import TypeAlias
 
@@ -20,6 +20,19 @@ from wfbench.deploy.shapes import Shapes
 from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
+
+COMPARED = 156
+"""Bytes a weight of the check of the rows: copies of the weights, leaves, their gradients, the distance of the two."""
+RANKED = 178
+"""Bytes a weight from a diagonal to a mask: saliencies and their price, NaN sought, the threshold, ties."""
+SUMMED = 82
+"""Bytes a weight of the independent update, without its solution."""
+MOVED = 92
+"""Bytes a weight of a joint one: what is removed, what moves, and the weights after it."""
+RETURNED = 92
+"""Bytes a weight of a result: the change, the state, and the check of what is outside the mask."""
+LEVERAGE = 60
+"""Bytes a weight from a diagonal to the mean leverage, with the dense weights that removal starts from."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def checked(shapes: Shapes) -> Work:
     rows = per_sample(shapes, CHECKED, 8)
     again = Work(0, rows.flops64, 8 * sum(part.weight for part in shapes.parts), rows.launches)
     passes = [forward(shapes, CHECKED, 8) * 2, forward(shapes, 1, 8), backward(shapes, CHECKED, 8) * 2]
-    of_rows = Work(0, 2 * CHECKED * shapes.p, 8 * CHECKED * shapes.p, 1)
+    of_rows = Work(0, 2 * CHECKED * shapes.p, (16 * CHECKED + COMPARED) * shapes.p, 10 * len(shapes.parts))
     return total([*passes, rows, again, of_rows])
 
 
@@ -142,8 +155,13 @@ def diagonal(k: int, p: int, sizes: Tiles = HOST, *, masked: bool = False) -> Wo
     return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
 
 
+def removed_gram(k: int, q: Number, p: int, sizes: Tiles = HOST) -> Work:
+    """`R_Q R_Qᵀ` over q of p columns, which are sought and copied."""
+    return gram(k, q, sizes) + Work(0, 0, 8.0 * k * q + 16.0 * q + p, 1 + ceil(q / sizes.columns))
+
+
 def solve(k: int, p: int, sizes: Tiles = HOST) -> Work:
-    return product(k, p, sizes) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2, 3)
+    return product(k, p, sizes) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2 + 104.0 * p, 12)
 
 
 class Inverse:
@@ -156,7 +174,7 @@ class Inverse:
     def __init__(self, k: int, widths: Sequence[int], kept: Number = 1.0, sizes: Tiles = HOST) -> None:
         self.k, self.kept, self.p, self.sizes = k, kept, sum(widths), sizes
         self.full = len(widths) == 1 and k <= self.p
-        self.widths = Counter(widths)
+        self.runs = Counter((width, len(list(run))) for width, run in groupby(widths))
 
     def factor(self, known: bool = False) -> Work:
         """Of the full matrix, once; blocks have theirs within each use.
@@ -176,8 +194,9 @@ class Inverse:
             found = Work()
             found += diagonal(*of, masked=masked) if diagonals else Work()
             found += solve(*of) if solves else Work()
+            found += Work(0, 0, 16.0 * self.p * (diagonals + solves + moves))  # each goes where the caller wants it
             return found + (product(*of) + product(*of, masked=masked)) * moves
-        return total([self._blocks(*of, diagonals, solves, moves) for of in self.widths.items()])
+        return total([self._blocks(*of, diagonals, solves, moves) * times for of, times in self.runs.items()])
 
     def _blocks(self, width: int, count: int, diagonals: bool, solves: bool, moves: bool) -> Work:
         k, dual, masked = self.k, self.k <= width, self.kept < 1
@@ -187,14 +206,18 @@ class Inverse:
         m = width * (self.kept if dual else 1.0)
         side = k if dual else width
         numbers = 2.0 * k * m + side**2  # of a product of the rows with themselves
-        moved = 12.0 * k * width + 8 * numbers + masked * (8.0 * k * (width + m) * dual + 16.0 * k * m)
+        moved = 12.0 * k * width + 8 * numbers + masked * (16.0 * k * m * (1 + dual) + 32.0 * width * dual)
+        spread = (24.0 * width + 16.0 * m) * masked * dual  # to where the kept columns were
         work = Work(0, 2.0 * side * k * m + side**3 / 3, moved + 48.0 * side**2)
         if diagonals:
-            work += triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            each = triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            work += each + Work(0, 0, 16.0 * width + spread)
         if solves:
-            work += Work(0, (10.0 if dual else 4.0) * k * m + 4.0 * side**2, 8.0 * (5 if dual else 2) * k * m)
+            products = 5 if dual else 2
+            vectors = 8.0 * products + 136  # what they read or write, and what is left over of the right side
+            work += Work(0, 2.0 * products * k * m + 4.0 * side**2, 8.0 * products * k * m + vectors * width)
         if moves:
-            work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m))
+            work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m) + 32.0 * width + spread)
         launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
         batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
