@@ -1,15 +1,20 @@
 """Faults of devices, planted: what moves a tensor, or says where one is made, taken out of one line at a time.
 
-`python -m tests.planted [PART …]` plants each in wfbench and the baselines, or those whose line of the list has one of
-these parts, and says which check on the pretend device notices. Every check runs in a process of its own.
+`python -m tests.planted VERDICTS [PART …]` plants each in wfbench and the baselines, or those whose line has
+one of these parts, and says which check on the pretend device notices. Every check runs in a process of its own. Each
+verdict is a line of the file VERDICTS; a fault of a file that has not changed since is not planted again.
 """
 
 import ast
+import hashlib
 import inspect
+import json
 import pickle
+import resource
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -18,6 +23,7 @@ from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.forked import after, finish, start
 
@@ -31,13 +37,14 @@ class Plant:
 
     file: str
     line: int
+    column: int
     place: int
     kind: str
     function: str
     code: CodeType
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.kind} in {self.function}"
+        return f"{self.file}:{self.line}:{self.column} {self.kind} in {self.function}"
 
     def target(self) -> FunctionType:
         """The function as it is used, out of what decorates it."""
@@ -77,7 +84,7 @@ def plants(file: str) -> Iterator[Plant]:
             if function is not None:  # what stands outside of functions is done once, on import
                 fault(same)
                 code = _code(compile(ast.fix_missing_locations(tree), str(ROOT / file), "exec"), function)
-                yield Plant(file, node.lineno, at, kind, function, code)
+                yield Plant(file, node.lineno, node.end_col_offset or 0, at, kind, function, code)
 
 
 def _noting(found: list[Plant], note: Callable[[str], None]) -> None:
@@ -153,8 +160,12 @@ def every() -> list[Plant]:
 
 
 Check: TypeAlias = Callable[[], None]
-LIMIT = 120.0
-"""Seconds of a check with a fault, which may make it hang."""
+LIMIT = 120
+"""Seconds of the processor of a check with a fault, which may make it hang."""
+SLEEPS = 900.0
+"""Seconds of a check that hangs without computing."""
+HARMLESS: dict[tuple[str, str, str], str] = {}
+"""Why nothing has to notice, by file, function and kind."""
 
 
 def main() -> None:
@@ -164,18 +175,48 @@ def main() -> None:
     from tests.shadow_device import NAME, used
     from wfbench.tiles import HOST, KINDS
 
+    verdicts, parts = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    with used(), patch.dict(KINDS, {NAME: HOST}):
+    untimed = {"wfbench.channels.latency.SECONDS": 1e-4, "wfbench.channels.latency.REPETITIONS": 2}
+    with used(), patch.dict(KINDS, {NAME: HOST}), ExitStack() as stack:
+        for name, value in untimed.items():
+            stack.enter_context(patch(name, value))
         checks = test_shadow.planting()
-        chosen = [plant for plant in every() if not sys.argv[1:] or any(one in str(plant) for one in sys.argv[1:])]
-        reached = _reached(chosen, checks, test_shadow.ON_THE_HOST)
-        for plant in chosen:
-            found = "MISSED" if reached[str(plant)] else "MISSED, as no check gets there"
-            for name in reached[str(plant)]:
-                if how := _noticed(plant, checks[name]):
-                    found = f"caught by {name}: {how}"
-                    break
-            print(f"{plant}: {found}", flush=True)
+        listed = [plant for plant in every() if not parts or any(part in str(plant) for part in parts)]
+        known = _known(verdicts)
+        left = [plant for plant in listed if known.get(_name(plant), MISSED).startswith(MISSED)]
+        reached = _reached(left, checks, test_shadow.ON_THE_HOST) if left else {}
+        for plant in tqdm(left, unit="fault", disable=None):
+            found = _verdict(plant, checks, reached[str(plant)])
+            with verdicts.open("a") as file:
+                print(json.dumps([*_name(plant), found]), file=file)
+        known = _known(verdicts)
+    for plant in listed:
+        print(f"{plant}: {known[_name(plant)]}")
+    print(Counter(known[_name(plant)].split()[0].strip(":,") for plant in listed))
+
+
+MISSED = "MISSED"
+
+
+def _verdict(plant: Plant, checks: dict[str, Check], names: list[str]) -> str:
+    """Which check notices; or why none has to, which is not asked where one does."""
+    for name in names:
+        if how := _noticed(plant, checks[name]):
+            return f"caught by {name}: {how}"
+    why = HARMLESS.get((plant.file, plant.function, plant.kind))
+    missed = MISSED if names else f"{MISSED}, as no check gets there"
+    return missed if why is None else f"harmless: {why}"
+
+
+def _name(plant: Plant) -> tuple[str, str]:
+    """The fault, and a digest of the file it is in."""
+    return str(plant), hashlib.sha256((ROOT / plant.file).read_bytes()).hexdigest()[:12]
+
+
+def _known(verdicts: Path) -> dict[tuple[str, str], str]:
+    lines = verdicts.read_text().splitlines() if verdicts.exists() else []
+    return {(plant, digest): found for plant, digest, found in map(json.loads, lines)}
 
 
 def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[str, Any]) -> dict[str, list[str]]:
@@ -208,11 +249,12 @@ def _noticed(plant: Plant, check: Check) -> str:
     """How a check fails with the fault, in a process of its own; empty where it passes."""
 
     def action() -> int:
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
         with planted(plant):
             check()
         return 0
 
-    finish(process := start(action), kill=after(LIMIT))
+    finish(process := start(action), kill=after(SLEEPS))
     last = process.words.decode(errors="replace").strip().rpartition("\n")[2]
     return "" if process.status == 0 else last[:150] if process.status == 70 else f"exit status {process.status}"
 

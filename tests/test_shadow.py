@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
@@ -33,18 +34,25 @@ from wfbench import (
     prune,
 )
 from wfbench.cli import main
+from wfbench.composed.gradual import FittedGradual
+from wfbench.composed.steps import steps_in
 from wfbench.conformance.checks import check
 from wfbench.curvature.gram import gram
 from wfbench.data import Dataset
+from wfbench.deploy.comparison import compare_networks
 from wfbench.deploy.packed import file_bytes
+from wfbench.deploy.shapes import shapes_of
 from wfbench.draws import RANDOM
+from wfbench.execution.devices import usable
+from wfbench.export import export_onnx, export_program
 from wfbench.harness.measures import check_finite
 from wfbench.harness.record import SCIENCE, cpu_name
 from wfbench.network import Params
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.statistics import gains
 from wfbench.tasks.recipes import RECIPES
-from wfbench.tasks.training import Recipe
+from wfbench.tasks.training import Recipe, moved
 from wfbench.tiles import HOST, KINDS
 
 pytestmark = pytest.mark.skipif(
@@ -254,6 +262,15 @@ def test_splits_on_the_device_are_drawn_from_as_on_the_host(sampling: Sampling) 
         assert there.fingerprint == here.fingerprint
 
 
+def test_copies_made_on_the_device_are_those_of_the_host() -> None:
+    def made(device: str) -> Dataset:
+        return Dataset(images(24, 0), augment=lambda x, by: moved(x[None], 1, flip=True, generator=by)[0].to(device))
+
+    one, other = (draw(made(device), 4, 1, Sampling(copies=3)) for device in ("cpu", NAME))
+    assert len(one) == 12
+    assert torch.equal(one.inputs, other.inputs)
+
+
 class Draws(ScorePruner[None]):
     """Ranks by numbers that the device draws."""
 
@@ -287,12 +304,19 @@ def test_a_record_names_the_model_of_its_device_and_answers_for_no_other() -> No
     assert "accelerator" not in asdict(host.run(case))["environment"]
 
 
+def assert_runs_there(words: list[str], device: str = NAME) -> None:
+    """A command does its work on the device that it is given."""
+    with counted() as counts:
+        assert main([*words, "--device", device]) == 0
+    assert (counts.launches.total() > 10) == (device == NAME), words
+
+
 def trained_alike() -> None:
     recipe = Recipe(epochs=2, lr=0.1, shift=1, flip=True)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "digits-cnn", (RECIPES["digits-cnn"][0], recipe))
         for device in ("cpu", NAME):
-            assert main(["train", "digits-cnn", "--device", device, "--out", f"{folder}/{device}"]) == 0
+            assert_runs_there(["train", "digits-cnn", "--out", f"{folder}/{device}"], device)
         one, other = (Path(folder, device, "digits-cnn-0.safetensors") for device in ("cpu", NAME))
         assert one.read_bytes() == other.read_bytes()
 
@@ -312,6 +336,71 @@ def pruned_and_saved() -> None:
     assert next(found[1].parameters()).device.type == NAME
     assert all(torch.equal(a, b.cpu()) for a, b in zip(*(one.state_dict().values() for one in found), strict=True))
     assert file_bytes(found[0].state_dict(), {}) == file_bytes(found[1].state_dict(), {})
+
+
+def there() -> Task:
+    """The same task, whose network is on the device."""
+    return replace(task(), module=lambda: small().to(NAME))
+
+
+def commands_alike() -> None:
+    """`prune` writes the files of the host, also of a network that is there; others work where they are told to."""
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wfbench.deploy.advice.CANDIDATES", {"weights": (("magnitude", "none"),)})
+        files = [Path(name, f"{of.__name__}.py") for of in (task, there)]
+        for file in files:
+            file.write_text(f"from tests.test_shadow import {file.stem}\n\nTASKS = [{file.stem}()]\n")
+            words = ["prune", "small", "--task-path", str(file), "--method", "filter-l1", "--of", "params"]
+            words += ["--sparsity", "0.3", "--budget", "6", "--out", str(file.with_suffix(".safetensors"))]
+            assert_runs_there(words, "cpu" if file.stem == "task" else NAME)
+        one, other = (file.with_suffix(".safetensors").read_bytes() for file in files)
+        assert one == other
+        assert_runs_there(["recommend", "small", "--task-path", str(files[0]), "--budget", "10"])
+        assert_runs_there(["doctor", "small", "--task-path", str(files[0]), "--results", name])
+
+
+def taken_up_again() -> None:
+    """Steps that were kept are gone on from, on the device."""
+    method = METHODS["gradual[steps=2]-woodfisher-joint"]
+    case = Case(task(), 6, 0, 0, Target(0.5), method, RECOVERIES["none"])
+    with TemporaryDirectory() as folder, steps_in(Path(folder)):
+        assert_same(case, Runner(NAME))
+        assert len(list(Path(folder).rglob("*.safetensors"))) == 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FittedGradual, "_step", None)  # nothing is computed again
+            assert_same(case, Runner(NAME))
+
+
+def exported_alike() -> None:
+    x = images(3, 1)[0]
+    with TemporaryDirectory() as folder:
+        export_program(f"{folder}/small.pt2", small().to(NAME), (1, 6, 6))
+        export_onnx(f"{folder}/small.onnx", small().to(NAME), (1, 6, 6))
+        assert torch.equal(torch.export.load(f"{folder}/small.pt2").module()(x), small()(x))
+
+
+def compared_alike() -> None:
+    """What is told of a network there: its costs, its shapes, its statistics, and what can be used."""
+    x = images(9, 1)[0]
+    pruned = prune(small(), x, sparsity=0.5, method="magnitude")
+    found = [compare_networks(small().to(device), deepcopy(pruned).to(device), x) for device in ("cpu", NAME)]
+    assert len({repr(replace(one, latency=[])) for one in found}) == 1
+    nets = [Network(small().to(device)) for device in ("cpu", NAME)]
+    assert shapes_of(nets[0], x[:1]) == shapes_of(nets[1], x[:1])
+    assert torch.equal(gains(nets[0], x), gains(nets[1], x))
+    with pytest.raises(WfbenchError, match='device "cuda" cannot be used here'):
+        usable("cuda")
+
+
+@pytest.mark.parametrize("alike", [commands_alike, taken_up_again, compared_alike])
+@pytest.mark.filterwarnings("ignore:the statistics of the network")  # of no training at all
+def test_what_is_there_is_told_and_written_as_on_the_host(alike: Check) -> None:
+    alike()
+
+
+@pytest.mark.slow
+def test_networks_there_are_exported() -> None:
+    exported_alike()
 
 
 @pytest.mark.filterwarnings("ignore:the statistics of the network")  # of three steps of training
@@ -398,8 +487,9 @@ def planting() -> dict[str, Check]:
     checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
     for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
         checks[f"splits {sampling}"] = partial(test_splits_on_the_device_are_drawn_from_as_on_the_host, sampling)
+    checks["copies"] = test_copies_made_on_the_device_are_those_of_the_host
     checks["generator"] = test_the_generator_of_the_device_is_seeded_and_put_back
-    checks["pruned and saved"] = pruned_and_saved
-    checks["train"] = trained_alike
+    told = (pruned_and_saved, trained_alike, commands_alike, taken_up_again, compared_alike, exported_alike)
+    checks |= {check.__name__: check for check in told}
     checks["check"] = lambda: assert_passes(METHODS["wanda"])
     return checks
