@@ -3,11 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tests.cases import REGISTRY, Medley, Twice
 from tests.planted import Check, planted, plants
 from tests.shadow_device import NAME, Refused, counted, used
+from tests.test_heads import timm_vit
 from wfbench import (
     NM,
     RECOVERIES,
@@ -36,7 +37,8 @@ from wfbench import (
 from wfbench.cli import main
 from wfbench.composed.gradual import FittedGradual
 from wfbench.composed.steps import steps_in
-from wfbench.conformance.checks import check
+from wfbench.conformance.checks import check, device_and_dtype_kept
+from wfbench.conformance.trial import CheckFailed, Trial
 from wfbench.curvature.gram import gram
 from wfbench.data import Dataset
 from wfbench.deploy.comparison import compare_networks
@@ -48,7 +50,8 @@ from wfbench.export import export_onnx, export_program
 from wfbench.harness.measures import check_finite
 from wfbench.harness.record import SCIENCE, cpu_name
 from wfbench.network import Params
-from wfbench.pruner import Pruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.statistics import gains
 from wfbench.tasks.recipes import RECIPES
@@ -197,6 +200,42 @@ def other_task(build: Callable[[], nn.Module]) -> Task:
 def other_case(build: Callable[[], nn.Module], name: str, recovery: str) -> Case:
     method = REGISTRY.pruner(name)
     return Case(other_task(build), 4, 0, 0, Target(0.5, scope=method.scope), method, RECOVERIES[recovery])
+
+
+class Reading(nn.Module):
+    """Of texts of five tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.out = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(torch.relu(self.first(self.table(x).mean(1))))
+        return found
+
+
+def headed() -> nn.Module:
+    """Without torch's function for attention, which takes another kernel on another device."""
+    module = timm_vit()
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False  # type: ignore[assignment]
+    return module
+
+
+def channel_case(build: Callable[[], nn.Module]) -> Case:
+    """Of heads of attention, or of a network that reads tokens."""
+    torch.manual_seed(0)
+    pattern = Filter((5,), tokens=True) if build is Reading else Filter((3, 16, 16))
+    shapes = [(n, *pattern.shape) for n in (8, 3, 6)]
+    pairs = [(torch.randint(1, 7, s) if pattern.tokens else torch.randn(s), torch.arange(s[0]) % 3) for s in shapes]
+    of = Task(build.__name__, build().eval(), *pairs)
+    return Case(of, 4, 0, 0, Target(0.3, pattern, of="params"), METHODS["random-filter"], RECOVERIES["none"])
+
+
+@pytest.mark.parametrize("build", [Reading, headed], ids=lambda build: build.__name__)
+def test_channels_of_other_kinds_give_the_bits_of_the_host(build: Callable[[], nn.Module]) -> None:
+    assert_same(channel_case(build))
 
 
 def test_the_device_has_the_rules_of_cuda() -> None:
@@ -414,6 +453,7 @@ def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
 
 BUDGETS = {
     "magnitude": (110, 12),
+    "filter-l1": (225, 39),
     "woodfisher-joint": (4900, 390),
     "obc": (1900, 65),
     "sparsegpt": (680, 27),
@@ -465,6 +505,33 @@ def test_a_planted_fault_of_each_kind_is_caught(name: str, file: str, function: 
         assert_same(case, Runner(NAME))
 
 
+@dataclass(frozen=True)
+class Strays(Pruner[None]):
+    """Its results are on one device, wherever the network is."""
+
+    name: ClassVar[str] = "strays"
+    to: str = "cpu"
+
+    def fit(self, net: Network, data: None) -> Fitted:
+        fitted = METHODS["magnitude"].fit(net, data)
+
+        class Straying:
+            to = self.to
+
+            def prune(self, target: Target) -> Pruned:
+                found = fitted.prune(target)
+                state, mask = ({name: one.to(self.to) for name, one in of.items()} for of in (found.state, found.mask))
+                return Pruned(state, mask)
+
+        return Straying()
+
+
+def test_a_method_that_leaves_its_device_is_caught() -> None:
+    for to in (NAME, "cpu"):
+        with pytest.raises(CheckFailed, match=f"is torch.float32 on {to}"):
+            device_and_dtype_kept(Trial(Strays(to=to), task(), NAME))
+
+
 def planting() -> dict[str, Check]:
     """Checks by name, each on a device that has seen nothing, for `tests.planted` to see which notice a fault."""
 
@@ -483,6 +550,7 @@ def planting() -> dict[str, Check]:
     for build in NETWORKS:
         for name, recovery in (("woodfisher-joint", "repair"), ("kfac", "correction"), ("sparsegpt", "none")):
             checks[f"{name} {build.__name__}"] = of(other_case(build, name, recovery))
+    checks |= {f"random-filter {build.__name__}": of(channel_case(build)) for build in (Reading, headed)}
     unlabelled = Task("unlabelled", small(), images(24, 0)[0], images(6, 1)[0])
     checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
     for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
@@ -492,4 +560,6 @@ def planting() -> dict[str, Check]:
     told = (pruned_and_saved, trained_alike, commands_alike, taken_up_again, compared_alike, exported_alike)
     checks |= {check.__name__: check for check in told}
     checks["check"] = lambda: assert_passes(METHODS["wanda"])
+    checks["strays"] = test_a_method_that_leaves_its_device_is_caught
+    checks["waits"] = partial(test_hot_loops_keep_to_their_launches_and_waits, "filter-l1")
     return checks
