@@ -60,9 +60,9 @@ def main() -> None:
         registry = discover()
         task = registry.task(given.task)
         names = given.methods.split(",") if given.methods else sorted(registry.pruners)
-        first = _cases(registry, task, "magnitude", ["none"], options)[0]
+        firsts = [_cases(registry, task, name, ["none"], options)[0] for name in ("magnitude", "lamp")]
         cases = [case for name in names for case in _cases(registry, task, name, given.recoveries.split(","), options)]
-        rows = [_row(case, first, options) for case in tqdm(cases, unit="case", leave=False, disable=None)]
+        rows = [_row(case, firsts, options) for case in tqdm(cases, unit="case", leave=False, disable=None)]
     print(f"{task.name}, budget {options.budget}; scoring is all that follows the recovery\n")
     print(tabulate(rows, COLUMNS))
 
@@ -83,12 +83,13 @@ def _target(method: Pruner[Any], pattern: str, task: Task, sparsity: float) -> T
     return Target(0.5, NM(), method.scope) if pattern == "n:m" else Target(sparsity, scope=method.scope)
 
 
-def _row(case: Case, first: Case, options: Options) -> tuple[Any, ...]:
+def _row(case: Case, firsts: list[Case], options: Options) -> tuple[Any, ...]:
     """A line of the table.
 
     Args:
-        first: a case that reads no samples; it reads the task, and scores the dense network.
+        firsts: cases that read no samples; one of another method reads the task, and scores the dense network.
     """
+    first = next(one for one in firsts if one.method.name != case.method.name)
     (before, _, found), (after, scoring, _) = (_counted(case, first, sizes) for sizes in (BEFORE, AFTER))
     expected = Runner().run(case)
     differing = [name for name in SCIENCE if getattr(found, name) != getattr(expected, name)]
