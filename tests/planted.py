@@ -1,7 +1,7 @@
 """Faults of devices, planted: what moves a tensor, or says where one is made, taken out of one line at a time.
 
 `python -m tests.planted VERDICTS [PART …]` plants each in wfbench and the baselines, or those whose line has
-one of these parts, and says which check on the pretend device notices. Every check runs in a process of its own. Each
+one of these parts, and says which check on the pretend device notices. Every fault has a process of its own. Each
 verdict is a line of the file VERDICTS; a fault of a file that has not changed since is not planted again.
 """
 
@@ -12,6 +12,7 @@ import json
 import pickle
 import resource
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -202,14 +203,13 @@ def main() -> None:
     print(Counter(known[name].split()[0].strip(":,") for name in names.values()))
 
 
-MISSED = "MISSED"
+MISSED, BEGUN = "MISSED", "check: "
 
 
 def _verdict(plant: Plant, checks: dict[str, Check], names: list[str]) -> str:
     """Which check notices; or why none has to, which is not asked where one does."""
-    for name in names:
-        if how := _noticed(plant, checks[name]):
-            return f"caught by {name}: {how}"
+    if found := _noticed(plant, {name: checks[name] for name in names}):
+        return f"caught by {found}"
     why = HARMLESS.get((plant.file, plant.function, plant.kind))
     missed = MISSED if names else f"{MISSED}, as no check gets there"
     return missed if why is None else f"harmless: {why}"
@@ -226,7 +226,10 @@ def _known(verdicts: Path) -> dict[tuple[str, str], str]:
 
 
 def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[str, Any]) -> dict[str, list[str]]:
-    """The checks that get to each fault; without it each of them passes, and what the host does is then known."""
+    """The checks that get to each fault, quick ones first.
+
+    Without it each of them passes, and what the host does is then known.
+    """
 
     def action() -> int:
         found: dict[str, list[str]] = {str(plant): [] for plant in chosen}
@@ -238,8 +241,13 @@ def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[st
 
         for file in {plant.file: None for plant in chosen}:
             _noting([plant for plant in chosen if plant.file == file], note)
+        seconds = dict.fromkeys(checks, 0.0)
         for now[0], check in checks.items():
+            began = time.process_time()
             check()
+            seconds[now[0]] = time.process_time() - began
+        for names in found.values():
+            names.sort(key=lambda name: seconds[name])
         told.write_bytes(pickle.dumps((found, on_the_host)))
         return 0
 
@@ -253,18 +261,22 @@ def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[st
     return reached
 
 
-def _noticed(plant: Plant, check: Check) -> str:
-    """How a check fails with the fault, in a process of its own; empty where it passes."""
+def _noticed(plant: Plant, checks: dict[str, Check]) -> str:
+    """The first check that fails with the fault, and how, in a process of its own; empty where all pass."""
 
     def action() -> int:
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
         with planted(plant):
-            check()
+            for name, check in checks.items():
+                resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + LIMIT, resource.RLIM_INFINITY))
+                print(f"\n{BEGUN}{name}", flush=True)
+                check()
         return 0
 
     finish(process := start(action), kill=after(SLEEPS))
-    last = process.words.decode(errors="replace").strip().rpartition("\n")[2]
-    return "" if process.status == 0 else last[:150] if process.status == 70 else f"exit status {process.status}"
+    words = process.words.decode(errors="replace").strip()
+    name = words.rpartition(BEGUN)[2].partition("\n")[0]
+    last = words.rpartition("\n")[2][:150] if process.status == 70 else f"exit status {process.status}"
+    return f"{name}: {last}" if process.status else ""
 
 
 if __name__ == "__main__":

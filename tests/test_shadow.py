@@ -32,6 +32,7 @@ from wfbench import (
     Task,
     WfbenchError,
     draw,
+    fisher_rows,
     prune,
 )
 from wfbench.cli import main
@@ -301,6 +302,12 @@ def test_splits_on_the_device_are_drawn_from_as_on_the_host(sampling: Sampling) 
         assert there.fingerprint == here.fingerprint
 
 
+def test_rows_of_samples_there_are_those_of_the_host() -> None:
+    x, y = images(5, 0)
+    found = [fisher_rows(Network(small().to(of)), Labeled(x.to(of), y.to(of))).cpu() for of in ("cpu", NAME)]
+    assert torch.equal(*found)
+
+
 def test_copies_made_on_the_device_are_those_of_the_host() -> None:
     def made(device: str) -> Dataset:
         return Dataset(images(24, 0), augment=lambda x, by: moved(x[None], 1, flip=True, generator=by)[0].to(device))
@@ -555,6 +562,7 @@ def planting() -> dict[str, Check]:
     checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
     for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
         checks[f"splits {sampling}"] = partial(test_splits_on_the_device_are_drawn_from_as_on_the_host, sampling)
+    checks["samples there"] = test_rows_of_samples_there_are_those_of_the_host
     checks["copies"] = test_copies_made_on_the_device_are_those_of_the_host
     checks["generator"] = test_the_generator_of_the_device_is_seeded_and_put_back
     told = (pruned_and_saved, trained_alike, commands_alike, taken_up_again, compared_alike, exported_alike)
