@@ -166,10 +166,30 @@ LIMIT = 120
 """Seconds of the processor of a check with a fault, which may make it hang."""
 SLEEPS = 900.0
 """Seconds of a check that hangs without computing."""
+COPIED = "an index of the host is copied by torch, and by CUDA's rules may be"
 OTHER_DATA = "drawn on the host; without their generator they are other data, on which the checks hold as well"
+BATCHES = "each batch is sent by `Network.logits` itself, at a copy a step"
+BROUGHT = "curvlinops brings every batch to the network itself"
 HARMLESS = {
+    ("baselines/kfac.py", "_KFAC.fitted", ".to(net.device)"): BROUGHT,
+    ("baselines/obc.py", "_trace", "device="): COPIED,
+    ("baselines/obc.py", "trace", "device="): COPIED,
+    ("baselines/obd.py", "OBDHessian.scores", ".to(net.device)"): BROUGHT,
+    ("baselines/obspa.py", "Reader.settle", "device="): COPIED,
+    ("baselines/random_filter.py", "RandomFilter.channel_scores", ".to(net.device)"): "they are ranked on the host",
+    ("baselines/snows.py", "SNOWS.made", ".to(net.device)"): "a walk brings its samples to the network itself",
+    ("baselines/sparsegpt.py", "sweep", ".to(weights.device)"): COPIED,
+    ("wfbench/channels/coupled.py", "coupled_channels", ".to(net.device)"): "what the pattern gives is there already",
+    ("wfbench/channels/pruner.py", "by_channel", ".to(tensor.device)"): COPIED,
+    ("wfbench/channels/readers.py", "over_charged", ".to(found.device)"): COPIED,
     ("wfbench/conformance/trial.py", "_task", "generator="): OTHER_DATA,
     ("wfbench/curvature/per_sample.py", "_disagreeing_of", ".to(logits)"): "there already; only the dtype may differ",
+    ("wfbench/recoveries/descent.py", "FeatureDistillation.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/recoveries/descent.py", "FineTuning.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/recoveries/descent.py", "LogitDistillation.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/tasks/checkpoints.py", "save", ".cpu()"): "safetensors brings tensors to the host itself",
+    ("wfbench/tasks/training.py", "train", "generator="): "the host's global one, seeded alike, gives the order",
+    ("wfbench/walk.py", "moment", "device="): "a number of the host may be added to",
 }
 """Why nothing has to notice, by file, function and kind."""
 

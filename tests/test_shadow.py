@@ -55,6 +55,7 @@ from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.statistics import gains
+from wfbench.tasks.evaluate import _sent
 from wfbench.tasks.recipes import RECIPES
 from wfbench.tasks.training import Recipe, moved
 from wfbench.tiles import HOST, KINDS
@@ -181,6 +182,19 @@ def test_recoveries_give_the_bits_of_the_host(name: str, recovery: Recovery[Any]
         assert_same(Case(task(), 6, 0, 0, target, METHODS[name], recovery))
 
 
+def probes_alike() -> None:
+    """Where rows of every logit are too many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wfbench.curvature.rows.MAX_ENTRIES", 0)
+        patch.setattr("wfbench.curvature.rows.PROBE_ROWS", 8)
+        method = REGISTRY.pruner("woodfisher-staged[stages=2][steps=1]")
+        assert_same(Case(task(), 4, 0, 0, Target(0.5), method, RECOVERIES["none"]), Runner(NAME))
+
+
+def test_probes_give_the_bits_of_the_host() -> None:
+    probes_alike()
+
+
 NETWORKS = [Medley, Twice, attending]
 
 
@@ -302,10 +316,33 @@ def test_splits_on_the_device_are_drawn_from_as_on_the_host(sampling: Sampling) 
         assert there.fingerprint == here.fingerprint
 
 
-def test_rows_of_samples_there_are_those_of_the_host() -> None:
+def test_samples_may_be_on_the_host_or_with_the_network() -> None:
+    def told(net: Network, data: Labeled) -> list[Tensor]:
+        weights = {name: 0.9 * weight for name, weight in net.weights.items()}
+        change = torch.tensor([net.change(weights, data)])
+        rows, loss, read = fisher_rows(net, data), net.loss(weights, data), net.layer_inputs(data.inputs)
+        return [one.detach().cpu() for one in (change, rows, loss, *read.values())]
+
     x, y = images(5, 0)
-    found = [fisher_rows(Network(small().to(of)), Labeled(x.to(of), y.to(of))).cpu() for of in ("cpu", NAME)]
-    assert torch.equal(*found)
+    expected = told(Network(small()), Labeled(x, y))
+    for where in ("cpu", NAME):
+        found = told(Network(small().to(NAME)), Labeled(x.to(where), y.to(where)))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_sent_to_cuda_is_pinned() -> None:
+    sent = []
+
+    class Pinned(Tensor):
+        def pin_memory(self, *_: Any) -> Tensor:  # type: ignore[override]
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
+            sent.append((device, non_blocking))
+            return self
+
+    _sent(torch.zeros(2).as_subclass(Pinned), torch.device("cuda"))
+    assert sent == [(torch.device("cuda"), True)]
 
 
 def test_copies_made_on_the_device_are_those_of_the_host() -> None:
@@ -459,25 +496,27 @@ def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
 
 
 BUDGETS = {
-    "magnitude": (110, 12),
-    "filter-l1": (225, 39),
-    "woodfisher-joint": (4900, 390),
-    "obc": (1900, 65),
-    "sparsegpt": (680, 27),
-    "obs-filter": (620, 80),
-    "woodfisher-filter": (860, 107),
-    "woodfisher-filter-independent": (560, 67),
+    "magnitude": (100, 9),
+    "filter-l1": (224, 38),
+    "woodfisher-joint": (4800, 350),
+    "obc": (1850, 37),
+    "sparsegpt": (690, 24),
+    "obs-filter": (690, 73),
+    "woodfisher-filter": (770, 86),
+    "woodfisher-filter-independent": (720, 80),
+    "woodfisher-filter[stages=2]": (770, 86),
 }
 """Most launches and waits of a case: fitting, pruning, and what is checked of the result."""
 
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_hot_loops_keep_to_their_launches_and_waits(name: str) -> None:
-    target = targets(METHODS[name])[0]
-    device = runners()[1]
+    method = REGISTRY.pruner(name)
+    target = targets(method)[0]
+    device = Runner(NAME)  # on which no other case has left rows
     device.prune(Case(task(), 6, 0, 0, targets(METHODS["tp-l2"])[0], METHODS["tp-l2"], RECOVERIES["none"]))
     with counted() as counts:
-        device.prune(Case(task(), 5, 0, 0, target, METHODS[name], RECOVERIES["none"]))
+        device.prune(Case(task(), 5, 0, 0, target, method, RECOVERIES["none"]))
     launches, waits = BUDGETS[name]
     assert counts.launches.total() <= launches, counts.launches.most_common(5)
     assert counts.waits.total() <= waits, counts.waits.most_common(5)
@@ -562,12 +601,15 @@ def planting() -> dict[str, Check]:
     checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
     for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
         checks[f"splits {sampling}"] = partial(test_splits_on_the_device_are_drawn_from_as_on_the_host, sampling)
-    checks["samples there"] = test_rows_of_samples_there_are_those_of_the_host
+    checks["pinned"] = test_what_is_sent_to_cuda_is_pinned
+    checks["samples"] = test_samples_may_be_on_the_host_or_with_the_network
     checks["copies"] = test_copies_made_on_the_device_are_those_of_the_host
     checks["generator"] = test_the_generator_of_the_device_is_seeded_and_put_back
     told = (pruned_and_saved, trained_alike, commands_alike, taken_up_again, compared_alike, exported_alike)
     checks |= {check.__name__: check for check in told}
     checks["check"] = lambda: assert_passes(METHODS["wanda"])
     checks["strays"] = test_a_method_that_leaves_its_device_is_caught
-    checks["waits"] = partial(test_hot_loops_keep_to_their_launches_and_waits, "filter-l1")
+    checks["probes"] = probes_alike
+    hot = ("filter-l1", "woodfisher-filter", "woodfisher-filter-independent", "woodfisher-filter[stages=2]")
+    checks |= {f"waits of {name}": partial(test_hot_loops_keep_to_their_launches_and_waits, name) for name in hot}
     return checks
