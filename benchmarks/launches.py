@@ -1,8 +1,9 @@
 """Kernels launched and waits for the device a case, of every method, counted on the tests' pretend device.
 
 `python -m benchmarks.launches [--task digits-cnn] [--methods a,b]`. Before and after: with what is computed at a time
-cut for a host's cache, and cut for an accelerator. Every case is alone, no rows of another one being there. With the
-host's sizes all bits are the host's; with those for an accelerator, last digits differ where a sum is cut elsewhere.
+cut for a host's cache, and cut for an accelerator, evaluation batches too. Every case is alone, without rows of others.
+With the host's sizes all bits are the host's; with those for an accelerator, last digits differ where a sum is cut
+elsewhere.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from wfbench import NM, RECOVERIES, Case, Filter, Runner, Target, discover
 from wfbench.harness.plugins import Registry
 from wfbench.harness.record import SCIENCE, Record
 from wfbench.pruner import Pruner
+from wfbench.tasks.evaluate import ACCELERATOR_BATCH, EVALUATION_BATCH
 from wfbench.tasks.task import Task
 from wfbench.tiles import ACCELERATOR, HOST, KINDS, Tiles
 
@@ -28,12 +30,12 @@ COLUMNS = (
     "pattern",
     *("launches before", "after"),
     *("waits before", "after"),
-    *("scoring launches", "waits"),
+    *("scoring before", "after"),
     "bits before",
     "most launches after",
     "most waits after",
 )
-BEFORE, AFTER = {NAME: HOST}, {NAME: ACCELERATOR}
+BEFORE, AFTER = (HOST, EVALUATION_BATCH), (ACCELERATOR, ACCELERATOR_BATCH)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def main() -> None:
     parser.add_argument("--task", default="digits-cnn")
     parser.add_argument("--methods", default=None, help="names with commas between them (default: all)")
     parser.add_argument("--recoveries", default="none", help="names with commas between them")
-    parser.add_argument("--budget", type=int, default=8)
+    parser.add_argument("--budget", type=int, default=64)
     parser.add_argument("--sparsity", type=float, default=0.5)
-    parser.add_argument("--lines", type=int, default=2, help="lines of code named a case")
+    parser.add_argument("--lines", type=int, default=1, help="lines of code named a case")
     given = parser.parse_args()
     options = Options(given.budget, given.sparsity, given.lines)
     untimed = patch("wfbench.harness.runner.latencies", lambda *networks: UNTIMED)
@@ -63,7 +65,7 @@ def main() -> None:
         firsts = [_cases(registry, task, name, ["none"], options)[0] for name in ("magnitude", "lamp")]
         cases = [case for name in names for case in _cases(registry, task, name, given.recoveries.split(","), options)]
         rows = [_row(case, firsts, options) for case in tqdm(cases, unit="case", leave=False, disable=None)]
-    print(f"{task.name}, budget {options.budget}; scoring is all that follows the recovery\n")
+    print(f"{task.name}, budget {options.budget}; scoring, of which launches are shown, is all that follows\n")
     print(tabulate(rows, COLUMNS))
 
 
@@ -90,21 +92,21 @@ def _row(case: Case, firsts: list[Case], options: Options) -> tuple[Any, ...]:
         firsts: cases that read no samples; one of another method reads the task, and scores the dense network.
     """
     first = next(one for one in firsts if one.method.name != case.method.name)
-    (before, _, found), (after, scoring, _) = (_counted(case, first, sizes) for sizes in (BEFORE, AFTER))
+    (before, scored, found), (after, scoring, _) = (_counted(case, first, *sizes) for sizes in (BEFORE, AFTER))
     expected = Runner().run(case)
     differing = [name for name in SCIENCE if getattr(found, name) != getattr(expected, name)]
     return (
         *(f"{case.method.name} {case.recovery.name}".removesuffix(" none"), case.target.pattern.name),
         *map(Counter.total, (before.launches, after.launches, before.waits, after.waits)),
-        *map(Counter.total, (scoring.launches, scoring.waits)),
-        "same" if not differing else f"{len(differing)} fields differ",
+        *map(Counter.total, (scored.launches, scoring.launches)),
+        ", ".join(differing) or "same",
         *_most(after, options.lines),
     )
 
 
-def _counted(case: Case, first: Case, sizes: dict[str, Tiles]) -> tuple[Counts, Counts, Record]:
+def _counted(case: Case, first: Case, sizes: Tiles, batch: int) -> tuple[Counts, Counts, Record]:
     """Of pruning and recovery, of scoring, and the record."""
-    with patch.dict(KINDS, sizes):
+    with patch.dict(KINDS, {NAME: sizes}), patch("wfbench.tasks.evaluate.ACCELERATOR_BATCH", batch):
         device = Runner(NAME)
         device.run(first)
         with counted() as pruning:
