@@ -38,6 +38,12 @@ from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 Steps: TypeAlias = dict[str, Work]
 
 
+LOOKED_AT = 60
+"""Bytes a weight of the check of the layers: a copy, a wider one, its size, and two products."""
+MASKED = 190
+"""Bytes a weight of Wanda from matrices to a result: scores, a threshold a row, and copies into the network."""
+
+
 def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) -> tuple[int, int]:
     """Rows, and cotangents a sample.
 
@@ -100,13 +106,18 @@ def woodfisher(
     return found
 
 
-def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
+def _check(shapes: Shapes) -> Work:
+    """Of one sample: what every layer multiplies is known."""
     parts = [part for part in shapes.parts if part.prunable]
     checked = sum(6 * part.places * part.matrices[0] * part.matrices[2] + 8 * part.written for part in parts)
-    check = forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), 8.0 * checked, 20 * len(parts))
+    moved = 8.0 * checked + LOOKED_AT * shapes.p
+    return forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), moved, 20 * len(parts))
+
+
+def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
+    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
     found = []
-    for part in parts:
+    for part in (part for part in shapes.parts if part.prunable):
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
         fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
@@ -116,7 +127,14 @@ def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
         sums = (4 if len(pairs) == 1 else 7) * ceil(n / min(at_a_time, fits)) + 2
         numbers = 1.5 * n * part.read + read + groups * d**2 * sums
         found.append(Work(0, 2.0 * patches / d * area, 8 * numbers, 4 + 2 * len(pairs)))
-    return {"check of the layers": check, "forward": forward(shapes, n), "second moments": total(found)}
+    return {"check of the layers": _check(shapes), "forward": forward(shapes, n), "second moments": total(found)}
+
+
+def squares(shapes: Shapes, n: int) -> Steps:
+    """The diagonals of these alone: what a layer reads, widened, squared, and summed where it is."""
+    read = sum(part.read for part in shapes.parts if part.prunable)
+    summed = Work(0, 0, 36.0 * n * read, 6 * len(shapes.parts))
+    return {"check of the layers": _check(shapes), "forward": forward(shapes, n), "mean squares": summed}
 
 
 def _each(shapes: Shapes, cost: Callable[[int, int], Work]) -> Work:
@@ -130,14 +148,15 @@ def inverses(shapes: Shapes) -> Work:
 
 
 def _wanda(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
-    return moments(shapes, n, n)
+    rows = sum(part.matrices[0] * part.matrices[1] for part in shapes.parts if part.prunable)
+    return {**squares(shapes, n), "masks": Work(0, 0, MASKED * shapes.p, 15 * rows)}
 
 
 def _lobs(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
     def in_turn(rows: int, d: int) -> Work:
         gone = sparsity * d
         batches = ceil(rows / max(1, sizes.numbers // max(1, round(gone) ** 2)))
-        return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
+        return Work(0, rows * (gone**2 + 2.0 * d**2), 24.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
     return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 

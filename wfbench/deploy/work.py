@@ -17,6 +17,7 @@ from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
+from wfbench.linalg import BLOCK
 from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
@@ -78,7 +79,7 @@ def per_sample(shapes: Shapes, n: int, size: int = 4) -> Work:
     """Every layer's weight gradient for every sample, one cotangent each, written into the rows."""
     parts = [part for part in shapes.parts if part.prunable]
     flops = 2.0 * n * sum(part.macs for part in parts)
-    copies = sum(part.weight * (3 if part.linear else 5) for part in parts)
+    copies = sum(part.weight * (3 if part.linear else 4) for part in parts)
     moved = size * n * (copies + sum(part.read + part.written for part in parts))
     return Work(*_typed(flops, size), moved, 3 * len(parts))
 
@@ -138,9 +139,22 @@ def eigenvalues(k: int) -> Work:
     return Work(0, 4 / 3 * k**3, 16.0 * k**2, 1)
 
 
+def triangles(k: int) -> Work:
+    """What `ForwardSubstitution` inverts, once a factor."""
+    sides = [stop - start for start, stop in _blocks_of_rows(k)]
+    return Work(0, sum(side**3 for side in sides), sum(32.0 * side**2 for side in sides), 2 * len(sides))
+
+
 def triangular(k: int, columns: Number) -> Work:
     """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
-    return Work(0, columns * k**2, 8.0 * k**2 + 40.0 * k * columns + 48.0 * columns, 6)
+    blocks = _blocks_of_rows(k)
+    entries = sum((stop - start) * stop for start, stop in blocks)  # of L that are multiplied with columns
+    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, BLOCK)) + 4 * k + 3 * k)
+    return Work(0, 2.0 * columns * entries, 8.0 * numbers + 48.0 * columns, 4 * len(blocks) + 2)
+
+
+def _blocks_of_rows(k: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, k)) for start in range(0, k, BLOCK)]
 
 
 def product(k: int, p: Number, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
@@ -152,7 +166,7 @@ def diagonal(k: int, p: int, sizes: Tiles = HOST, *, masked: bool = False) -> Wo
     """Of the inverse of the full matrix, from its factor."""
     chunks, columns = ceil(p / sizes.columns), min(p, sizes.columns)
     each = triangular(k, columns) * (p / columns)
-    return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
+    return triangles(k) + each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
 
 
 def removed_gram(k: int, q: Number, p: int, sizes: Tiles = HOST) -> Work:
@@ -210,7 +224,7 @@ class Inverse:
         spread = (24.0 * width + 16.0 * m) * masked * dual  # to where the kept columns were
         work = Work(0, 2.0 * side * k * m + side**3 / 3, moved + 48.0 * side**2)
         if diagonals:
-            each = triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            each = triangles(k) + triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
             work += each + Work(0, 0, 16.0 * width + spread)
         if solves:
             products = 5 if dual else 2
