@@ -189,7 +189,6 @@ HARMLESS = {
     ("wfbench/recoveries/descent.py", "LogitDistillation.loss", ".to(net.device)"): BATCHES,
     ("wfbench/tasks/checkpoints.py", "save", ".cpu()"): "safetensors brings tensors to the host itself",
     ("wfbench/tasks/training.py", "train", "generator="): "the host's global one, seeded alike, gives the order",
-    ("wfbench/walk.py", "moment", "device="): "a number of the host may be added to",
 }
 """Why nothing has to notice, by file, function and kind."""
 
