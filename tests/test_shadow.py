@@ -440,6 +440,7 @@ def commands_alike() -> None:
         assert one == other
         assert_runs_there(["recommend", "small", "--task-path", str(files[0]), "--budget", "10"])
         assert_runs_there(["doctor", "small", "--task-path", str(files[0]), "--results", name])
+        assert Network(task().dense()).device.type == "cpu"  # nobody moves the task's own network
 
 
 def taken_up_again() -> None:
