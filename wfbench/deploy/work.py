@@ -232,7 +232,8 @@ class Inverse:
             work += Work(0, 2.0 * products * k * m + 4.0 * side**2, 8.0 * products * k * m + vectors * width)
         if moves:
             work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m) + 32.0 * width + spread)
-        launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
+        substituted = 6 * len(_blocks_of_rows(k)) if dual else 2
+        launches = 10 + 8 * masked + (6 + substituted) * diagonals + 12 * solves + 4 * moves
         batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
 
