@@ -57,7 +57,7 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out, packet = func(*args, **kwargs), func.overloadpacket
-        if packet in NOTHING or func.is_view:
+        if packet in NOTHING or func.is_view or torch.Tag.inplace_view in func.tags:
             return out
         read = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         if packet in OVERWRITES:

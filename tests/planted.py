@@ -1,23 +1,31 @@
 """Faults of devices, planted: what moves a tensor, or says where one is made, taken out of one line at a time.
 
-`python -m tests.planted [PART …]` plants each in wfbench and the baselines, or those whose line of the list has one of
-these parts, and says which check on the pretend device notices. Every check runs in a process of its own.
+`python -m tests.planted VERDICTS [PART …]` plants each in wfbench and the baselines, or those whose line has
+one of these parts, and says which check on the pretend device notices. Every fault has a process of its own. Each
+verdict is a line of the file VERDICTS; a fault of a file that has not changed since is not planted again.
 """
 
 import ast
+import hashlib
 import inspect
+import json
 import pickle
+import resource
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
+from tqdm import tqdm
 
 from benchmarks.forked import after, finish, start
 
@@ -31,13 +39,14 @@ class Plant:
 
     file: str
     line: int
+    column: int
     place: int
     kind: str
     function: str
     code: CodeType
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.kind} in {self.function}"
+        return f"{self.file}:{self.line}:{self.column} {self.kind} in {self.function}"
 
     def target(self) -> FunctionType:
         """The function as it is used, out of what decorates it."""
@@ -77,7 +86,7 @@ def plants(file: str) -> Iterator[Plant]:
             if function is not None:  # what stands outside of functions is done once, on import
                 fault(same)
                 code = _code(compile(ast.fix_missing_locations(tree), str(ROOT / file), "exec"), function)
-                yield Plant(file, node.lineno, at, kind, function, code)
+                yield Plant(file, node.lineno, node.end_col_offset or 0, at, kind, function, code)
 
 
 def _noting(found: list[Plant], note: Callable[[str], None]) -> None:
@@ -153,8 +162,35 @@ def every() -> list[Plant]:
 
 
 Check: TypeAlias = Callable[[], None]
-LIMIT = 120.0
-"""Seconds of a check with a fault, which may make it hang."""
+LIMIT = 120
+"""Seconds of the processor of a check with a fault, which may make it hang."""
+SLEEPS = 900.0
+"""Seconds of a check that hangs without computing."""
+COPIED = "an index of the host is copied by torch, and by CUDA's rules may be"
+OTHER_DATA = "drawn on the host; without their generator they are other data, on which the checks hold as well"
+BATCHES = "each batch is sent by `Network.logits` itself, at a copy a step"
+BROUGHT = "curvlinops brings every batch to the network itself"
+HARMLESS = {
+    ("baselines/kfac.py", "_KFAC.fitted", ".to(net.device)"): BROUGHT,
+    ("baselines/obc.py", "_trace", "device="): COPIED,
+    ("baselines/obc.py", "trace", "device="): COPIED,
+    ("baselines/obd.py", "OBDHessian.scores", ".to(net.device)"): BROUGHT,
+    ("baselines/obspa.py", "Reader.settle", "device="): COPIED,
+    ("baselines/random_filter.py", "RandomFilter.channel_scores", ".to(net.device)"): "they are ranked on the host",
+    ("baselines/snows.py", "SNOWS.made", ".to(net.device)"): "a walk brings its samples to the network itself",
+    ("baselines/sparsegpt.py", "sweep", ".to(weights.device)"): COPIED,
+    ("wfbench/channels/coupled.py", "coupled_channels", ".to(net.device)"): "what the pattern gives is there already",
+    ("wfbench/channels/pruner.py", "by_channel", ".to(tensor.device)"): COPIED,
+    ("wfbench/channels/readers.py", "over_charged", ".to(found.device)"): COPIED,
+    ("wfbench/conformance/trial.py", "_task", "generator="): OTHER_DATA,
+    ("wfbench/curvature/per_sample.py", "_disagreeing_of", ".to(logits)"): "there already; only the dtype may differ",
+    ("wfbench/recoveries/descent.py", "FeatureDistillation.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/recoveries/descent.py", "FineTuning.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/recoveries/descent.py", "LogitDistillation.loss", ".to(net.device)"): BATCHES,
+    ("wfbench/tasks/checkpoints.py", "save", ".cpu()"): "safetensors brings tensors to the host itself",
+    ("wfbench/tasks/training.py", "train", "generator="): "the host's global one, seeded alike, gives the order",
+}
+"""Why nothing has to notice, by file, function and kind."""
 
 
 def main() -> None:
@@ -164,22 +200,55 @@ def main() -> None:
     from tests.shadow_device import NAME, used
     from wfbench.tiles import HOST, KINDS
 
+    verdicts, parts = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    with used(), patch.dict(KINDS, {NAME: HOST}):
+    untimed = {"wfbench.channels.latency.SECONDS": 1e-4, "wfbench.channels.latency.REPETITIONS": 2}
+    with used(), patch.dict(KINDS, {NAME: HOST}), ExitStack() as stack:
+        for name, value in untimed.items():
+            stack.enter_context(patch(name, value))
         checks = test_shadow.planting()
-        chosen = [plant for plant in every() if not sys.argv[1:] or any(one in str(plant) for one in sys.argv[1:])]
-        reached = _reached(chosen, checks, test_shadow.ON_THE_HOST)
-        for plant in chosen:
-            found = "MISSED" if reached[str(plant)] else "MISSED, as no check gets there"
-            for name in reached[str(plant)]:
-                if how := _noticed(plant, checks[name]):
-                    found = f"caught by {name}: {how}"
-                    break
-            print(f"{plant}: {found}", flush=True)
+        listed = [plant for plant in every() if not parts or any(part in str(plant) for part in parts)]
+        names = {str(plant): _name(plant) for plant in listed}  # of the files as they are now
+        known = _known(verdicts)
+        left = [plant for plant in listed if known.get(names[str(plant)], MISSED).startswith(MISSED)]
+        reached = _reached(left, checks, test_shadow.ON_THE_HOST) if left else {}
+        for plant in tqdm(left, unit="fault", disable=None):
+            found = _verdict(plant, checks, reached[str(plant)])
+            with verdicts.open("a") as file:
+                print(json.dumps([*names[str(plant)], found]), file=file)
+        known = _known(verdicts)
+    for plant in listed:
+        print(f"{plant}: {known[names[str(plant)]]}")
+    print(Counter(known[name].split()[0].strip(":,") for name in names.values()))
+
+
+MISSED, BEGUN = "MISSED", "check: "
+
+
+def _verdict(plant: Plant, checks: dict[str, Check], names: list[str]) -> str:
+    """Which check notices; or why none has to, which is not asked where one does."""
+    if found := _noticed(plant, {name: checks[name] for name in names}):
+        return f"caught by {found}"
+    why = HARMLESS.get((plant.file, plant.function, plant.kind))
+    missed = MISSED if names else f"{MISSED}, as no check gets there"
+    return missed if why is None else f"harmless: {why}"
+
+
+def _name(plant: Plant) -> tuple[str, str]:
+    """The fault, and a digest of the file it is in."""
+    return str(plant), hashlib.sha256((ROOT / plant.file).read_bytes()).hexdigest()[:12]
+
+
+def _known(verdicts: Path) -> dict[tuple[str, str], str]:
+    lines = verdicts.read_text().splitlines() if verdicts.exists() else []
+    return {(plant, digest): found for plant, digest, found in map(json.loads, lines)}
 
 
 def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[str, Any]) -> dict[str, list[str]]:
-    """The checks that get to each fault; without it each of them passes, and what the host does is then known."""
+    """The checks that get to each fault, quick ones first.
+
+    Without it each of them passes, and what the host does is then known.
+    """
 
     def action() -> int:
         found: dict[str, list[str]] = {str(plant): [] for plant in chosen}
@@ -191,30 +260,42 @@ def _reached(chosen: list[Plant], checks: dict[str, Check], on_the_host: dict[st
 
         for file in {plant.file: None for plant in chosen}:
             _noting([plant for plant in chosen if plant.file == file], note)
+        seconds = dict.fromkeys(checks, 0.0)
         for now[0], check in checks.items():
+            began = time.process_time()
             check()
-        print(pickle.dumps((found, on_the_host)).hex())
+            seconds[now[0]] = time.process_time() - began
+        for names in found.values():
+            names.sort(key=lambda name: seconds[name])
+        told.write_bytes(pickle.dumps((found, on_the_host)))
         return 0
 
-    finish(process := start(action))  # which runs backward passes, after which there are no more forks
-    assert process.status == 0, process.words.decode()
-    found, expected = pickle.loads(bytes.fromhex(process.words.decode().splitlines()[-1]))
+    with TemporaryDirectory() as folder:
+        told = Path(folder, "told")
+        finish(process := start(action))  # which runs backward passes, after which there are no more forks
+        assert process.status == 0, process.words.decode()
+        found, expected = pickle.loads(told.read_bytes())
     on_the_host |= expected
     reached: dict[str, list[str]] = found
     return reached
 
 
-def _noticed(plant: Plant, check: Check) -> str:
-    """How a check fails with the fault, in a process of its own; empty where it passes."""
+def _noticed(plant: Plant, checks: dict[str, Check]) -> str:
+    """The first check that fails with the fault, and how, in a process of its own; empty where all pass."""
 
     def action() -> int:
         with planted(plant):
-            check()
+            for name, check in checks.items():
+                resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + LIMIT, resource.RLIM_INFINITY))
+                print(f"\n{BEGUN}{name}", flush=True)
+                check()
         return 0
 
-    finish(process := start(action), kill=after(LIMIT))
-    last = process.words.decode(errors="replace").strip().rpartition("\n")[2]
-    return "" if process.status == 0 else last[:150] if process.status == 70 else f"exit status {process.status}"
+    finish(process := start(action), kill=after(SLEEPS))
+    words = process.words.decode(errors="replace").strip()
+    name = words.rpartition(BEGUN)[2].partition("\n")[0]
+    last = words.rpartition("\n")[2][:150] if process.status == 70 else f"exit status {process.status}"
+    return f"{name}: {last}" if process.status else ""
 
 
 if __name__ == "__main__":

@@ -94,13 +94,23 @@ def test_steps_are_what_is_counted(kind: str, method: str, monkeypatch: pytest.M
         held_against(said, run, names)
 
 
-def held_against(said: Work, run: Callable[[], Any], names: tuple[str, ...] = ()) -> None:
+@pytest.mark.parametrize("method", ["layer", "full-joint", "wide-joint"])
+def test_vectors_of_the_weights_are_counted_where_rows_are_few(method: str) -> None:
+    """Beside four rows they are most of what is moved; on many rows nobody would see one left out."""
+    net, x = made("mlp")
+    steps = steps_of(METHODS[method], net, shapes_of(net, x[:1]), 4, SPARSITY)
+    assert steps is not None
+    for names, run in regions(net, Unlabeled(x[:4]), METHODS[method], SPARSITY):
+        held_against(total([work for name, work in steps.items() if name in names]), run, names, within=0.05)
+
+
+def held_against(said: Work, run: Callable[[], Any], names: tuple[str, ...] = (), within: float = 0.2) -> None:
     """FLOPs and bytes within 20 %; a few passes of single samples, in which a network is looked at, are left out."""
     with Counted() as counted:
         run()
     for kind in ("flops32", "flops64", "moved"):
         expected, least = getattr(counted, kind), 1e-3 * (counted.flops32 + counted.flops64)
-        assert getattr(said, kind) == pytest.approx(expected, rel=0.2, abs=least), (names, kind)
+        assert getattr(said, kind) == pytest.approx(expected, rel=within, abs=least), (names, kind)
 
 
 @pytest.mark.parametrize("name", RECOVERED)

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tests.cases import REGISTRY, Medley, Twice
 from tests.planted import Check, planted, plants
 from tests.shadow_device import NAME, Refused, counted, used
+from tests.test_heads import timm_vit
 from wfbench import (
     NM,
     RECOVERIES,
@@ -30,21 +32,32 @@ from wfbench import (
     Task,
     WfbenchError,
     draw,
+    fisher_rows,
     prune,
 )
 from wfbench.cli import main
-from wfbench.conformance.checks import check
+from wfbench.composed.gradual import FittedGradual
+from wfbench.composed.steps import steps_in
+from wfbench.conformance.checks import check, device_and_dtype_kept
+from wfbench.conformance.trial import CheckFailed, Trial
 from wfbench.curvature.gram import gram
 from wfbench.data import Dataset
+from wfbench.deploy.comparison import compare_networks
 from wfbench.deploy.packed import file_bytes
+from wfbench.deploy.shapes import shapes_of
 from wfbench.draws import RANDOM
+from wfbench.execution.devices import usable
+from wfbench.export import export_onnx, export_program
 from wfbench.harness.measures import check_finite
 from wfbench.harness.record import SCIENCE, cpu_name
 from wfbench.network import Params
-from wfbench.pruner import Pruner
+from wfbench.pruned import Pruned
+from wfbench.pruner import Fitted, Pruner
 from wfbench.recoveries.base import Recovery
+from wfbench.recoveries.statistics import gains
+from wfbench.tasks.evaluate import _sent
 from wfbench.tasks.recipes import RECIPES
-from wfbench.tasks.training import Recipe
+from wfbench.tasks.training import Recipe, moved
 from wfbench.tiles import HOST, KINDS
 
 pytestmark = pytest.mark.skipif(
@@ -169,6 +182,19 @@ def test_recoveries_give_the_bits_of_the_host(name: str, recovery: Recovery[Any]
         assert_same(Case(task(), 6, 0, 0, target, METHODS[name], recovery))
 
 
+def probes_alike() -> None:
+    """Where rows of every logit are too many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wfbench.curvature.rows.MAX_ENTRIES", 0)
+        patch.setattr("wfbench.curvature.rows.PROBE_ROWS", 8)
+        method = REGISTRY.pruner("woodfisher-staged[stages=2][steps=1]")
+        assert_same(Case(task(), 4, 0, 0, Target(0.5), method, RECOVERIES["none"]), Runner(NAME))
+
+
+def test_probes_give_the_bits_of_the_host() -> None:
+    probes_alike()
+
+
 NETWORKS = [Medley, Twice, attending]
 
 
@@ -189,6 +215,42 @@ def other_task(build: Callable[[], nn.Module]) -> Task:
 def other_case(build: Callable[[], nn.Module], name: str, recovery: str) -> Case:
     method = REGISTRY.pruner(name)
     return Case(other_task(build), 4, 0, 0, Target(0.5, scope=method.scope), method, RECOVERIES[recovery])
+
+
+class Reading(nn.Module):
+    """Of texts of five tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.out = nn.Embedding(7, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(torch.relu(self.first(self.table(x).mean(1))))
+        return found
+
+
+def headed() -> nn.Module:
+    """Without torch's function for attention, which takes another kernel on another device."""
+    module = timm_vit()
+    for part in module.modules():
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False  # type: ignore[assignment]
+    return module
+
+
+def channel_case(build: Callable[[], nn.Module]) -> Case:
+    """Of heads of attention, or of a network that reads tokens."""
+    torch.manual_seed(0)
+    pattern = Filter((5,), tokens=True) if build is Reading else Filter((3, 16, 16))
+    shapes = [(n, *pattern.shape) for n in (8, 3, 6)]
+    pairs = [(torch.randint(1, 7, s) if pattern.tokens else torch.randn(s), torch.arange(s[0]) % 3) for s in shapes]
+    of = Task(build.__name__, build().eval(), *pairs)
+    return Case(of, 4, 0, 0, Target(0.3, pattern, of="params"), METHODS["random-filter"], RECOVERIES["none"])
+
+
+@pytest.mark.parametrize("build", [Reading, headed], ids=lambda build: build.__name__)
+def test_channels_of_other_kinds_give_the_bits_of_the_host(build: Callable[[], nn.Module]) -> None:
+    assert_same(channel_case(build))
 
 
 def test_the_device_has_the_rules_of_cuda() -> None:
@@ -254,6 +316,44 @@ def test_splits_on_the_device_are_drawn_from_as_on_the_host(sampling: Sampling) 
         assert there.fingerprint == here.fingerprint
 
 
+def test_samples_may_be_on_the_host_or_with_the_network() -> None:
+    def told(net: Network, data: Labeled) -> list[Tensor]:
+        weights = {name: 0.9 * weight for name, weight in net.weights.items()}
+        change = torch.tensor([net.change(weights, data)])
+        rows, loss, read = fisher_rows(net, data), net.loss(weights, data), net.layer_inputs(data.inputs)
+        return [one.detach().cpu() for one in (change, rows, loss, *read.values())]
+
+    x, y = images(5, 0)
+    expected = told(Network(small()), Labeled(x, y))
+    for where in ("cpu", NAME):
+        found = told(Network(small().to(NAME)), Labeled(x.to(where), y.to(where)))
+        assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_what_is_sent_to_cuda_is_pinned() -> None:
+    sent = []
+
+    class Pinned(Tensor):
+        def pin_memory(self, *_: Any) -> Tensor:  # type: ignore[override]
+            return self
+
+        def to(self, device: torch.device, non_blocking: bool = False) -> Tensor:  # type: ignore[override]
+            sent.append((device, non_blocking))
+            return self
+
+    _sent(torch.zeros(2).as_subclass(Pinned), torch.device("cuda"))
+    assert sent == [(torch.device("cuda"), True)]
+
+
+def test_copies_made_on_the_device_are_those_of_the_host() -> None:
+    def made(device: str) -> Dataset:
+        return Dataset(images(24, 0), augment=lambda x, by: moved(x[None], 1, flip=True, generator=by)[0].to(device))
+
+    one, other = (draw(made(device), 4, 1, Sampling(copies=3)) for device in ("cpu", NAME))
+    assert len(one) == 12
+    assert torch.equal(one.inputs, other.inputs)
+
+
 class Draws(ScorePruner[None]):
     """Ranks by numbers that the device draws."""
 
@@ -287,12 +387,19 @@ def test_a_record_names_the_model_of_its_device_and_answers_for_no_other() -> No
     assert "accelerator" not in asdict(host.run(case))["environment"]
 
 
+def assert_runs_there(words: list[str], device: str = NAME) -> None:
+    """A command does its work on the device that it is given."""
+    with counted() as counts:
+        assert main([*words, "--device", device]) == 0
+    assert (counts.launches.total() > 10) == (device == NAME), words
+
+
 def trained_alike() -> None:
     recipe = Recipe(epochs=2, lr=0.1, shift=1, flip=True)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "digits-cnn", (RECIPES["digits-cnn"][0], recipe))
         for device in ("cpu", NAME):
-            assert main(["train", "digits-cnn", "--device", device, "--out", f"{folder}/{device}"]) == 0
+            assert_runs_there(["train", "digits-cnn", "--out", f"{folder}/{device}"], device)
         one, other = (Path(folder, device, "digits-cnn-0.safetensors") for device in ("cpu", NAME))
         assert one.read_bytes() == other.read_bytes()
 
@@ -314,6 +421,72 @@ def pruned_and_saved() -> None:
     assert file_bytes(found[0].state_dict(), {}) == file_bytes(found[1].state_dict(), {})
 
 
+def there() -> Task:
+    """The same task, whose network is on the device."""
+    return replace(task(), module=lambda: small().to(NAME))
+
+
+def commands_alike() -> None:
+    """`prune` writes the files of the host, also of a network that is there; others work where they are told to."""
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wfbench.deploy.advice.CANDIDATES", {"weights": (("magnitude", "none"),)})
+        files = [Path(name, f"{of.__name__}.py") for of in (task, there)]
+        for file in files:
+            file.write_text(f"from tests.test_shadow import {file.stem}\n\nTASKS = [{file.stem}()]\n")
+            words = ["prune", "small", "--task-path", str(file), "--method", "filter-l1", "--of", "params"]
+            words += ["--sparsity", "0.3", "--budget", "6", "--out", str(file.with_suffix(".safetensors"))]
+            assert_runs_there(words, "cpu" if file.stem == "task" else NAME)
+        one, other = (file.with_suffix(".safetensors").read_bytes() for file in files)
+        assert one == other
+        assert_runs_there(["recommend", "small", "--task-path", str(files[0]), "--budget", "10"])
+        assert_runs_there(["doctor", "small", "--task-path", str(files[0]), "--results", name])
+        assert Network(task().dense()).device.type == "cpu"  # nobody moves the task's own network
+
+
+def taken_up_again() -> None:
+    """Steps that were kept are gone on from, on the device."""
+    method = METHODS["gradual[steps=2]-woodfisher-joint"]
+    case = Case(task(), 6, 0, 0, Target(0.5), method, RECOVERIES["none"])
+    with TemporaryDirectory() as folder, steps_in(Path(folder)):
+        assert_same(case, Runner(NAME))
+        assert len(list(Path(folder).rglob("*.safetensors"))) == 2
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FittedGradual, "_step", None)  # nothing is computed again
+            assert_same(case, Runner(NAME))
+
+
+def exported_alike() -> None:
+    x = images(3, 1)[0]
+    with TemporaryDirectory() as folder:
+        export_program(f"{folder}/small.pt2", small().to(NAME), (1, 6, 6))
+        export_onnx(f"{folder}/small.onnx", small().to(NAME), (1, 6, 6))
+        assert torch.equal(torch.export.load(f"{folder}/small.pt2").module()(x), small()(x))
+
+
+def compared_alike() -> None:
+    """What is told of a network there: its costs, its shapes, its statistics, and what can be used."""
+    x = images(9, 1)[0]
+    pruned = prune(small(), x, sparsity=0.5, method="magnitude")
+    found = [compare_networks(small().to(device), deepcopy(pruned).to(device), x) for device in ("cpu", NAME)]
+    assert len({repr(replace(one, latency=[])) for one in found}) == 1
+    nets = [Network(small().to(device)) for device in ("cpu", NAME)]
+    assert shapes_of(nets[0], x[:1]) == shapes_of(nets[1], x[:1])
+    assert torch.equal(gains(nets[0], x), gains(nets[1], x))
+    with pytest.raises(WfbenchError, match='device "cuda" cannot be used here'):
+        usable("cuda")
+
+
+@pytest.mark.parametrize("alike", [commands_alike, taken_up_again, compared_alike])
+@pytest.mark.filterwarnings("ignore:the statistics of the network")  # of no training at all
+def test_what_is_there_is_told_and_written_as_on_the_host(alike: Check) -> None:
+    alike()
+
+
+@pytest.mark.slow
+def test_networks_there_are_exported() -> None:
+    exported_alike()
+
+
 @pytest.mark.filterwarnings("ignore:the statistics of the network")  # of three steps of training
 def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
     trained_alike()
@@ -324,24 +497,27 @@ def test_training_checks_and_pruning_of_modules_take_a_device() -> None:
 
 
 BUDGETS = {
-    "magnitude": (110, 12),
-    "woodfisher-joint": (4900, 390),
-    "obc": (1900, 65),
-    "sparsegpt": (680, 27),
-    "obs-filter": (620, 80),
-    "woodfisher-filter": (860, 107),
-    "woodfisher-filter-independent": (560, 67),
+    "magnitude": (100, 9),
+    "filter-l1": (224, 38),
+    "woodfisher-joint": (5080, 350),
+    "obc": (1850, 37),
+    "sparsegpt": (690, 24),
+    "obs-filter": (690, 73),
+    "woodfisher-filter": (766, 86),
+    "woodfisher-filter-independent": (715, 80),
+    "woodfisher-filter[stages=2]": (766, 86),
 }
 """Most launches and waits of a case: fitting, pruning, and what is checked of the result."""
 
 
 @pytest.mark.parametrize("name", BUDGETS)
 def test_hot_loops_keep_to_their_launches_and_waits(name: str) -> None:
-    target = targets(METHODS[name])[0]
-    device = runners()[1]
+    method = REGISTRY.pruner(name)
+    target = targets(method)[0]
+    device = Runner(NAME)  # on which no other case has left rows
     device.prune(Case(task(), 6, 0, 0, targets(METHODS["tp-l2"])[0], METHODS["tp-l2"], RECOVERIES["none"]))
     with counted() as counts:
-        device.prune(Case(task(), 5, 0, 0, target, METHODS[name], RECOVERIES["none"]))
+        device.prune(Case(task(), 5, 0, 0, target, method, RECOVERIES["none"]))
     launches, waits = BUDGETS[name]
     assert counts.launches.total() <= launches, counts.launches.most_common(5)
     assert counts.waits.total() <= waits, counts.waits.most_common(5)
@@ -376,6 +552,33 @@ def test_a_planted_fault_of_each_kind_is_caught(name: str, file: str, function: 
         assert_same(case, Runner(NAME))
 
 
+@dataclass(frozen=True)
+class Strays(Pruner[None]):
+    """Its results are on one device, wherever the network is."""
+
+    name: ClassVar[str] = "strays"
+    to: str = "cpu"
+
+    def fit(self, net: Network, data: None) -> Fitted:
+        fitted = METHODS["magnitude"].fit(net, data)
+
+        class Straying:
+            to = self.to
+
+            def prune(self, target: Target) -> Pruned:
+                found = fitted.prune(target)
+                state, mask = ({name: one.to(self.to) for name, one in of.items()} for of in (found.state, found.mask))
+                return Pruned(state, mask)
+
+        return Straying()
+
+
+def test_a_method_that_leaves_its_device_is_caught() -> None:
+    for to in (NAME, "cpu"):
+        with pytest.raises(CheckFailed, match=f"is torch.float32 on {to}"):
+            device_and_dtype_kept(Trial(Strays(to=to), task(), NAME))
+
+
 def planting() -> dict[str, Check]:
     """Checks by name, each on a device that has seen nothing, for `tests.planted` to see which notice a fault."""
 
@@ -394,12 +597,20 @@ def planting() -> dict[str, Check]:
     for build in NETWORKS:
         for name, recovery in (("woodfisher-joint", "repair"), ("kfac", "correction"), ("sparsegpt", "none")):
             checks[f"{name} {build.__name__}"] = of(other_case(build, name, recovery))
+    checks |= {f"random-filter {build.__name__}": of(channel_case(build)) for build in (Reading, headed)}
     unlabelled = Task("unlabelled", small(), images(24, 0)[0], images(6, 1)[0])
     checks["unlabelled"] = of(Case(unlabelled, 6, 0, 0, Target(0.5), METHODS["lamp"], RECOVERIES["none"]))
     for sampling in (RANDOM, Sampling("k-shot"), Sampling(wrong_labels=0.5)):
         checks[f"splits {sampling}"] = partial(test_splits_on_the_device_are_drawn_from_as_on_the_host, sampling)
+    checks["pinned"] = test_what_is_sent_to_cuda_is_pinned
+    checks["samples"] = test_samples_may_be_on_the_host_or_with_the_network
+    checks["copies"] = test_copies_made_on_the_device_are_those_of_the_host
     checks["generator"] = test_the_generator_of_the_device_is_seeded_and_put_back
-    checks["pruned and saved"] = pruned_and_saved
-    checks["train"] = trained_alike
+    told = (pruned_and_saved, trained_alike, commands_alike, taken_up_again, compared_alike, exported_alike)
+    checks |= {check.__name__: check for check in told}
     checks["check"] = lambda: assert_passes(METHODS["wanda"])
+    checks["strays"] = test_a_method_that_leaves_its_device_is_caught
+    checks["probes"] = probes_alike
+    hot = ("filter-l1", "woodfisher-filter", "woodfisher-filter-independent", "woodfisher-filter[stages=2]")
+    checks |= {f"waits of {name}": partial(test_hot_loops_keep_to_their_launches_and_waits, name) for name in hot}
     return checks

@@ -4,6 +4,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _sizes(task: Task) -> str:
 
 
 def _dense_accuracy(task: Task, replicate: int, device: str) -> str:
-    scores = evaluate(task.dense(replicate).to(device), task.test_set)
+    scores = evaluate(deepcopy(task.dense(replicate)).to(device), task.test_set)  # the task's own stays where it is
     task.check_registered(replicate, scores)
     error = f"{standard_error(scores):.4f}"
     found = f"{scores.accuracy:.4f} ({scores.correct} of {scores.total}, standard error {error})"

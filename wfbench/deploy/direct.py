@@ -57,16 +57,15 @@ def prune(
     source = source_of(samples, Network(module))
     task = Task("samples", module, source)
     case = case_of(task, sparsity, method, recovery, of)
-    device = Network(module).device
     try:
-        recovered = Runner(str(device)).recover(case)[1]
+        recovered = Runner(str(Network(module).device)).recover(case)[1]
     except (BrokenRule, CaseFailed) as error:
         raise WfbenchError(f"{case.method.name} has no result: {error}") from error
     if warning := statistics_off(Network(module), source[0] if isinstance(source, tuple) else source):
         warnings.warn(warning, stacklevel=2)
     pattern = Filter.of(task.train_set.take([0]).inputs)
     removed = {name: sorted(set(gone)) for name, gone in recovered.removed_channels.items() if gone}
-    return smaller(Network(module), pattern, removed, recovered.state).to(device).requires_grad_(True).eval()
+    return smaller(Network(module), pattern, removed, recovered.state).requires_grad_(True).eval()
 
 
 def source_of(samples: Any, net: Network) -> tuple[Tensor, Tensor] | Tensor:

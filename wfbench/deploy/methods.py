@@ -7,7 +7,23 @@ from typing import Any, TypeAlias
 from wfbench.curvature.rows import MAX_ROWS, probes_for
 from wfbench.deploy.layered import kfac, staged
 from wfbench.deploy.shapes import Shapes
-from wfbench.deploy.work import Inverse, Work, cholesky, eigenvalues, forward, gram, passes, product, total
+from wfbench.deploy.work import (
+    LEVERAGE,
+    MOVED,
+    RANKED,
+    RETURNED,
+    SUMMED,
+    Inverse,
+    Work,
+    cholesky,
+    eigenvalues,
+    forward,
+    gram,
+    passes,
+    product,
+    removed_gram,
+    total,
+)
 from wfbench.errors import WfbenchError
 from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import panels
@@ -20,8 +36,12 @@ from wfbench.woodfisher.surgeon import STAGES, layer_blocks
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
 Steps: TypeAlias = dict[str, Work]
-VECTORS = 25
-"""float64 vectors as long as the weights that a stage of removal reads and writes, sorting among them; counted."""
+
+
+LOOKED_AT = 60
+"""Bytes a weight of the check of the layers: a copy, a wider one, its size, and two products."""
+MASKED = 190
+"""Bytes a weight of Wanda from matrices to a result: scores, a threshold a row, and copies into the network."""
 
 
 def rows_of(method: WoodFisher | WoodFisherUnlabeled, shapes: Shapes, n: int) -> tuple[int, int]:
@@ -66,33 +86,38 @@ def woodfisher(
         "Gram": gram(k, p, sizes),
         "eigenvalues": eigenvalues(k),
         "factor": dense.factor(known=known),
-        "diagonal": dense.rescored(),
+        "diagonal": dense.rescored() + Work(0, 0, LEVERAGE * p, 6),
     }
     if isinstance(method, WoodFisher) and method.first_order:
         found["first-order term"] = dense.rescored(diagonals=False, solves=True) + Work(0, 0, 20.0 * k * p)
     stages = method.stages or (1 if method.update == "independent" else STAGES)
-    removal = []
+    removal = [Work(0, 0, RETURNED * p, 10 * len(net.weights))]
     for stage in range(1, stages + 1):
         last, joint = stage == stages, method.update == "joint"
+        removal.append(Work(0, 0, (RANKED + (MOVED if joint else SUMMED)) * p, 20 + 2 * len(net.weights)))
         if not joint:
             removal.append(dense.rescored(diagonals=False, solves=True))
         if joint or not last:
             left = Inverse(k, widths, 1 - sparsity * stage / stages, sizes)
-            removal += [left.factor(known=known), gram(k, sparsity * p / stages, sizes) if known else Work()]
+            removal += [left.factor(known=known), removed_gram(k, sparsity * p / stages, p, sizes) if known else Work()]
             removal.append(left.rescored(diagonals=not last, moves=joint))
-        removal.append(Work(0, 0, 8.0 * VECTORS * p, VECTORS))
     found["removal and update"] = total(removal)
     found["predicted change"] = product(k, p, sizes)
     return found
 
 
-def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
+def _check(shapes: Shapes) -> Work:
+    """Of one sample: what every layer multiplies is known."""
     parts = [part for part in shapes.parts if part.prunable]
     checked = sum(6 * part.places * part.matrices[0] * part.matrices[2] + 8 * part.written for part in parts)
-    check = forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), 8.0 * checked, 20 * len(parts))
+    moved = 8.0 * checked + LOOKED_AT * shapes.p
+    return forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), moved, 20 * len(parts))
+
+
+def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
+    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
     found = []
-    for part in parts:
+    for part in (part for part in shapes.parts if part.prunable):
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
         fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
@@ -102,7 +127,14 @@ def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
         sums = (4 if len(pairs) == 1 else 7) * ceil(n / min(at_a_time, fits)) + 2
         numbers = 1.5 * n * part.read + read + groups * d**2 * sums
         found.append(Work(0, 2.0 * patches / d * area, 8 * numbers, 4 + 2 * len(pairs)))
-    return {"check of the layers": check, "forward": forward(shapes, n), "second moments": total(found)}
+    return {"check of the layers": _check(shapes), "forward": forward(shapes, n), "second moments": total(found)}
+
+
+def squares(shapes: Shapes, n: int) -> Steps:
+    """The diagonals of these alone: what a layer reads, widened, squared, and summed where it is."""
+    read = sum(part.read for part in shapes.parts if part.prunable)
+    summed = Work(0, 0, 36.0 * n * read, 6 * len(shapes.parts))
+    return {"check of the layers": _check(shapes), "forward": forward(shapes, n), "mean squares": summed}
 
 
 def _each(shapes: Shapes, cost: Callable[[int, int], Work]) -> Work:
@@ -116,14 +148,15 @@ def inverses(shapes: Shapes) -> Work:
 
 
 def _wanda(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
-    return moments(shapes, n, n)
+    rows = sum(part.matrices[0] * part.matrices[1] for part in shapes.parts if part.prunable)
+    return {**squares(shapes, n), "masks": Work(0, 0, MASKED * shapes.p, 15 * rows)}
 
 
 def _lobs(shapes: Shapes, n: int, sparsity: float, sizes: Tiles) -> Steps:
     def in_turn(rows: int, d: int) -> Work:
         gone = sparsity * d
         batches = ceil(rows / max(1, sizes.numbers // max(1, round(gone) ** 2)))
-        return Work(0, rows * (gone**2 + 2.0 * d**2), 40.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
+        return Work(0, rows * (gone**2 + 2.0 * d**2), 24.0 * rows * gone**2 + 8.0 * batches * d**2, 8 * batches)
 
     return {**moments(shapes, n, SAMPLES), "inverses": inverses(shapes), "removal and update": _each(shapes, in_turn)}
 

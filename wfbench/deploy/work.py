@@ -8,7 +8,7 @@ tiles are those of `wfbench.curvature`, of the sizes of a kind of device.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
+from itertools import groupby, pairwise
 from math import ceil
 from typing import TypeAlias
 
@@ -17,9 +17,23 @@ from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
+from wfbench.linalg import BLOCK
 from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
+
+COMPARED = 156
+"""Bytes a weight of the check of the rows: copies of the weights, leaves, their gradients, the distance of the two."""
+RANKED = 178
+"""Bytes a weight from a diagonal to a mask: saliencies and their price, NaN sought, the threshold, ties."""
+SUMMED = 82
+"""Bytes a weight of the independent update, without its solution."""
+MOVED = 92
+"""Bytes a weight of a joint one: what is removed, what moves, and the weights after it."""
+RETURNED = 92
+"""Bytes a weight of a result: the change, the state, and the check of what is outside the mask."""
+LEVERAGE = 60
+"""Bytes a weight from a diagonal to the mean leverage, with the dense weights that removal starts from."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ def per_sample(shapes: Shapes, n: int, size: int = 4) -> Work:
     """Every layer's weight gradient for every sample, one cotangent each, written into the rows."""
     parts = [part for part in shapes.parts if part.prunable]
     flops = 2.0 * n * sum(part.macs for part in parts)
-    copies = sum(part.weight * (3 if part.linear else 5) for part in parts)
+    copies = sum(part.weight * (3 if part.linear else 4) for part in parts)
     moved = size * n * (copies + sum(part.read + part.written for part in parts))
     return Work(*_typed(flops, size), moved, 3 * len(parts))
 
@@ -75,7 +89,7 @@ def checked(shapes: Shapes) -> Work:
     rows = per_sample(shapes, CHECKED, 8)
     again = Work(0, rows.flops64, 8 * sum(part.weight for part in shapes.parts), rows.launches)
     passes = [forward(shapes, CHECKED, 8) * 2, forward(shapes, 1, 8), backward(shapes, CHECKED, 8) * 2]
-    of_rows = Work(0, 2 * CHECKED * shapes.p, 8 * CHECKED * shapes.p, 1)
+    of_rows = Work(0, 2 * CHECKED * shapes.p, (16 * CHECKED + COMPARED) * shapes.p, 10 * len(shapes.parts))
     return total([*passes, rows, again, of_rows])
 
 
@@ -125,9 +139,22 @@ def eigenvalues(k: int) -> Work:
     return Work(0, 4 / 3 * k**3, 16.0 * k**2, 1)
 
 
+def triangles(k: int) -> Work:
+    """What `ForwardSubstitution` inverts, once a factor."""
+    sides = [stop - start for start, stop in _blocks_of_rows(k)]
+    return Work(0, sum(side**3 for side in sides), sum(32.0 * side**2 for side in sides), 2 * len(sides))
+
+
 def triangular(k: int, columns: Number) -> Work:
     """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
-    return Work(0, columns * k**2, 8.0 * k**2 + 40.0 * k * columns + 48.0 * columns, 6)
+    blocks = _blocks_of_rows(k)
+    entries = sum((stop - start) * stop for start, stop in blocks)  # of L that are multiplied with columns
+    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, BLOCK)) + 4 * k + 3 * k)
+    return Work(0, 2.0 * columns * entries, 8.0 * numbers + 48.0 * columns, 4 * len(blocks) + 2)
+
+
+def _blocks_of_rows(k: int) -> list[tuple[int, int]]:
+    return [(start, min(start + BLOCK, k)) for start in range(0, k, BLOCK)]
 
 
 def product(k: int, p: Number, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
@@ -139,11 +166,16 @@ def diagonal(k: int, p: int, sizes: Tiles = HOST, *, masked: bool = False) -> Wo
     """Of the inverse of the full matrix, from its factor."""
     chunks, columns = ceil(p / sizes.columns), min(p, sizes.columns)
     each = triangular(k, columns) * (p / columns)
-    return each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
+    return triangles(k) + each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
+
+
+def removed_gram(k: int, q: Number, p: int, sizes: Tiles = HOST) -> Work:
+    """`R_Q R_Qᵀ` over q of p columns, which are sought and copied."""
+    return gram(k, q, sizes) + Work(0, 0, 8.0 * k * q + 16.0 * q + p, 1 + ceil(q / sizes.columns))
 
 
 def solve(k: int, p: int, sizes: Tiles = HOST) -> Work:
-    return product(k, p, sizes) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2, 3)
+    return product(k, p, sizes) * 5 + Work(0, 6.0 * k**2, 24.0 * k**2 + 104.0 * p, 12)
 
 
 class Inverse:
@@ -156,7 +188,7 @@ class Inverse:
     def __init__(self, k: int, widths: Sequence[int], kept: Number = 1.0, sizes: Tiles = HOST) -> None:
         self.k, self.kept, self.p, self.sizes = k, kept, sum(widths), sizes
         self.full = len(widths) == 1 and k <= self.p
-        self.widths = Counter(widths)
+        self.runs = Counter((width, len(list(run))) for width, run in groupby(widths))
 
     def factor(self, known: bool = False) -> Work:
         """Of the full matrix, once; blocks have theirs within each use.
@@ -176,8 +208,9 @@ class Inverse:
             found = Work()
             found += diagonal(*of, masked=masked) if diagonals else Work()
             found += solve(*of) if solves else Work()
+            found += Work(0, 0, 16.0 * self.p * (diagonals + solves + moves))  # each goes where the caller wants it
             return found + (product(*of) + product(*of, masked=masked)) * moves
-        return total([self._blocks(*of, diagonals, solves, moves) for of in self.widths.items()])
+        return total([self._blocks(*of, diagonals, solves, moves) * times for of, times in self.runs.items()])
 
     def _blocks(self, width: int, count: int, diagonals: bool, solves: bool, moves: bool) -> Work:
         k, dual, masked = self.k, self.k <= width, self.kept < 1
@@ -187,15 +220,20 @@ class Inverse:
         m = width * (self.kept if dual else 1.0)
         side = k if dual else width
         numbers = 2.0 * k * m + side**2  # of a product of the rows with themselves
-        moved = 12.0 * k * width + 8 * numbers + masked * (8.0 * k * (width + m) * dual + 16.0 * k * m)
+        moved = 12.0 * k * width + 8 * numbers + masked * (16.0 * k * m * (1 + dual) + 32.0 * width * dual)
+        spread = (24.0 * width + 16.0 * m) * masked * dual  # to where the kept columns were
         work = Work(0, 2.0 * side * k * m + side**3 / 3, moved + 48.0 * side**2)
         if diagonals:
-            work += triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            each = triangles(k) + triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            work += each + Work(0, 0, 16.0 * width + spread)
         if solves:
-            work += Work(0, (10.0 if dual else 4.0) * k * m + 4.0 * side**2, 8.0 * (5 if dual else 2) * k * m)
+            products = 5 if dual else 2
+            vectors = 8.0 * products + 136  # what they read or write, and what is left over of the right side
+            work += Work(0, 2.0 * products * k * m + 4.0 * side**2, 8.0 * products * k * m + vectors * width)
         if moves:
-            work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m))
-        launches = 10 + 8 * masked + 8 * diagonals + 12 * solves + 4 * moves
+            work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m) + 32.0 * width + spread)
+        substituted = 6 * len(_blocks_of_rows(k)) if dual else 2
+        launches = 10 + 8 * masked + (6 + substituted) * diagonals + 12 * solves + 4 * moves
         batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
 
