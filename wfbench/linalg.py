@@ -12,8 +12,6 @@ from wfbench.tiles import tiles
 PANEL, KERNEL = 72, 24
 """Columns a product in `self_product`, and those that float64 kernels with AVX-512 take at a time: panels of whole
 kernels have the bits of one product."""
-BLOCK = 64
-"""Unknowns that `ForwardSubstitution` solves for at a time."""
 LARGE = 1024
 """Rows of a system beyond which one of the removed entries is worth an inverse."""
 
@@ -44,8 +42,9 @@ class ForwardSubstitution:
 
     def __init__(self, lower: Float[Tensor, "*batch k k"]) -> None:
         self.lower, self.blocks = lower, list[tuple[slice, Tensor]]()
-        for start in range(0, lower.shape[-1], BLOCK):
-            own = lower[..., start : start + BLOCK, start : start + BLOCK]
+        size = tiles(lower.device).unknowns
+        for start in range(0, lower.shape[-1], size):
+            own = lower[..., start : start + size, start : start + size]
             eye = torch.eye(own.shape[-1], dtype=lower.dtype, device=lower.device).expand_as(own)
             inverted = torch.linalg.solve_triangular(own, eye, upper=False)
             self.blocks.append((slice(start, start + own.shape[-1]), inverted))

@@ -19,6 +19,7 @@ class Tiles:
         rows: where the tiles of a Gram matrix end at first, few rows not being filled up to many; then every `height`.
         height: rows a tile beyond those, and columns a product.
         numbers: float64 numbers in one batch of matrices.
+        unknowns: of a triangular system, solved for at a time.
     """
 
     columns: int
@@ -26,10 +27,11 @@ class Tiles:
     rows: tuple[int, ...]
     height: int
     numbers: int
+    unknowns: int
 
 
-HOST = Tiles(columns=2**10, coordinates=2**14, rows=(16, 32, 64), height=128, numbers=2**21)
-ACCELERATOR = Tiles(columns=2**15, coordinates=2**18, rows=(64, 256), height=1024, numbers=2**26)
+HOST = Tiles(columns=2**10, coordinates=2**14, rows=(16, 32, 64), height=128, numbers=2**21, unknowns=64)
+ACCELERATOR = Tiles(columns=2**15, coordinates=2**18, rows=(64, 256), height=1024, numbers=2**26, unknowns=256)
 KINDS = {"cpu": HOST}
 
 

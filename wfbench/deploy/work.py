@@ -17,7 +17,6 @@ from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
 from wfbench.deploy.shapes import Shapes
-from wfbench.linalg import BLOCK
 from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
@@ -139,22 +138,22 @@ def eigenvalues(k: int) -> Work:
     return Work(0, 4 / 3 * k**3, 16.0 * k**2, 1)
 
 
-def triangles(k: int) -> Work:
+def triangles(k: int, sizes: Tiles) -> Work:
     """What `ForwardSubstitution` inverts, once a factor."""
-    sides = [stop - start for start, stop in _blocks_of_rows(k)]
+    sides = [stop - start for start, stop in _blocks_of_rows(k, sizes)]
     return Work(0, sum(side**3 for side in sides), sum(32.0 * side**2 for side in sides), 2 * len(sides))
 
 
-def triangular(k: int, columns: Number) -> Work:
+def triangular(k: int, columns: Number, sizes: Tiles = HOST) -> Work:
     """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
-    blocks = _blocks_of_rows(k)
+    blocks = _blocks_of_rows(k, sizes)
     entries = sum((stop - start) * stop for start, stop in blocks)  # of L that are multiplied with columns
-    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, BLOCK)) + 4 * k + 3 * k)
+    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, sizes.unknowns)) + 4 * k + 3 * k)
     return Work(0, 2.0 * columns * entries, 8.0 * numbers + 48.0 * columns, 4 * len(blocks) + 2)
 
 
-def _blocks_of_rows(k: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, k)) for start in range(0, k, BLOCK)]
+def _blocks_of_rows(k: int, sizes: Tiles) -> list[tuple[int, int]]:
+    return [(start, min(start + sizes.unknowns, k)) for start in range(0, k, sizes.unknowns)]
 
 
 def product(k: int, p: Number, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
@@ -165,8 +164,8 @@ def product(k: int, p: Number, sizes: Tiles = HOST, *, masked: bool = False) -> 
 def diagonal(k: int, p: int, sizes: Tiles = HOST, *, masked: bool = False) -> Work:
     """Of the inverse of the full matrix, from its factor."""
     chunks, columns = ceil(p / sizes.columns), min(p, sizes.columns)
-    each = triangular(k, columns) * (p / columns)
-    return triangles(k) + each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
+    each = triangular(k, columns, sizes) * (p / columns)
+    return triangles(k, sizes) + each + Work(0, 0, (12.0 + 16.0 * masked) * k * p, (1 + masked) * chunks)
 
 
 def removed_gram(k: int, q: Number, p: int, sizes: Tiles = HOST) -> Work:
@@ -224,7 +223,9 @@ class Inverse:
         spread = (24.0 * width + 16.0 * m) * masked * dual  # to where the kept columns were
         work = Work(0, 2.0 * side * k * m + side**3 / 3, moved + 48.0 * side**2)
         if diagonals:
-            each = triangles(k) + triangular(k, m) if dual else Work(0, width**3, 40.0 * width**2)
+            each = Work(0, width**3, 40.0 * width**2)
+            if dual:
+                each = triangles(k, self.sizes) + triangular(k, m, self.sizes)
             work += each + Work(0, 0, 16.0 * width + spread)
         if solves:
             products = 5 if dual else 2
@@ -232,7 +233,7 @@ class Inverse:
             work += Work(0, 2.0 * products * k * m + 4.0 * side**2, 8.0 * products * k * m + vectors * width)
         if moves:
             work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m) + 32.0 * width + spread)
-        substituted = 6 * len(_blocks_of_rows(k)) if dual else 2
+        substituted = 6 * len(_blocks_of_rows(k, self.sizes)) if dual else 2
         launches = 10 + 8 * masked + (6 + substituted) * diagonals + 12 * solves + 4 * moves
         batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)
