@@ -25,7 +25,10 @@ WEIGHTS = Grid(
 RECOVERED = replace(
     WEIGHTS,
     methods=("woodfisher",),
-    recoveries=("batchnorm", "correction", "repair", "finetune-200", "distill-logits-200", "distill-200"),
+    recoveries=(
+        *("batchnorm", "correction", "repair"),
+        *("finetune-200", "distill-logits-200", "distill-200", "distill-batchnorm"),
+    ),
 )
 TWO_OF_FOUR = replace(WEIGHTS, methods=("sparsegpt", "woodfisher-joint"), sparsities=(0.5,), pattern="n:m")
 CHANNELS = replace(
