@@ -7,12 +7,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cases import case_of
 from wfbench import Record, Runner, WfbenchError, run
-from wfbench.harness.store import SameBits, Store, latest, read, set_aside
+from wfbench.harness.store import SameBits, Store, identity, latest, read, set_aside
 from wfbench.storage import lines
 from wfbench.writing import Unwritable
 
@@ -20,6 +21,16 @@ from wfbench.writing import Unwritable
 @pytest.fixture(scope="module")
 def record() -> Record:
     return run(case_of("magnitude"))
+
+
+def test_a_start_reads_of_a_record_no_more_than_which_case_it_is(record: Record, tmp_path: Path) -> None:
+    """Also of one as they all are, from which the usual values are left out."""
+    Store(tmp_path / "one.jsonl").append(record)
+    seen: list[dict[str, Any]] = []
+    Store(tmp_path / "one.jsonl", seen.append)
+    assert [identity(one) for one in seen] == [identity(json.loads(record.as_json()))]
+    assert "copies" not in seen[0]
+    assert "accuracy" not in seen[0]
 
 
 def test_records_come_back_as_they_were_written(record: Record, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _head(line: bytes) -> dict[str, Any] | None:
         return None
     with suppress(ValueError):
         found: dict[str, Any] = json.loads(line[:end] + b"}")
-        return found if found.keys() >= {*IDENTITY} else None
+        return found if found.keys() | USUAL.keys() >= {*IDENTITY} else None
     return None
 
 
