@@ -27,7 +27,6 @@ CHILD = """
 import json, sys, time
 import torch
 from safetensors.torch import save_file
-import wfbench
 from wfbench import Filter, Network, Target, Unlabeled
 try:
     from wfbench.plugins import discover

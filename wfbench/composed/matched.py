@@ -132,14 +132,18 @@ class _Allocating:
             asked = replace(target, pattern=amounts, scope="layer", of="weights")
         found = self.of.prune(asked)
         taken = _channels(found) if what == "channels" else weights_taken(found.mask)
-        for name in counts | taken:
-            if taken.get(name, 0) != counts.get(name, 0):
-                raise WfbenchError(
-                    f"{self.method.of.name} takes {taken.get(name, 0)} {what} of {name} where "
-                    f"{self.method.amounts.name} takes {counts.get(name, 0)}: it decides for itself how many; give a "
-                    f"method that ranks all {what} of a layer"
-                )
+        check_taken(self.method.of.name, taken, self.method.amounts.name, counts, what)
         return found
+
+
+def check_taken(of: str, taken: Mapping[str, int], amounts: str, counts: Mapping[str, int], what: str) -> None:
+    """Raise WfbenchError unless a method took of every layer as much as it was given."""
+    for name in {**counts, **taken}:
+        if taken.get(name, 0) != counts.get(name, 0):
+            raise WfbenchError(
+                f"{of} takes {taken.get(name, 0)} {what} of {name} where {amounts} takes {counts.get(name, 0)}: it "
+                f"decides for itself how many; give a method that ranks all {what} of a layer"
+            )
 
 
 def weights_taken(masks: Params) -> dict[str, int]:

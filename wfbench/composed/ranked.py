@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from wfbench.composed.matched import Amounts, weights_taken
+from wfbench.composed.matched import Amounts, check_taken, weights_taken
 from wfbench.composed.staged import shares
 from wfbench.errors import WfbenchError, at_least
 from wfbench.network import Network, Params
@@ -63,11 +63,7 @@ class _Ranking:
             counts = weights_taken(self._largest(pruned, replace(target, sparsity=share)))
             pattern = Amounts(counts=tuple(counts.items()), sparsity=share)
             pruned = self.of.prune(Target(share, pattern, scope="layer"))
-            if weights_taken(pruned.mask) != counts:
-                raise WfbenchError(
-                    f"{self.options.of.name} decides for itself how many weights of a layer go; give a method that "
-                    "ranks all weights of a layer"
-                )
+            check_taken(self.options.of.name, weights_taken(pruned.mask), "one ranking of all", counts, "weights")
         return pruned
 
     def _largest(self, pruned: Pruned, target: Target) -> Params:
