@@ -16,6 +16,7 @@ WEIGHTS = Grid(
     methods=(
         *("magnitude", "snip", "wanda", "diag-fisher", "kfac", "lobs", "obc", "sparsegpt", "chita", "snows", "mfac"),
         *("woodfisher", "woodfisher-joint", "woodfisher-unlabeled-joint", "woodfisher-full-joint", "woodfisher-staged"),
+        "obs-distilled",
     ),
     budgets=(16,),
     sparsities=(0.8,),
@@ -33,7 +34,7 @@ RECOVERED = replace(
 TWO_OF_FOUR = replace(WEIGHTS, methods=("sparsegpt", "woodfisher-joint"), sparsities=(0.5,), pattern="n:m")
 CHANNELS = replace(
     WEIGHTS,
-    methods=("filter-l2", "group-fisher", "thinet", "obs-filter", "woodfisher-filter-unlabeled"),
+    methods=("filter-l2", "group-fisher", "thinet", "obs-filter", "obs-distilled", "woodfisher-filter-unlabeled"),
     sparsities=(0.5,),
     recoveries=("repair",),
     pattern="filter",

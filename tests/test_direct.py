@@ -79,11 +79,11 @@ def test_the_network_is_that_of_the_method_and_the_recovery_worked_out_step_by_s
 def test_the_defaults_are_those_that_are_documented() -> None:
     asked = [direct.case_of(wfbench.Task("t", blob_network(), train=X), 0.5, of=of) for of in (None, "weights", "macs")]
     names = [(case.method.name, case.recovery.name, case.target.of, case.budget) for case in asked]
-    assert names == [("woodfisher-staged", "none", "weights", 24)] * 2 + [("obs-filter", "repair", "macs", 24)]
+    assert names == [("obs-distilled", "none", of, 24) for of in ("weights", "weights", "macs")]
     chosen = direct.case_of(wfbench.Task("t", blob_network(), train=X), 0.5, "filter-l1")
     assert (chosen.recovery.name, chosen.target.of, chosen.target.pattern.name) == ("none", "macs", "filter")
     page = " ".join((Path(__file__).parent.parent / "docs" / "engineer.md").read_text().split())
-    assert "`woodfisher-staged` for weights, which repairs in between; for channels `obs-filter`, then `repair`" in page
+    assert "The method is `obs-distilled`, for weights and for channels, which recovers by itself" in page
 
 
 def test_the_default_prunes_weights_and_channels() -> None:

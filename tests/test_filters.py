@@ -40,7 +40,7 @@ from wfbench.licence import handed
 from wfbench.pruner import Fitted
 from wfbench.recoveries.base import Recovery
 from wfbench.recoveries.names import RECOVERIES
-from wfbench.sparsity import Scope, Unit
+from wfbench.sparsity import Scope, Unit, Unstructured
 from wfbench.tasks.models import conv_norm
 
 UNITS: tuple[Unit, ...] = ("filters", "params", "macs")
@@ -566,6 +566,27 @@ def test_channels_are_allocated_by_hand() -> None:
     found = Allocation(alone, dear).fit(net, None).prune(target)
     assert dict(found.removed_channels) == {"0": (), "2": (1, 3)}
     assert target.pattern.achieved(target, net, found, torch.zeros(0)) == pytest.approx(2 * each / whole)
+
+
+@pytest.mark.parametrize(
+    ("of", "parts"), [("weights", "global-obc"), ("macs", "obs-filter-as-woodfisher-filter-logits[rank=64]")]
+)
+def test_obs_distilled_is_its_three_parts_by_name(of: Unit, parts: str) -> None:
+    task = image_task()
+    net, x = Network(task.dense(0)), Unlabeled(draw(task.train_set, 12, 0).inputs)
+    pattern = Unstructured() if of == "weights" else Filter.of(x.inputs)
+    methods = [discover().pruner(name) for name in ("obs-distilled", parts)]
+    assert all(one.scope == "global" and one.licence is Unlabeled for one in methods)
+    found, part = (one.fit(net, x) for one in methods)
+    for share in (0.5, 0.3):
+        torch.manual_seed(0)
+        whole = found.prune(Target(share, pattern, of=of))
+        torch.manual_seed(0)
+        pruned = RECOVERIES["distill-batchnorm"].apply(net, part.prune(Target(share, pattern, of=of)), x)
+        assert whole.removed_channels == pruned.removed_channels
+        assert all(torch.equal(tensor, whole.state[name]) for name, tensor in pruned.state.items())
+    dense = found.prune(Target(0.0, pattern, of=of))
+    assert all(torch.equal(tensor, dense.state[name]) for name, tensor in net.state().items())
 
 
 @pytest.mark.parametrize("method", ["filter-l1", "obs-filter", "woodfisher-filter-logits"])

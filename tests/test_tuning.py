@@ -9,6 +9,7 @@ from tests.cases import blob_network, blobs
 from tests.test_repair import magnitude
 from wfbench import Labeled, Network, Pruned, Unlabeled
 from wfbench.network import NORMS
+from wfbench.recoveries import descent
 from wfbench.recoveries.base import BatchNormReestimation, Recovery
 from wfbench.recoveries.descent import (
     STEP_BATCH,
@@ -106,21 +107,48 @@ def test_the_loss_falls_the_mask_holds_and_re_estimated_statistics_stay(kind: ty
             assert torch.equal(found.state[name], tensor), name
 
 
-def test_a_brief_distillation_leaves_the_statistics_of_the_network_that_it_ends_with() -> None:
-    """Weights are those of the descent alone; every norm's statistics are mean and variance of what it now reads."""
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("held", [0, 10**9])
+def test_a_step_in_parts_moves_as_one_of_all_its_samples(
+    kind: type, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, so that Adam's division by small numbers does not blow rounding up."""
+    net, data = problem(90)
+    pruned, recovery = start(net, data, 0.6), kind(steps=6)
+
+    def moved() -> Pruned:
+        torch.manual_seed(0)
+        return recovery.apply(net, pruned, handed(recovery, data))
+
+    whole, seen = moved(), []
+    numbers = sum(one.shape[1] for one in features(net, net.state(), data.inputs))
+    monkeypatch.setattr(descent, "NUMBERS", 25 * numbers)
+    monkeypatch.setattr(descent, "HELD", held)
+    with net.hooked(lambda name, layer, inputs, output: seen.append(len(output))):
+        parts = moved()
+    assert set(seen) >= {25, 14, 1, 90}  # of 64 and of 26; the one that is measured; all, for the statistics
+    for name, tensor in whole.state.items():
+        torch.testing.assert_close(parts.state[name], tensor, rtol=1e-7, atol=1e-9)
+
+
+def test_a_brief_distillation_ends_half_way_to_the_statistics_of_the_moved_weights() -> None:
+    """Weights are those of the descent alone; every norm has the mean of what it read before and what it reads now."""
     net, data = problem()
     pruned, x = start(net, data, 0.6), Unlabeled(data.inputs)
+    recovery = BriefDistillation(steps=15, rate=2e-3)
     torch.manual_seed(0)
-    found = BriefDistillation().apply(net, pruned, x)
+    found = recovery.apply(net, pruned, x)
     torch.manual_seed(0)
-    descended = FeatureDistillation(steps=15, rate=2e-3).apply(net, pruned, x)
+    descended = FeatureDistillation(steps=15, rate=2e-3, batch=recovery.batch).apply(net, pruned, x)
     assert all(torch.equal(found.state[name], descended.state[name]) for name in net.movable)
+    assert all(torch.equal(found.state[n], t) for n, t in pruned.state.items() if not t.is_floating_point())
     module, seen, count = net.module(found.state), data.inputs, 0
     for name, layer in module.named_children():
         if isinstance(layer, torch.nn.BatchNorm1d):
-            torch.testing.assert_close(found.state[f"{name}.running_mean"], seen.mean(0))
-            torch.testing.assert_close(found.state[f"{name}.running_var"], seen.var(0))
-            assert not torch.equal(found.state[f"{name}.running_mean"], descended.state[f"{name}.running_mean"])
+            mean, var = (pruned.state[f"{name}.running_{what}"] for what in ("mean", "var"))
+            torch.testing.assert_close(found.state[f"{name}.running_mean"], (mean + seen.mean(0)) / 2)
+            torch.testing.assert_close(found.state[f"{name}.running_var"], (var + seen.var(0)) / 2)
+            assert not torch.allclose(seen.mean(0), mean)
             count += 1
             layer.train()
         seen = layer(seen).detach()

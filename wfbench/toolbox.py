@@ -10,6 +10,8 @@ from wfbench.channels.coupled import Coupled, dependency_graph, pruning_group
 from wfbench.channels.pattern import pruned_of
 from wfbench.channels.pruner import ChannelScores, by_channel, filters_of, producers
 from wfbench.channels.readers import Order, Read, ReadPruner, gate_rows, over_charged
+from wfbench.composed.matched import Allocation
+from wfbench.composed.ranked import Global
 from wfbench.curvature.damping import Damping, check_damping
 from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_diagnostics
 from wfbench.curvature.gram import gram
@@ -24,13 +26,16 @@ from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
 from wfbench.tiles import tiles
 from wfbench.walk import call_order, mean_squares, one_by_one, only_layer_scope, second_moments, walk
+from wfbench.woodfisher.channel_variants import WoodFisherFilterLogits
 from wfbench.woodfisher.surgeon import BlockSize
 
 __all__ = [
+    "Allocation",
     "BlockSize",
     "ChannelScores",
     "Coupled",
     "Damping",
+    "Global",
     "Gradients",
     "Order",
     "Params",
@@ -38,6 +43,7 @@ __all__ = [
     "ReadPruner",
     "Scope",
     "Unit",
+    "WoodFisherFilterLogits",
     "alike",
     "as_matrices",
     "at_a_time",

@@ -31,13 +31,10 @@ BUDGET = 100
 
 def add(commands: Commands) -> None:
     """The command of this module."""
-    usual = [direct.USUAL[kind][0] for kind in ("weights", "channels")]
     parser = commands.add("prune", prune)
     add_plugin_paths(parser)
     parser.add_argument("task", metavar="TASK", help="any task of `wfbench list`")
-    parser.add_argument(
-        "--method", metavar="M", help=f"any name of `wfbench list` (default: {' or for channels '.join(usual)})"
-    )
+    parser.add_argument("--method", metavar="M", help=f"any name of `wfbench list` (default: {direct.USUAL})")
     parser.add_argument("--sparsity", required=True, type=float, metavar="S", help="the fraction removed, in [0, 1)")
     parser.add_argument(
         "--of",
@@ -62,7 +59,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--recovery",
         choices=list(RECOVERIES),
-        help="what follows, on the same samples (default: repair after the default method for channels, else none)",
+        default="none",
+        help="what follows, on the same samples (default: none)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="the network as safetensors, for wfbench.load_pruned"

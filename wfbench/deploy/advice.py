@@ -31,8 +31,8 @@ CANDIDATES: dict[str, tuple[tuple[str, str], ...]] = {
         ("magnitude", "repair"),
         ("lamp", "repair"),
         ("staged-magnitude", "none"),
-        ("woodfisher-staged", "none"),
         ("snows", "none"),
+        ("obs-distilled", "none"),
     ),
     "channels": (
         ("filter-l2", "batchnorm"),
@@ -40,7 +40,7 @@ CANDIDATES: dict[str, tuple[tuple[str, str], ...]] = {
         ("tp-l2", "repair"),
         ("thinet", "repair"),
         ("obs-filter", "repair"),
-        ("woodfisher-filter-unlabeled", "repair"),
+        ("obs-distilled", "none"),
     ),
 }
 """Method and recovery, cheap ones first; none reads labels. The best of the records' tables for few samples."""

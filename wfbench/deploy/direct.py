@@ -20,8 +20,8 @@ from wfbench.recoveries.statistics import statistics_off
 from wfbench.sparsity import Scope, Target, Unit, Unstructured
 from wfbench.tasks.task import Task
 
-USUAL = {"weights": ("woodfisher-staged", "none"), "channels": ("obs-filter", "repair")}
-"""Method and recovery where none are given; neither reads labels. `woodfisher-staged` repairs between its stages."""
+USUAL = "obs-distilled"
+"""The method where none is given, of single weights and of whole channels; it needs no labels, and recovers."""
 
 
 def prune(
@@ -29,7 +29,7 @@ def prune(
     samples: Any,
     sparsity: float = 0.9,
     method: str | Pruner[Any] | None = None,
-    recovery: str | Recovery[Any] | None = None,
+    recovery: str | Recovery[Any] = "none",
     of: Unit | None = None,
 ) -> nn.Module:
     """A pruned copy of a trained network, in eval mode, on its device, free to be trained; `module` stays as it is.
@@ -39,11 +39,9 @@ def prune(
         samples: all are used: inputs `[n, *input]` as a tensor or an array, a map-style dataset of them, or either with
             labels, which only some methods read.
         sparsity: the fraction removed, in [0, 1), of what `of` counts.
-        method: a name of `wfbench list`, or a method. By default `woodfisher-staged` for single weights and
-            `obs-filter` for whole channels; neither reads labels.
-        recovery: a name in `wfbench.RECOVERIES`, or a recovery: what follows, on the same samples. By default `none`
-            after `woodfisher-staged`, which repairs in between, and after a method of your choice; `repair` after
-            `obs-filter`.
+        method: a name of `wfbench list`, or a method. By default `obs-distilled`, for single weights and for whole
+            channels; it reads no labels, and recovers by itself.
+        recovery: a name in `wfbench.RECOVERIES`, or a recovery: what follows, on the same samples.
         of: `weights`, so that these become zeros; `filters`, `params` or `macs`, so that whole channels are taken out
             and the network gets smaller. By default what the method removes.
 
@@ -93,7 +91,7 @@ def case_of(
     task: Task,
     sparsity: float,
     method: str | Pruner[Any] | None = None,
-    recovery: str | Recovery[Any] | None = None,
+    recovery: str | Recovery[Any] = "none",
     of: Unit | None = None,
     *,
     scope: Scope | None = None,
@@ -107,15 +105,13 @@ def case_of(
     Raises:
         WfbenchError: an unknown name, a number out of range, or a method that does not reach what `of` counts.
     """
-    usual, follows = USUAL["weights" if of in (None, "weights") else "channels"]
-    pruner = (registry or discover()).pruner(method or usual) if isinstance(method, str | None) else method
+    pruner = (registry or discover()).pruner(method or USUAL) if isinstance(method, str | None) else method
     if isinstance(recovery, str) and recovery not in RECOVERIES:
         raise unknown("recovery", recovery, RECOVERIES)
-    if recovery is None:
-        recovery = follows if pruner.name == usual else "none"
     after = RECOVERIES[recovery] if isinstance(recovery, str) else recovery
     counted: Unit = of or ("weights" if Unstructured.name in pruner.patterns else "macs")
-    reached = [one.name for one in (Unstructured, Filter) if one.name in pruner.patterns and counted in one.units]
+    patterns = (Unstructured, Filter) if counted == "weights" else (Filter, Unstructured)
+    reached = [one.name for one in patterns if one.name in pruner.patterns and counted in one.units]
     if not reached:
         kind = "single weights" if counted == "weights" else "whole channels"
         raise WfbenchError(

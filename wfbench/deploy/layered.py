@@ -13,7 +13,7 @@ from wfbench.layers import as_matrices
 from wfbench.linalg import LARGE
 from wfbench.network import Network, tensor_name
 from wfbench.recoveries.base import BatchNormReestimation, Recovery
-from wfbench.recoveries.descent import STEP_BATCH, FeatureDistillation, LogitDistillation
+from wfbench.recoveries.descent import FeatureDistillation, LogitDistillation
 from wfbench.recoveries.repair import LeastSquaresRepair
 from wfbench.sparsity import Target, keep_largest
 from wfbench.tiles import HOST, Tiles
@@ -76,9 +76,9 @@ def repair(shapes: Shapes, counts: Counts, names: dict[str, str], n: int) -> Ste
     return {"forward": forward(shapes, n) * 2, "moments": total(read), "least squares": total(solved)}
 
 
-def distillation(shapes: Shapes, movable: int, n: int, steps: int, *, features: bool) -> Steps:
-    """Steps of Adam on at most 64 samples each, towards every layer's outputs or the logits."""
-    b = n / ceil(n / STEP_BATCH)
+def distillation(shapes: Shapes, movable: int, n: int, steps: int, batch: int, *, features: bool) -> Steps:
+    """Steps of Adam on at most `batch` samples each, towards every layer's outputs or the logits."""
+    b = n / ceil(n / batch)
     first = sum(part.macs for part in shapes.parts if part.first)
     seen = sum(part.written for part in shapes.parts if part.weight) if features else shapes.outputs
     moved = 4 * (b * (1.4 * shapes.activations + 21.0 * seen) + 3.0 * shapes.weights + ADAM * movable)
@@ -170,5 +170,5 @@ def recovery_steps(recovery: Recovery[Any], net: Network, shapes: Shapes, n: int
     if isinstance(recovery, FeatureDistillation | LogitDistillation):
         features = isinstance(recovery, FeatureDistillation)
         norms = {"norms": batchnorm(shapes, n)}
-        return norms | distillation(shapes, movable, n, recovery.steps, features=features)
+        return norms | distillation(shapes, movable, n, recovery.steps, recovery.batch, features=features)
     return {} if recovery.licence is None else None

@@ -1,10 +1,10 @@
 """Recoveries by gradient descent on the same samples: fine-tuning on labels, distillation from the dense network."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,36 @@ from wfbench.recoveries.base import BatchNormReestimation, Recovery
 
 STEP_BATCH = 64
 """Samples a step of descent, at most."""
+NUMBERS = 2**27
+"""Numbers that layers give, norms among them, at most, of the samples that go forward and back at a time."""
+HELD = 2**29
+"""Numbers of the dense network's outputs that are held; where they are more, each step computes those it needs."""
+
+Terms: TypeAlias = Callable[[Params, Tensor], Iterator[Tensor]]
+"""From a state and the indices of a step's samples to terms whose sum is the loss, one at a time."""
 
 
 @dataclass(frozen=True)
 class _Tuning(Recovery[D]):
     """Adam on the movable weights that were kept, from re-estimated BatchNorm statistics, which then stay.
 
-    Batches of at most 64 samples, drawn without replacement, the order anew for every pass; the learning rate falls
-    to zero along a cosine. Weights of less than float32 are moved as float32, and rounded for every pass.
+    Batches drawn without replacement, the order anew for every pass; the learning rate falls
+    to zero along a cosine. Weights of less than float32 are moved as float32, and rounded for every pass. Samples of a
+    step whose activations are too many together go through the network in parts, and their gradients are summed.
 
     Args:
         steps: of Adam.
         rate: the first learning rate.
+        batch: samples a step, at most.
     """
 
     steps: int = 200
     rate: float = 1e-3
+    batch: int = STEP_BATCH
 
     @abstractmethod
-    def loss(self, net: Network, data: D) -> Callable[[Params, Tensor], Tensor]:
-        """The loss of a state on the samples at some indices."""
+    def loss(self, net: Network, data: D) -> Terms:
+        """The loss of a state on the samples at some indices, in terms of so many samples as may go at a time."""
 
     def apply(self, net: Network, pruned: Pruned, data: D) -> Pruned:
         assert data is not None
@@ -49,10 +59,10 @@ class _Tuning(Recovery[D]):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         order: list[Tensor] = []
         for _ in range(self.steps):
-            order = order or list(torch.randperm(len(data)).split(STEP_BATCH))
+            order = order or list(torch.randperm(len(data)).split(self.batch))
             optimizer.zero_grad()
-            value = loss({**pruned.state, **_like(free, pruned.state)}, order.pop(0))
-            value.backward()
+            for term in loss({**pruned.state, **_like(free, pruned.state)}, order.pop(0)):
+                term.backward()
             optimizer.step()
             schedule.step()
             with torch.no_grad():
@@ -73,15 +83,40 @@ def _like(free: Params, state: Params) -> Params:
     return {name: tensor.to(state[name].dtype) for name, tensor in free.items()}
 
 
+def outputs(net: Network, state: Params, x: Tensor) -> list[Tensor]:
+    """Of every layer (convolution, linear, norm), in the order of their calls, in float32 at least."""
+    seen: list[Tensor] = []
+
+    def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(wide(output))
+
+    with net.hooked(keep):
+        net.logits(state, x)
+    return seen
+
+
+def _numbers(net: Network, x: Tensor) -> int:
+    """That the layers give of one sample, at least 1."""
+    with torch.no_grad():
+        return sum(output.numel() for output in outputs(net, {}, x[:1])) or 1
+
+
 @dataclass(frozen=True)
 class FineTuning(_Tuning[Labeled]):
     """Cross-entropy on the labels. Data: inputs and labels."""
 
     name: ClassVar[str] = "finetune-200"
 
-    def loss(self, net: Network, data: Labeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: Labeled) -> Terms:
         x, y = data.inputs.to(net.device), data.labels.to(net.device)
-        return lambda state, at: functional.cross_entropy(wide(net.logits(state, x[at])), y[at])
+        each = NUMBERS // _numbers(net, x) or 1
+
+        def entropy(state: Params, at: Tensor) -> Iterator[Tensor]:
+            for part in at.split(each):
+                found = functional.cross_entropy(wide(net.logits(state, x[part])), y[part])
+                yield found * (len(part) / len(at))
+
+        return entropy
 
 
 @dataclass(frozen=True)
@@ -90,15 +125,17 @@ class LogitDistillation(_Tuning[Unlabeled]):
 
     name: ClassVar[str] = "distill-logits-200"
 
-    def loss(self, net: Network, data: Unlabeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: Unlabeled) -> Terms:
         x = data.inputs.to(net.device)
+        each = NUMBERS // _numbers(net, x) or 1
         with torch.no_grad():
-            wanted = wide(net.logits({}, x)).log_softmax(1)
+            wanted = torch.cat([wide(net.logits({}, part)).log_softmax(1) for part in x.split(4 * each)])
 
-        def divergence(state: Params, at: Tensor) -> Tensor:
-            found = wide(net.logits(state, x[at])).log_softmax(1)
-            places = prod(found.shape[2:])
-            return functional.kl_div(found, wanted[at], reduction="batchmean", log_target=True) / places
+        def divergence(state: Params, at: Tensor) -> Iterator[Tensor]:
+            for part in at.split(each):
+                found = wide(net.logits(state, x[part])).log_softmax(1)
+                places = prod(found.shape[2:])
+                yield functional.kl_div(found, wanted[part], reduction="sum", log_target=True) / len(at) / places
 
         return divergence
 
@@ -112,43 +149,55 @@ class FeatureDistillation(_Tuning[Unlabeled]):
 
     name: ClassVar[str] = "distill-200"
 
-    def loss(self, net: Network, data: Unlabeled) -> Callable[[Params, Tensor], Tensor]:
+    def loss(self, net: Network, data: Unlabeled) -> Terms:
         x = data.inputs.to(net.device)
+        numbers, held = _numbers(net, x), list[Tensor]()
+        each = NUMBERS // numbers or 1
+        if len(data) * numbers <= HELD:
+            with torch.no_grad():
+                parts = [outputs(net, {}, part) for part in x.split(self.batch)]
+            held = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
 
-        def outputs(state: Params, at: Tensor) -> list[Tensor]:
-            seen: list[Tensor] = []
+        def wanted(at: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                return [of_layer[at] for of_layer in held] if held else outputs(net, {}, x[at])
 
-            def keep(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-                seen.append(wide(output))
+        def energies(of: list[Tensor]) -> Tensor:
+            return torch.stack([b.square().sum() for b in of])
 
-            with net.hooked(keep):
-                net.logits(state, x[at])
-            return seen
-
-        everything = torch.arange(len(data)).split(STEP_BATCH)
-        with torch.no_grad():
-            parts = [outputs({}, at) for at in everything]
-        wanted = [torch.cat(of_layer) for of_layer in zip(*parts, strict=True)]
-
-        def distance(state: Params, at: Tensor) -> Tensor:
-            pairs = zip(outputs(state, at), (of_layer[at] for of_layer in wanted), strict=True)
-            shares = [(a - b).square().sum() / b.square().sum().clamp(min=1e-12) for a, b in pairs]
-            return torch.stack(shares).mean()
+        def distance(state: Params, at: Tensor) -> Iterator[Tensor]:
+            parts = at.split(each)
+            whole = torch.stack([energies(wanted(part)) for part in parts]).sum(0) if len(parts) > 1 else None
+            for part in parts:
+                dense = wanted(part)
+                errors = [(a - b).square().sum() for a, b in zip(outputs(net, state, x[part]), dense, strict=True)]
+                energy = energies(dense) if whole is None else whole
+                yield (torch.stack(errors) / energy.clamp(min=1e-12)).mean()
 
         return distance
 
 
 @dataclass(frozen=True)
 class BriefDistillation(FeatureDistillation):
-    """A few large steps towards the features, then statistics of BatchNorms anew: moved weights have put them off."""
+    """The same in fewer, smaller steps of 16 samples; then norms' statistics half-way to those of the moved weights.
+
+    Weights have been fitted to the statistics before the descent, and those after it are the ones of what the norms
+    now read: from few samples the first are too sure of themselves, the second undo a part of the fit.
+    """
 
     name: ClassVar[str] = "distill-batchnorm"
-    steps: int = 15
-    rate: float = 2e-3
+    steps: int = 120
+    rate: float = 5e-4
+    batch: int = 16
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
-        found = super().apply(net, pruned, data)
-        return BatchNormReestimation().apply(net, found, Unlabeled(data.inputs))
+        before = super().apply(net, pruned, data)
+        after = BatchNormReestimation().apply(net, before, Unlabeled(data.inputs))
+        state = {
+            name: (tensor + after.state[name]) / 2 if tensor.is_floating_point() else tensor
+            for name, tensor in before.state.items()
+        }
+        return replace(before, state=state)
 
 
 @dataclass(frozen=True)
