@@ -147,7 +147,7 @@ def pixels(file: Path, resize: int, bicubic: bool) -> UInt8[Tensor, "3 224 224"]
 
     how = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
     with Image.open(file) as picture:
-        return pil_to_tensor(center_crop(scaled(picture.convert("RGB"), [resize], how), [SIDE]))
+        return pil_to_tensor(center_crop(scaled(picture.convert("RGB"), [resize], how), [SIDE])).contiguous()
 
 
 @dataclass(frozen=True)
