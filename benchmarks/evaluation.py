@@ -12,7 +12,7 @@ from wfbench.errors import WfbenchError
 from wfbench.tasks.evaluate import evaluate, evaluation_batch
 from wfbench.tasks.task import Task
 
-TASKS = {"fashion-resnet20": 500, "imagenet-efficientnet-lite0": 100}
+TASKS = {"fashion-resnet20": 500, "imagenet-efficientnet-lite0": 200}
 """And how many samples of the test split are scored."""
 
 
