@@ -1,7 +1,6 @@
 """`python -m benchmarks`: prints every figure with its floor; timings of rivals interleaved, medians of the repeats."""
 
 import argparse
-from collections.abc import Callable
 from math import prod
 
 import torch
@@ -10,7 +9,8 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from benchmarks import harness
+from benchmarks import evaluation, exponents, harness
+from benchmarks.interleaving import CPU, interleaved
 from benchmarks.recursion import batched_recursion, matrix_free_diagonal, recursion
 from wfbench.channels.footprint import footprint
 from wfbench.curvature.inverse import WoodburyInverse
@@ -19,7 +19,6 @@ from wfbench.curvature.rows import gradients
 from wfbench.data import Labeled
 from wfbench.errors import WfbenchError
 from wfbench.execution.allocator import keep_freed_memory
-from wfbench.execution.clock import now
 from wfbench.execution.precision import precise
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import cpu_name, environment
@@ -30,22 +29,7 @@ P, BLOCK, SMALL, DAMPING = 270_000, 2000, 50, 1e-5
 MATRIX_FREE = 256
 """Rows up to which M-FAC's recursion is timed: it reads all rows before for each one."""
 RECORDS = 100_000
-ENGINE = ("2000", "50", "full", "gradients")
-
-
-CPU = torch.device("cpu")
-
-
-def interleaved(repeats: int, device: torch.device = CPU, **actions: Callable[[], object]) -> dict[str, float]:
-    """Median seconds of each action, A B A B …, after one warm-up of each."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(repeats + 1):
-        for name, action in actions.items():
-            began = now(device)
-            action()
-            if turn:
-                times[name].append(now(device) - began)
-    return {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+ENGINE = ("2000", "50", "full", "exponents", "gradients", "evaluation")
 
 
 def gemm_rate(device: torch.device = CPU) -> float:
@@ -235,6 +219,10 @@ def engine(device: torch.device, only: str | None = None, repeats: int = 3) -> N
             inverse_at_2000(device, (64, 256, 1000), repeats, rate)
         if only in (None, "full"):
             full_matrix(device, (64, 256, 1000), repeats, rate)
+        if only in (None, "exponents"):
+            table("Exponents of the time of the inverse of the full matrix", exponents.rows(device, repeats))
+        if only in (None, "evaluation"):
+            table("Scores on a test split, beside a bare loop over its batches", evaluation.rows(device, repeats))
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ class Counted(TorchDispatchMode):
         out, packet = func(*args, **kwargs), func.overloadpacket
         if packet in NOTHING or func.is_view or torch.Tag.inplace_view in func.tags:
             return out
-        read = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        given = {name: one for name, one in kwargs.items() if name != "out"}
+        read = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
         if packet in OVERWRITES:
             read = read[1:]
         written = [one for one in tree_leaves(out) if isinstance(one, Tensor)]

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks import scheduler
+from benchmarks.interleaving import medians
 from wfbench import RECOVERIES, Case, Network, Runner, Target, discover
 from wfbench.harness.record import Record
 from wfbench.harness.store import SameBits, Store, read
@@ -33,15 +34,6 @@ SUITE = Suite("bench", (Grid((10,), {SPARSITIES}, ("none",), {MANY}, ("digits-cn
 test_case = case_test("bench")
 """
 Row = dict[str, object]
-
-
-def medians(repeats: int, actions: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Of what each action measures, A B A B …."""
-    found: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(repeats):
-        for name, action in actions.items():
-            found[name].append(action())
-    return {name: sorted(times)[len(times) // 2] for name, times in found.items()}
 
 
 def child(*command: str) -> float:

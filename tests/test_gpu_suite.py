@@ -49,7 +49,6 @@ def test_the_engines_benchmark_runs_on_the_device_it_is_given(
     benchmarks.engine(torch.device("cpu"), "50", 1)
     assert "Inverse, blocks of 50, p = 4000" in capsys.readouterr().out
     drawn: list[torch.device] = []
-    monkeypatch.setattr(benchmarks, "now", lambda device: 0.0)
     monkeypatch.setattr(benchmarks, "table", lambda title, rows: None)
     monkeypatch.setattr(benchmarks, "interleaved", lambda repeats, device, **actions: drawn.append(device) or TIMES)
     for part in (benchmarks.inverse_at_2000, benchmarks.inverse_at_50, benchmarks.full_matrix):

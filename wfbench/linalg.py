@@ -55,7 +55,7 @@ class ForwardSubstitution:
             rows = right[..., here, :]
             if here.start:
                 rows = rows - self.lower[..., here, : here.start] @ out[..., : here.start, :]
-            out[..., here, :] = inverted @ rows
+            torch.matmul(inverted, rows, out=out[..., here, :])
         return out
 
 

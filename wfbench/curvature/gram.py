@@ -22,17 +22,20 @@ def gram(rows: Float[Tensor, "k p"], kept: Bool[Tensor, " p"] | None = None) -> 
     edges = row_edges(k, size)
     out = rows.new_zeros((edges[-1], edges[-1]), dtype=torch.float64)
     padded = rows.new_zeros((edges[-1], min(size.columns, p)), dtype=torch.float64)
-    products = [
+    tiles_of = [
         (slice(start, stop), slice(left, min(left + size.height, stop)))
         for start, stop in pairwise(edges)
         for left in range(0, stop, size.height)
     ]
+    products = list[tuple[Tensor, Tensor, Tensor]]()
     every = (part for _, part in by_columns(rows, size.columns))
     for part in every if kept is None else kept_columns(rows, kept, size.columns):
         chunk = padded[:, : part.shape[1]]
+        if not products or products[0][1].shape[1] != chunk.shape[1]:
+            products = [(out[tile, panel], chunk[tile], chunk[panel].T) for tile, panel in tiles_of]
         chunk[:k] = part
-        for tile, panel in products:
-            out[tile, panel] += chunk[tile] @ chunk[panel].T
+        for total, left, right in products:
+            total += left @ right
     lower = out[:k, :k].tril()
     return lower + lower.tril(-1).T
 

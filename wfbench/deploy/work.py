@@ -126,8 +126,8 @@ def gram(k: int, p: Number, sizes: Tiles = HOST) -> Work:
     ]
     entries, sides = sum(a * b for a, b in tiles), sum(a + b for a, b in tiles)
     made = 8.0 * edges[-1] * (edges[-1] + min(p, sizes.columns))
-    moved = made + 12.0 * k * p + 8.0 * sides * p + chunks * 48.0 * entries
-    return Work(0, 2.0 * entries * p, moved, chunks * (1 + 3 * len(tiles)))
+    moved = made + 12.0 * k * p + 8.0 * sides * p + chunks * 32.0 * entries
+    return Work(0, 2.0 * entries * p, moved, chunks * (1 + 2 * len(tiles)))
 
 
 def cholesky(k: int) -> Work:
@@ -148,8 +148,8 @@ def triangular(k: int, columns: Number, sizes: Tiles = HOST) -> Work:
     """`V = L⁻¹R`, its squares, and their sums: a chunk's part of the diagonal of the inverse."""
     blocks = _blocks_of_rows(k, sizes)
     entries = sum((stop - start) * stop for start, stop in blocks)  # of L that are multiplied with columns
-    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, sizes.unknowns)) + 4 * k + 3 * k)
-    return Work(0, 2.0 * columns * entries, 8.0 * numbers + 48.0 * columns, 4 * len(blocks) + 2)
+    numbers = entries + columns * (sum(start for start, _ in blocks) + 4 * (k - min(k, sizes.unknowns)) + 2 * k + 3 * k)
+    return Work(0, 2.0 * columns * entries, 8.0 * numbers + 48.0 * columns, 3 * len(blocks) + 2)
 
 
 def _blocks_of_rows(k: int, sizes: Tiles) -> list[tuple[int, int]]:
@@ -233,7 +233,7 @@ class Inverse:
             work += Work(0, 2.0 * products * k * m + 4.0 * side**2, 8.0 * products * k * m + vectors * width)
         if moves:
             work += Work(0, 2.0 * k * (width + m) + 2.0 * side**2, 8.0 * k * (width + m) + 32.0 * width + spread)
-        substituted = 6 * len(_blocks_of_rows(k, self.sizes)) if dual else 2
+        substituted = 5 * len(_blocks_of_rows(k, self.sizes)) if dual else 2
         launches = 10 + 8 * masked + (6 + substituted) * diagonals + 12 * solves + 4 * moves
         batches = ceil(count / blocks_at_a_time(k, width, self.sizes))
         return Work(0, count * work.flops64, count * work.moved, launches * batches)

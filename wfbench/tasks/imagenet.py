@@ -147,7 +147,7 @@ def pixels(file: Path, resize: int, bicubic: bool) -> UInt8[Tensor, "3 224 224"]
 
     how = InterpolationMode.BICUBIC if bicubic else InterpolationMode.BILINEAR
     with Image.open(file) as picture:
-        return pil_to_tensor(center_crop(scaled(picture.convert("RGB"), [resize], how), [SIDE]))
+        return pil_to_tensor(center_crop(scaled(picture.convert("RGB"), [resize], how), [SIDE])).contiguous()
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ class Photographs:
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 224 224"], int]:
         file, label = self.samples[index]
         mean, std = (torch.tensor(values)[:, None, None] for values in self.network.scale)
-        found = pixels(file, self.network.resize, self.network.bicubic).to(torch.float32) / 255
-        return (found - mean) / std, label
+        found = pixels(file, self.network.resize, self.network.bicubic).to(torch.float32)
+        return found.div_(255).sub_(mean).div_(std), label
 
 
 def _torchvision(name: str) -> nn.Module:
