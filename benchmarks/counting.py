@@ -37,6 +37,7 @@ FACTORS: dict[Any, Callable[..., float]] = {
     aten.cholesky_inverse: lambda a, *rest, **more: 2 * _cholesky(a),
     aten._linalg_eigh: lambda a, *rest, **more: 4 * _cholesky(a),
     aten.linalg_solve_triangular: lambda a, b, **more: b.numel() * a.shape[-1],
+    aten._linalg_solve_ex: lambda a, b, **more: 2 * _cholesky(a) + 2 * b.numel() * a.shape[-1],
     aten.cholesky_solve: lambda b, a, *rest: 2 * b.numel() * a.shape[-1],
     aten.mv: lambda a, v: 2 * a.numel(),
     aten.dot: lambda a, b: 2 * a.numel(),

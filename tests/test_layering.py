@@ -20,8 +20,8 @@ ROOMS = (
         "curvature",
         "channels",
     ),
-    *("recoveries", "composed", "woodfisher", "harness", "proofs", "conformance", "report", "output", "deploy"),
-    *("commands", "doors"),
+    *("recoveries", "composed", "woodfisher", "harness", "proofs", "conformance", "report", "output", "operations"),
+    *("deploy", "commands", "doors"),
 )
 GROUND = ("errors", "writing", "tiles", "linalg", "modules", "memo")
 WORDS = ("data", "draws", "licence", "calls", "network", "pruned", "sparsity", "layers", "walk", "pruner")

@@ -12,17 +12,30 @@ from torch import nn
 
 from benchmarks.counting import Counted
 from benchmarks.plan import regions
-from wfbench import RECOVERIES, Network, Target, Unlabeled, WfbenchError, WoodFisher, WoodFisherUnlabeled, discover
+from wfbench import (
+    RECOVERIES,
+    Filter,
+    Labeled,
+    Network,
+    Target,
+    Unlabeled,
+    WfbenchError,
+    WoodFisher,
+    WoodFisherUnlabeled,
+    discover,
+)
 from wfbench.cli import main
-from wfbench.deploy.layered import recovery_steps
 from wfbench.deploy.machine import Machine, read_machine
-from wfbench.deploy.methods import steps_of
 from wfbench.deploy.plan import Plan, memory_of, plan
-from wfbench.deploy.shapes import shapes_of
-from wfbench.deploy.work import Work, total
 from wfbench.execution.worker import Worker
-from wfbench.recoveries.descent import FeatureDistillation, LogitDistillation
+from wfbench.operations.asked import Asked
+from wfbench.operations.methods import steps_of
+from wfbench.operations.recoveries import recovery_steps
+from wfbench.operations.shapes import shapes_of
+from wfbench.operations.work import Work, total
+from wfbench.recoveries.descent import BriefDistillation, FeatureDistillation, LogitDistillation
 from wfbench.tiles import ACCELERATOR, HOST, KINDS, tiles
+from wfbench.woodfisher.channel_variants import WoodFisherFilterLogits
 from wfbench.woodfisher.restored import WoodFisherStaged
 
 CARD = Machine("a card", 2.0**30, 1e12, 1e13, 1e12, 1e-5)
@@ -45,8 +58,17 @@ def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(240, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-NETWORKS = {"mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16)), "wide": (wide, (240,))}
+def whole() -> nn.Module:
+    """Channels that can go."""
+    first = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, stride=2), nn.ReLU()
+    return nn.Sequential(*first, nn.Conv2d(24, 12, 1), nn.ReLU(), nn.Flatten(), nn.Linear(588, 10))
+
+
+NETWORKS = {"whole": (whole, (3, 16, 16)), "mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16)), "wide": (wide, (240,))}
 ON = {"full": "mlp", "exact": "mlp", "obc": "mlp", "wanda": "wide"}
+CHANNELS: tuple[Any, ...] = ("filter-l1", "thinet", "obs-filter", "kfac-filter", "taylor-filter", "woodfisher-filter")
+CHANNELS += ("woodfisher-filter-independent", WoodFisherFilterLogits(rank=30))
+COMPOSED = ("global-obc", "obc-as-magnitude", "staged-magnitude", "magnitude-as-wanda", "wanda+obc")
 METHODS = {
     "full": WoodFisherUnlabeled(block_size=None),
     "full-joint": WoodFisherUnlabeled(block_size=None, update="joint", stages=4),
@@ -65,6 +87,7 @@ METHODS = {
 RECOVERED = {
     "batchnorm": RECOVERIES["batchnorm"],
     "repair": RECOVERIES["repair"],
+    "distill-batchnorm": BriefDistillation(steps=4),
     "distill": FeatureDistillation(steps=4),
     "distill-logits": LogitDistillation(steps=4),
 }
@@ -87,18 +110,38 @@ def test_steps_are_what_is_counted(kind: str, method: str, monkeypatch: pytest.M
     net, x = made(ON.get(method, "conv"))
     chosen = METHODS[method]
     pruner = discover().pruner(chosen) if isinstance(chosen, str) else chosen
-    steps = steps_of(pruner, net, shapes_of(net, x[:1]), SAMPLES, SPARSITY, sizes=sizes)
+    steps = steps_of(pruner, Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY, sizes=sizes))
     assert steps is not None
     for names, run in regions(net, Unlabeled(x), pruner, SPARSITY):
         said = total([work for name, work in steps.items() if not names or name in names])
         held_against(said, run, names)
 
 
+@pytest.mark.parametrize("method", CHANNELS)
+def test_steps_of_methods_on_channels_are_what_is_counted(method: Any) -> None:
+    """Where as large a part goes of every group, which a plan has to take for granted."""
+    (net, x), pruner = made("whole"), discover().pruner(method) if isinstance(method, str) else method
+    steps = steps_of(pruner, Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY))
+    assert steps is not None
+    even, data = Target(SPARSITY, Filter.of(x), "layer", "macs"), Labeled(x, torch.arange(SAMPLES) % 10)
+    for _, run in regions(net.with_state(net.state()), data, pruner, SPARSITY, even):
+        held_against(total([*steps.values()]), run)
+
+
+@pytest.mark.parametrize("method", COMPOSED)
+def test_a_method_made_of_methods_costs_what_they_do(method: str) -> None:
+    (net, x), pruner = made("whole" if "staged" in method else "mlp"), discover().pruner(method)
+    steps = steps_of(pruner, Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY))
+    assert steps is not None
+    for _, run in regions(net, Unlabeled(x), pruner, SPARSITY):
+        held_against(total([*steps.values()]), run)
+
+
 @pytest.mark.parametrize("method", ["layer", "full-joint", "wide-joint"])
 def test_vectors_of_the_weights_are_counted_where_rows_are_few(method: str) -> None:
     """Beside four rows they are most of what is moved; on many rows nobody would see one left out."""
     net, x = made("mlp")
-    steps = steps_of(METHODS[method], net, shapes_of(net, x[:1]), 4, SPARSITY)
+    steps = steps_of(METHODS[method], Asked(net, shapes_of(net, x[:1]), 4, SPARSITY))
     assert steps is not None
     for names, run in regions(net, Unlabeled(x[:4]), METHODS[method], SPARSITY):
         held_against(total([work for name, work in steps.items() if name in names]), run, names, within=0.05)
@@ -117,7 +160,7 @@ def held_against(said: Work, run: Callable[[], Any], names: tuple[str, ...] = ()
 def test_steps_of_recoveries_are_what_is_counted(name: str) -> None:
     net, x = made("conv")
     pruned = discover().pruner("magnitude").fit(net, None).prune(Target(SPARSITY))
-    steps = recovery_steps(RECOVERED[name], net, shapes_of(net, x[:1]), SAMPLES, SPARSITY)
+    steps = recovery_steps(RECOVERED[name], Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY))
     assert steps
     held_against(total([*steps.values()]), lambda: RECOVERED[name].apply(net, pruned, Unlabeled(x)))
 

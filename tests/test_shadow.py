@@ -44,13 +44,13 @@ from wfbench.curvature.gram import gram
 from wfbench.data import Dataset
 from wfbench.deploy.comparison import compare_networks
 from wfbench.deploy.packed import file_bytes
-from wfbench.deploy.shapes import shapes_of
 from wfbench.draws import RANDOM
 from wfbench.execution.devices import usable
 from wfbench.export import export_onnx, export_program
 from wfbench.harness.measures import check_finite
 from wfbench.harness.record import SCIENCE, cpu_name
 from wfbench.network import Params
+from wfbench.operations.shapes import shapes_of
 from wfbench.pruned import Pruned
 from wfbench.pruner import Fitted, Pruner
 from wfbench.recoveries.base import Recovery

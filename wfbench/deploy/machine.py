@@ -13,13 +13,16 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from wfbench.channels.pattern import Filter
 from wfbench.curvature.by_layer import by_layer
 from wfbench.curvature.memory import free, room
 from wfbench.curvature.per_sample import columns_of
-from wfbench.deploy.work import Work
 from wfbench.errors import WfbenchError
+from wfbench.layers import check_patches
 from wfbench.network import Network
+from wfbench.operations.work import Work
 from wfbench.tiles import Tiles, tiles
+from wfbench.walk import second_moments
 
 SECONDS = 0.2
 """For each measurement, at least."""
@@ -143,3 +146,23 @@ def pass_seconds(net: Network, x: Shaped[Tensor, "n *input"]) -> tuple[float, fl
         lambda: by_layer(net, x.clone(), lambda logits: torch.ones_like(logits)[None], columns_of(net.weights), out)
     )
     return there / len(x), max(0.0, whole - there) / len(x)
+
+
+def moment_seconds(net: Network, x: Shaped[Tensor, "n *input"]) -> float:
+    """Seconds of every layer's second moments of these samples, without the pass."""
+    known = Network(net.module())
+    known.memo.most = 0  # computed anew each time
+    check_patches(known, x)
+    with torch.no_grad():
+        there = usual(lambda: known.logits({}, x))
+    return max(0.0, usual(lambda: second_moments(known, x)) - there)
+
+
+def channel_seconds(net: Network, pattern: Filter) -> float:
+    """Seconds until it is known what goes with a channel, and what it costs."""
+    import wfbench.channels.graph  # noqa: F401, whose library takes seconds to import
+
+    known = Network(net.module())
+    began = clock()
+    pattern.groups(known), pattern.costs(known)
+    return clock() - began

@@ -5,9 +5,9 @@ from pathlib import Path
 from resource import getpagesize
 
 from wfbench.deploy.plan import memory_of
-from wfbench.deploy.shapes import Shapes, shapes_of
 from wfbench.harness.case import Case
 from wfbench.network import Network
+from wfbench.operations.shapes import Shapes, shapes_of
 
 
 class Needs:

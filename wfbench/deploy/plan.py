@@ -2,24 +2,31 @@
 
 from dataclasses import asdict, dataclass
 from math import inf
+from types import NoneType
 from typing import Any
 
 from jaxtyping import Shaped
 from tabulate import tabulate
 from torch import Tensor
 
+from wfbench.channels.pattern import Filter
 from wfbench.curvature.memory import PASS, ROWS, fits
-from wfbench.deploy.layered import recovery_steps
-from wfbench.deploy.machine import Machine, pass_seconds
-from wfbench.deploy.methods import LAYERWISE, Steps, rows_of, steps_of
-from wfbench.deploy.shapes import Shapes, shapes_of
-from wfbench.deploy.work import Work, in_files, total
+from wfbench.deploy.machine import Machine, channel_seconds, moment_seconds, pass_seconds
 from wfbench.layers import PATCH_NUMBERS
 from wfbench.network import Network
+from wfbench.operations.asked import Asked, Steps
+from wfbench.operations.channel_curvature import movable, rows_of_channels
+from wfbench.operations.layerwise import LAYERWISE, moments
+from wfbench.operations.methods import steps_of
+from wfbench.operations.recoveries import recovery_steps
+from wfbench.operations.shapes import Shapes, shapes_of
+from wfbench.operations.woodfisher import rows_of
+from wfbench.operations.work import Work, in_files, total
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
 from wfbench.tasks.evaluate import EVALUATION_BATCH
 from wfbench.tiles import HOST
+from wfbench.woodfisher.channel_variants import WoodFisherFilter, WoodFisherFilterUnlabeled
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
 
 VECTORS = 20
@@ -32,6 +39,8 @@ TIMED = 4
 """Samples of the pass that is timed."""
 WHOLE_BATCHES = ("forward", "norms", "dense outputs", "logits", "steps")
 """Steps that take as long for a FLOP as a forward pass."""
+MOMENTS = ("second moments", "moments")
+"""Steps that take as long for what they are estimated to take as second moments of a few samples."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ class Plan:
 
     Args:
         steps: None where the method is not counted.
+        of: what the sparsity is of: weights, or MACs.
         passes: passes of 32 samples, forward and backward.
         rows: how many, of how many numbers; None for methods without.
         limit: bytes for rows, Grams and factors.
@@ -66,6 +76,7 @@ class Plan:
     method: str
     samples: int
     sparsity: float
+    of: str
     machine: Machine
     steps: tuple[Step, ...] | None
     passes: tuple[int, int]
@@ -81,10 +92,10 @@ class Plan:
         return {**asdict(self), "steps": steps}
 
     def __str__(self) -> str:
-        about = f"{self.method} on {self.samples} samples of {self.task}, {self.sparsity:g} of the weights, "
+        about = f"{self.method} on {self.samples} samples of {self.task}, {self.sparsity:g} of the {self.of}, "
         parts = [about + f"on {self.machine.name}"]
         if self.steps is None:
-            known = "WoodFisher, K-FAC, layer-wise methods, norms, repair and distillation"
+            known = "WoodFisher, K-FAC, layer-wise methods, methods on channels, norms, repair and distillation"
             parts.append(f"the steps of {self.method} are not counted; those of {known} are")
         elif self.steps:
             whole = Step("in all", total([one.work for one in self.steps]), *map(sum, _times(self.steps)))
@@ -137,12 +148,13 @@ def plan(
         recovery: what follows; nothing by default.
     """
     shapes = shapes_of(net, x[:1])
-    found = steps_of(method, net, shapes, samples, sparsity, inf if limit is None else float(limit), machine.sizes)
+    asked = Asked(net, shapes, samples, sparsity, inf if limit is None else float(limit), machine.sizes)
+    found = steps_of(method, asked)
     if recovery is not None:
-        after = recovery_steps(recovery, net, shapes, samples, sparsity)
+        after = recovery_steps(recovery, asked)
         named = {f"{recovery.name}: {step}": work for step, work in (after or {}).items()}
         found = None if found is None or after is None else found | named
-    timed = {} if limit is None or not found else _pass_times(net, x[:TIMED], found, shapes)
+    timed = {} if limit is None or not found else _times_here(asked, x[:TIMED], found, machine)
     steps = None
     if found is not None:
         steps = tuple(
@@ -154,13 +166,17 @@ def plan(
     if isinstance(method, WoodFisher | WoodFisherUnlabeled):
         k, each = rows_of(method, shapes, samples)
         rows = k, shapes.p
-    tiles = -(-samples // shapes.tile) if found else 0
+    if isinstance(method, WoodFisherFilter | WoodFisherFilterUnlabeled):
+        k, each = rows_of_channels(method, asked)
+        rows = k, movable(net)
+    reads = method.licence is not NoneType or (recovery is not None and recovery.licence is not NoneType)
+    tiles = -(-samples // shapes.tile) if found and reads else 0
     together = method.name if recovery is None else f"{method.name} and {recovery.name}"
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
-    return Plan(
-        task, together, samples, sparsity, machine, steps, (tiles, tiles * each), rows, bytes_there, facts, _why(net)
-    )
+    of = "MACs" if Filter.name in method.patterns else "weights"
+    passes = tiles, tiles * each
+    return Plan(task, together, samples, sparsity, of, machine, steps, passes, rows, bytes_there, facts, _why(net))
 
 
 def memory_of(method: Pruner[Any], shapes: Shapes, parameters: int, samples: int, limit: float) -> float:
@@ -181,6 +197,19 @@ def memory_of(method: Pruner[Any], shapes: Shapes, parameters: int, samples: int
         patches = max(samples * part.places * part.matrices[0] * part.matrices[2] for part in shapes.parts)
         return found + 8.0 * (SQUARES * squares + 2 * min(patches, PATCH_NUMBERS)) + 8.0 * samples * widest
     return found + (0.0 if method.track == "data-free" else limit)
+
+
+def _times_here(asked: Asked, x: Tensor, steps: Steps, machine: Machine) -> dict[str, float]:
+    """Seconds of the steps that are not estimated but tried on this machine: passes, moments, and what channels are."""
+    found = _pass_times(asked.net, x, steps, asked.shapes)
+    summed = [step for step in steps if step.rpartition(": ")[2] in MOMENTS]
+    if summed:
+        sample = moments(asked.shapes, len(x), len(x))["second moments"]
+        rate = moment_seconds(asked.net, x) / machine.seconds(sample)
+        found |= {step: rate * machine.seconds(steps[step]) for step in summed}
+    if "channels" in steps:
+        found["channels"] = channel_seconds(asked.net, Filter.of(x))
+    return found
 
 
 def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[str, float]:

@@ -48,12 +48,16 @@ class Shapes:
 
     Args:
         between: numbers of one sample that operations outside of these parts read and write, such as sums of branches.
+        input: the shape of one sample.
+        tokens: samples are whole numbers.
     """
 
     parts: tuple[Part, ...]
     p: int
     outputs: int
     between: int = 0
+    input: tuple[int, ...] = ()
+    tokens: bool = False
 
     @cached_property
     def macs(self) -> int:
@@ -132,4 +136,4 @@ def shapes_of(net: Network, x: Shaped[Tensor, "1 *input"]) -> Shapes:
     with torch.no_grad(), plain_calls(module), between:
         (outputs,) = module(x)
     p = sum(tensor.numel() for tensor in net.weights.values())
-    return Shapes(tuple(parts), p, outputs.numel(), between.numbers)
+    return Shapes(tuple(parts), p, outputs.numel(), between.numbers, tuple(x.shape[1:]), not x.is_floating_point())

@@ -16,7 +16,7 @@ from wfbench.curvature.gram import row_edges
 from wfbench.curvature.inverse import WIDE_NUMBERS, blocks_at_a_time
 from wfbench.curvature.memory import PASS
 from wfbench.curvature.per_sample import CHECKED
-from wfbench.deploy.shapes import Shapes
+from wfbench.operations.shapes import Shapes
 from wfbench.tiles import HOST, Tiles
 
 Number: TypeAlias = float | int
