@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.cases import REGISTRY
-from wfbench import Filter, Labeled, Network, Target, Unlabeled
+from wfbench import Filter, Labeled, Network, Target, Unlabeled, WfbenchError
+from wfbench.channels.attention import FewerHeads
 from wfbench.channels.coupled import masked, shrunk
 from wfbench.channels.footprint import footprint
 from wfbench.channels.heads import heads_of
@@ -45,6 +46,20 @@ def timm_vit(**options: Any) -> nn.Module:
     return found
 
 
+class Encoder(nn.Module):
+    """torch's own attention, whose joint projection is a parameter."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(12, 3, 10, batch_first=True, **options)
+        self.into, self.body = nn.Linear(6, 12), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.out = nn.Linear(12, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.body(self.into(x)).mean(1))
+        return found
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Filter, list[int]]] = {
     "joint": (timm_vit, Filter((3, 16, 16)), [3, 48, 3, 48]),
     "joint, norms of heads": (
@@ -53,6 +68,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Filter, list[int]]] = {
         [3, 18, 3, 18],
     ),
     "shared keys": (partial(transformer, "Llama", False, num_key_value_heads=3), Filter((5, 12)), [3, 10, 3, 10]),
+    "fused": (Encoder, Filter((5, 6)), [3, 10, 3, 10]),
+    "fused, no bias": (partial(Encoder, bias=False, norm_first=True), Filter((5, 6)), [3, 10, 3, 10]),
     "tokens": (partial(transformer, "Bert", True), Filter((5,), tokens=True), [6, 10, 6, 10]),
 }
 
@@ -80,7 +97,12 @@ def test_a_head_less_is_a_head_whose_values_are_zero(case: tuple[Network, Filter
         assert group.name == heads.name
         gone = [0, group.size - 1]
         module = net.module()
-        module.get_submodule(heads.name).register_forward_hook(zeroing(heads.values[gone].flatten()))
+        maker, values = module.get_submodule(heads.name), heads.values[gone].flatten()
+        if isinstance(maker, nn.MultiheadAttention):
+            for parameter in maker.parameters(recurse=False):
+                parameter[values] = 0
+        else:
+            maker.register_forward_hook(zeroing(values))
         small = shrunk(net, net.state(), pattern.example(net), {group.name: gone})
         with torch.no_grad():
             wanted, found = module(x), small(x)
@@ -93,6 +115,24 @@ def test_a_head_less_is_a_head_whose_values_are_zero(case: tuple[Network, Filter
             assert costs.total({group.name: 2}, of) == counted[of] < whole[of]
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_with_all_its_heads_it_is_torchs_own_attention(batch_first: bool, need_weights: bool) -> None:
+    torch.manual_seed(0)
+    theirs = nn.MultiheadAttention(12, 3, batch_first=batch_first).double().eval()
+    ours = FewerHeads(theirs, torch.arange(36), torch.arange(12))
+    query, key, value = (torch.randn(4, places, 12).double() for places in (5, 6, 6))
+    padding, causal = torch.arange(6).expand(4, 6) > 3, torch.arange(6) > torch.arange(5)[:, None] + 1
+    given = [one if batch_first else one.transpose(0, 1) for one in (query, key, value)]
+    for masks in ({}, {"attn_mask": causal}, {"key_padding_mask": padding}, {"attn_mask": torch.randn(5, 6).double()}):
+        wanted, found = (of(*given, need_weights=need_weights, **masks) for of in (theirs, ours))
+        torch.testing.assert_close(found, wanted)
+    both = {"attn_mask": causal, "key_padding_mask": padding, "average_attn_weights": False}
+    torch.testing.assert_close(ours(*given, **both), theirs(*given, **both))
+    alone = query[0], key[0], value[0]
+    torch.testing.assert_close(ours(*alone), theirs(*alone))
+
+
 def zeroing(outputs: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return output.index_fill(-1, outputs, 0)
@@ -100,7 +140,7 @@ def zeroing(outputs: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return hook
 
 
-@pytest.mark.parametrize("method", ["filter-l2", "woodfisher-filter", "obs-filter", "tp-l2"])
+@pytest.mark.parametrize("method", ["filter-l2", "taylor-filter", "woodfisher-filter", "obs-filter", "tp-l2"])
 def test_methods_take_heads_and_widths(case: tuple[Network, Filter, Tensor, list[int]], method: str) -> None:
     net, pattern, x, _ = case
     pruner = REGISTRY.pruner(method)
@@ -112,6 +152,12 @@ def test_methods_take_heads_and_widths(case: tuple[Network, Filter, Tensor, list
     if method == "tp-l2" and any(pruned.removed_channels[heads.name] for heads in heads_of(net.module())):
         widths = [group for group in pattern.groups(net) if not group.heads]
         assert all(len(pruned.removed_channels[group.name]) == group.size - 1 for group in widths)
+
+
+def test_a_method_that_ranks_filters_alone_says_that_fused_heads_have_none() -> None:
+    net, x = Network(Encoder().eval()), torch.randn(4, 5, 6)
+    with pytest.raises(WfbenchError, match="no layer makes the channels of body"):
+        REGISTRY.pruner("kfac-filter").fit(net, Unlabeled(x))
 
 
 def test_heads_that_a_network_mixes_stay() -> None:

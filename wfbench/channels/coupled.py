@@ -118,8 +118,9 @@ def dependency_graph(module: nn.Module, example: Shaped[Tensor, "1 *input"]) -> 
             "torch operations that autograd records, or leave structured pruning out"
         ) from error
     heads = heads_of(module)
-    made = [module.get_submodule(name) for one in heads for name, _ in one.made]
-    graph.cut(made, [module.get_submodule(one.reader) for one in heads])
+    apart = [one for one in heads if not one.fused]  # the graph has a fused one as a whole
+    made = [module.get_submodule(name) for one in apart for name, _ in one.made]
+    graph.cut(made, [module.get_submodule(one.reader) for one in apart])
     return graph
 
 
@@ -158,8 +159,9 @@ def _of_heads(heads: Heads, module: nn.Module) -> Coupled:
 
     reader = tensor_name(heads.reader, "weight")
     deleted = [one for name, index in heads.others for one in made(name, index)]
-    charged = tuple(made(heads.name, heads.values))
-    return Coupled(heads.name, heads.size, charged, (*deleted, Slices(reader, 1, heads.columns)), (reader,), heads=True)
+    values, read = made(heads.name, heads.values), [Slices(reader, 1, heads.columns)]
+    charged, more = (read, values) if heads.fused else (values, read)
+    return Coupled(heads.name, heads.size, tuple(charged), (*deleted, *more), (reader,), heads=True)
 
 
 def _rows(roots: Sequence[int], positions: Sequence[int]) -> Int[Tensor, "channels width"]:

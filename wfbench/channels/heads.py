@@ -3,7 +3,7 @@ libraries name them, and a network without a head is tried before any goes.
 
 Zeroing the values of a head, `V = 0`, removes its effect, so rows and bias of the layer that makes them are charged.
 What makes queries and keys is deleted, as are the columns that read the head; of heads that share keys and values all
-go together.
+go together. Where no layer makes the values, as in torch's own attention, the columns that read the head are charged.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from wfbench.channels.attention import FewerHeads
 from wfbench.network import tensor_name
 
 APART = (
@@ -41,6 +42,7 @@ class Heads:
         others: outputs of layers, by name, that are its queries and keys.
         reader: the layer that reads the heads.
         columns: its inputs.
+        fused: what makes queries, keys and values is no layer, but parameters of the one so named.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Heads:
     others: tuple[tuple[str, Tensor], ...]
     reader: str
     columns: Int[Tensor, "heads read"]
+    fused: bool = False
 
     @property
     def made(self) -> tuple[tuple[str, Tensor], ...]:
@@ -58,8 +61,21 @@ class Heads:
 
 def heads_of(module: nn.Module) -> list[Heads]:
     """Every attention that is known by the names of its parts and has two heads or more."""
-    found = (_joint(name, part) or _apart(name, part) for name, part in module.named_modules())
+    found = (_fused(name, part) or _joint(name, part) or _apart(name, part) for name, part in module.named_modules())
     return [one for one in found if one is not None and one.size > 1]
+
+
+def _fused(name: str, part: nn.Module) -> Heads | None:
+    """torch's own, whose joint projection is a parameter and no layer's."""
+    if not isinstance(part, FewerHeads):
+        if not isinstance(part, nn.MultiheadAttention) or not part._qkv_same_embed_dim or part.add_zero_attn:
+            return None
+        if part.bias_k is not None or part.bias_v is not None:
+            return None
+    size, width = part.num_heads, part.head_dim
+    queries, keys, values = torch.arange(3 * size * width).reshape(3, size, width)
+    others = ((name, torch.cat([queries, keys], 1)),)
+    return Heads(name, name, size, values, others, tensor_name(name, "out_proj"), queries, fused=True)
 
 
 def _joint(name: str, part: nn.Module) -> Heads | None:
@@ -111,6 +127,13 @@ def _width(part: nn.Module) -> int | None:
 
 def take_heads(module: nn.Module, heads: Heads, gone: Sequence[int]) -> None:
     """Make the layers around the heads smaller, in place."""
+    if heads.fused:
+        stay = [head for head in range(heads.size) if head not in gone]
+        part = module.get_submodule(heads.name)
+        assert isinstance(part, nn.MultiheadAttention | FewerHeads)
+        place = torch.arange(len(part.in_proj_weight)).reshape(3, heads.size, -1)[:, stay].flatten()
+        module.set_submodule(heads.name, FewerHeads(part, place, heads.columns[stay].flatten()))
+        return
     lost: dict[str, list[Tensor]] = {}
     for name, index in heads.made:
         lost.setdefault(name, []).append(index[list(gone)].flatten())

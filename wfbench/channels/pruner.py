@@ -86,21 +86,28 @@ class ChannelFitted:
 def by_channel(tensor: Tensor, group: Coupled, name: str) -> Float[Tensor, "channels n"]:
     """The entries of one of the group's charged or deleted tensors, a row a channel: all that are in it.
 
+    Of a tensor that reads the channels, its columns.
+
     Raises:
-        WfbenchError: the group has no slices of that tensor along its first axis.
+        WfbenchError: the group has no slices of that tensor, which is of filters.
     """
-    parts = [part.index for part in (*group.charged, *group.deleted) if part.name == name and part.axis == 0]
-    if not parts:
-        raise WfbenchError(f"{group.name} makes no channel with {name}")
-    return tensor[torch.cat(parts, 1).to(tensor.device).flatten()].reshape(group.size, -1)
+    parts = [part for part in (*group.charged, *group.deleted) if part.name == name]
+    for axis in (0, 1):
+        if found := [part.index for part in parts if part.axis == axis]:
+            if axis == tensor.ndim:
+                raise WfbenchError(f"no layer makes the channels of {group.name}, which have no filters; use filter-l2")
+            index = torch.cat(found, 1).to(tensor.device).flatten()
+            return tensor.movedim(axis, 0)[index].reshape(group.size, -1)
+    raise WfbenchError(f"{group.name} makes no channel with {name}")
 
 
 def producers(net: Network, group: Coupled) -> list[str]:
-    """Names of the prunable weights whose outputs are the group's channels."""
+    """Names of the prunable weights whose outputs are the group's channels; of those that read them, if none are."""
     names = dict.fromkeys(part.name for part in (*group.charged, *group.deleted) if part.axis == 0)
-    return [name for name in names if name in net.weights]
+    return [name for name in names if name in net.weights] or list(group.consumers)
 
 
 def reading(group: Coupled, consumer: str) -> Int[Tensor, "channels width"]:
     """The input positions (second axis of the consumer's weight) of each of the group's channels."""
-    return next(part.index for part in group.deleted if part.name == consumer and part.axis == 1)
+    parts = (*group.deleted, *group.charged)
+    return next(part.index for part in parts if part.name == consumer and part.axis == 1)

@@ -36,7 +36,7 @@ def over_charged(
     for part in group.charged:
         if part.name not in net.movable:
             continue
-        found = values(part.name)
+        found = values(part.name).movedim(part.axis + 1, 1)
         entries = found.reshape(*found.shape[:2], -1).sum(2)
         parts.append(entries[:, part.index.to(found.device)].sum(2))
     return torch.stack(parts).sum(0)
