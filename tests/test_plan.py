@@ -67,7 +67,7 @@ def whole() -> nn.Module:
 NETWORKS = {"whole": (whole, (3, 16, 16)), "mlp": (mlp, (64,)), "conv": (conv, (3, 16, 16)), "wide": (wide, (240,))}
 ON = {"full": "mlp", "exact": "mlp", "obc": "mlp", "wanda": "wide"}
 CHANNELS: tuple[Any, ...] = ("filter-l1", "thinet", "obs-filter", "kfac-filter", "taylor-filter", "woodfisher-filter")
-CHANNELS += ("woodfisher-filter-independent", WoodFisherFilterLogits(rank=30))
+CHANNELS += ("woodfisher-filter-independent", "staged[stages=2]-filter-l1", WoodFisherFilterLogits(rank=30))
 COMPOSED = ("global-obc", "obc-as-magnitude", "staged-magnitude", "magnitude-as-wanda", "wanda+obc")
 METHODS = {
     "full": WoodFisherUnlabeled(block_size=None),

@@ -214,16 +214,23 @@ def _times_here(asked: Asked, x: Tensor, steps: Steps, machine: Machine) -> dict
 
 def _pass_times(net: Network, x: Tensor, steps: Steps, shapes: Shapes) -> dict[str, float]:
     """Seconds of the steps that are passes, from the timed ones, by their FLOPs."""
-    there, back = pass_seconds(net, x)
-    once = 2.0 * shapes.macs
-    rates = dict.fromkeys(WHOLE_BATCHES, there / once) | {"backward": back / (2 * once), "rows": back / (2 * once)}
+    rates = wider = _rates(net, x, shapes)
+    if any(work.flops64 for step, work in steps.items() if step.rpartition(": ")[2] in rates):
+        wider = _rates(Network(net.module().double()), x.double() if x.is_floating_point() else x, shapes)
     found = {}
     for step, work in steps.items():
         name = step.rpartition(": ")[2]
-        rate = there / once if work.flops64 else rates.get(name)  # what float64 takes is measured in no pass
-        if name in rates | {"check of the rows": 0.0} and rate is not None:
-            found[step] = rate * (work.flops32 + 2 * work.flops64)
+        if name in rates:
+            found[step] = rates[name] * work.flops32 + wider[name] * work.flops64
+        elif name == "check of the rows":  # of three samples, in float64, which is not timed for these alone
+            found[step] = rates["forward"] * (work.flops32 + 2 * work.flops64)
     return found
+
+
+def _rates(net: Network, x: Tensor, shapes: Shapes) -> dict[str, float]:
+    """Seconds a FLOP of each kind of pass."""
+    (there, back), once = pass_seconds(net, x), 2.0 * shapes.macs
+    return dict.fromkeys(WHOLE_BATCHES, there / once) | {"backward": back / (2 * once), "rows": back / (2 * once)}
 
 
 def _facts(

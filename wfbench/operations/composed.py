@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 from typing import Any, TypeAlias
 
+from wfbench.channels.pattern import Filter
+from wfbench.channels.pruner import producers
 from wfbench.composed.matched import Allocation, LayerMatched
 from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged, shares
 from wfbench.composed.transplant import Transplant
-from wfbench.operations.asked import Asked, Cost, Steps, added
+from wfbench.operations.asked import Asked, Cost, Counts, Steps, added, weight_names
+from wfbench.operations.channels import Channels
 from wfbench.operations.woodfisher import restored
 from wfbench.operations.work import RANKED, Work
 from wfbench.pruner import Pruner
@@ -69,11 +73,30 @@ def staged(method: Staged, asked: Asked, cost_of: CostOf) -> Cost | None:
         for share in many:
             of = cost_of(method.of, at)
             assert of is not None
-            after = restored(at.by_magnitude(share), first=share == many[0])
+            left = without_channels(at, share) if Filter.name in method.of.patterns else at.by_magnitude(share)
+            after = restored(left, first=share == many[0])
             found += [of.at(replace(at, sparsity=share)), after if method.restore else {}]
         return added(*found)
 
     return Cost({}, prune)
+
+
+def without_channels(asked: Asked, sparsity: float) -> Asked:
+    """What the rows keep where every group of channels loses as large a part."""
+    channels = Channels(asked.net, asked.shapes)
+    gone, names = channels.gone(sparsity), weight_names(asked.net, asked.shapes)
+    rows_gone, columns_gone = dict.fromkeys(names.values(), 0), dict.fromkeys(names.values(), 0)
+    for group in channels.groups:
+        for name in producers(asked.net, group):
+            rows_gone[name] += gone[group.name] * (name not in group.consumers)
+        for name, reader in zip(group.consumers, channels.readers(group), strict=True):
+            columns_gone[name] += gone[group.name] * reader.k
+    counts: Counts = {}
+    for part in (part for part in asked.shapes.parts if part.prunable):
+        (groups, rows, d), name = part.matrices, names[part.name]
+        less = ceil(rows_gone[name] / groups)
+        counts[name] = [[max(0, d - columns_gone[name])] * (rows - less) + [0] * less] * groups
+    return replace(asked, sparsity=sparsity, counts=counts)
 
 
 COMPOSED: dict[type, Callable[[Any, Asked, CostOf], Cost | None]] = {
