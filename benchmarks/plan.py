@@ -22,6 +22,7 @@ from wfbench.deploy import machine as machines
 from wfbench.deploy.machine import measured
 from wfbench.deploy.plan import TIMED, Step, plan
 from wfbench.licence import handed
+from wfbench.operations.methods import channels
 from wfbench.tasks.imagenet import NETWORKS
 from wfbench.woodfisher.variants import WoodFisherUnlabeled
 
@@ -31,7 +32,7 @@ KINDS = ("flops32", "flops64", "moved", "launches")
 
 def target_of(method: Any, sparsity: float, x: Tensor) -> Target:
     """Of single weights, or of whole channels by what they multiply."""
-    if Filter.name in method.patterns:
+    if channels(method):
         return Target(sparsity, Filter.of(x), of="macs")
     return Target(sparsity, scope=method.scope)
 

@@ -68,7 +68,7 @@ NETWORKS = {"whole": (whole, (3, 16, 16)), "mlp": (mlp, (64,)), "conv": (conv, (
 ON = {"full": "mlp", "exact": "mlp", "obc": "mlp", "wanda": "wide"}
 CHANNELS: tuple[Any, ...] = ("filter-l1", "thinet", "obs-filter", "kfac-filter", "taylor-filter", "woodfisher-filter")
 CHANNELS += ("woodfisher-filter-independent", "staged[stages=2]-filter-l1", WoodFisherFilterLogits(rank=30))
-COMPOSED = ("global-obc", "obc-as-magnitude", "staged-magnitude", "magnitude-as-wanda", "wanda+obc")
+COMPOSED = ("obs-distilled", "global-obc", "obc-as-magnitude", "staged-magnitude", "magnitude-as-wanda", "wanda+obc")
 METHODS = {
     "full": WoodFisherUnlabeled(block_size=None),
     "full-joint": WoodFisherUnlabeled(block_size=None, update="joint", stages=4),
@@ -130,7 +130,7 @@ def test_steps_of_methods_on_channels_are_what_is_counted(method: Any) -> None:
 
 @pytest.mark.parametrize("method", COMPOSED)
 def test_a_method_made_of_methods_costs_what_they_do(method: str) -> None:
-    (net, x), pruner = made("whole" if "staged" in method else "mlp"), discover().pruner(method)
+    (net, x), pruner = made("mlp" if "obc" in method or "wanda" in method else "whole"), discover().pruner(method)
     steps = steps_of(pruner, Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY))
     assert steps is not None
     for _, run in regions(net, Unlabeled(x), pruner, SPARSITY):

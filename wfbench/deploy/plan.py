@@ -17,7 +17,7 @@ from wfbench.network import Network
 from wfbench.operations.asked import Asked, Steps
 from wfbench.operations.channel_curvature import movable, rows_of_channels
 from wfbench.operations.layerwise import LAYERWISE, moments
-from wfbench.operations.methods import steps_of
+from wfbench.operations.methods import channels, steps_of
 from wfbench.operations.recoveries import recovery_steps
 from wfbench.operations.shapes import Shapes, shapes_of
 from wfbench.operations.woodfisher import rows_of
@@ -174,7 +174,7 @@ def plan(
     together = method.name if recovery is None else f"{method.name} and {recovery.name}"
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
-    of = "MACs" if Filter.name in method.patterns else "weights"
+    of = "MACs" if channels(method) else "weights"
     passes = tiles, tiles * each
     return Plan(task, together, samples, sparsity, of, machine, steps, passes, rows, bytes_there, facts, _why(net))
 

@@ -5,13 +5,15 @@ from types import NoneType
 from typing import Any
 
 from wfbench.channels.pattern import Filter
-from wfbench.operations.asked import Asked, Cost, Steps
+from wfbench.operations.asked import Asked, Cost, Steps, added
 from wfbench.operations.channel_curvature import gated, kfac_filter, woodfisher_filter
 from wfbench.operations.channels import data_free, obs_filter, thinet
 from wfbench.operations.composed import COMPOSED
 from wfbench.operations.layerwise import KFAC, LAYERWISE, kfac
+from wfbench.operations.recoveries import recovery_steps
 from wfbench.operations.woodfisher import staged, woodfisher
 from wfbench.pruner import Pruner
+from wfbench.sparsity import Unstructured
 from wfbench.woodfisher.channel_variants import WoodFisherFilter, WoodFisherFilterUnlabeled
 from wfbench.woodfisher.restored import WoodFisherStaged
 from wfbench.woodfisher.variants import WoodFisher, WoodFisherUnlabeled
@@ -38,11 +40,26 @@ def cost_of(method: Pruner[Any], asked: Asked) -> Cost | None:
         return kfac(asked, asked.shapes.outputs if name == "kfac-exact" else 1)
     if name in LAYERWISE:
         return LAYERWISE[name](asked)
+    if name == "obs-distilled":
+        return _distilled(method, asked)
     if isinstance(method, WoodFisherFilter | WoodFisherFilterUnlabeled):
         return woodfisher_filter(method, asked)
-    if Filter.name in method.patterns:
+    if channels(method):
         return CHANNELS[name](asked) if name in CHANNELS else data_free(asked) if method.licence is NoneType else None
     return Cost({}, lambda at: {}) if method.licence is NoneType else None
+
+
+def _distilled(method: Any, asked: Asked) -> Cost | None:
+    """Of single weights: what chooses them, and the descent after it."""
+    of = cost_of(method.weights, asked)
+    if of is None or recovery_steps(method.after, asked) is None:
+        return None
+    return Cost(of.fit, lambda at: added(of.prune(at), recovery_steps(method.after, at) or {}))
+
+
+def channels(method: Pruner[Any]) -> bool:
+    """Whether a method takes whole channels alone; a plan of one that takes either is of single weights."""
+    return Filter.name in method.patterns and Unstructured.name not in method.patterns
 
 
 def steps_of(method: Pruner[Any], asked: Asked) -> Steps | None:
