@@ -17,9 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tabulate import tabulate
 
-from wfbench import Case, Network, Runner, Target, discover
+from wfbench import Network, Target, discover, draw
 from wfbench.curvature.memory import bytes_of, limit_to
-from wfbench.recoveries.names import RECOVERIES
+from wfbench.execution.allocator import give_freed_memory_back
+from wfbench.licence import handed
 
 UNBOUNDED = "1TiB"
 ROOT = Path(__file__).parent.parent
@@ -33,17 +34,18 @@ def status(name: str) -> int:
 
 
 def child(options: argparse.Namespace) -> None:
-    """Prune; print the peak above what data, network and one pass took, and leave the weights in a file."""
+    """Prune; print the peak above what samples, network and one pass took, and leave the weights in a file."""
     limit_to(bytes_of(options.memory))
     registry = discover()
     task, method = registry.task(options.task), registry.pruner(options.method)
-    case = Case(task, options.samples, 0, 0, Target(0.5, scope=method.scope), method, RECOVERIES["none"])
-    data = task.train_set.take(range(min(4, options.samples))).inputs
+    net, data = Network(task.dense()), draw(task.train_set, options.samples, seed=0)
     with torch.no_grad():
-        Network(task.dense()).logits({}, data)
+        net.logits({}, data.inputs[:4])
+    give_freed_memory_back()  # of reading the samples
     before, began = status("VmRSS"), (time.perf_counter(), time.process_time())
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    pruned, _ = Runner().prune(case)
+    torch.manual_seed(0)
+    pruned = method.fit(net, handed(method.licence, data)).prune(Target(0.5, scope=method.scope))
     seconds = [time.perf_counter() - began[0], time.process_time() - began[1]]
     save_file({name: tensor.contiguous() for name, tensor in pruned.state.items()}, options.out)
     print(json.dumps({"before": before, "peak": status("VmHWM") - before, "seconds": seconds}))

@@ -118,6 +118,20 @@ def test_half_of_the_bound_is_filled_before_files_are(all_in_files: None) -> Non
     assert memory._held[0] == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what is in memory is not told elsewhere")
+def test_pages_of_one_file_leave_though_those_of_another_left_before() -> None:
+    """The rows' file grows page by page while each pass gives back what it kept."""
+    with memory.within(64 * 2**20):
+        passing = memory.stored(torch.ones(2**18))
+        rows = memory.stored(torch.ones(10, 2**20))
+        before = memory._resident()
+        for row in rows:
+            row.fill_(2)
+            memory.touched(rows, row.nbytes)
+            memory.release(passing)
+        assert memory._resident() - before <= (memory.PAGES * 64 + 2 * 4) * 2**20
+
+
 def test_files_end_with_their_tensors_and_have_no_name(all_in_files: None, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, memory.within(NOTHING):
         patch.setattr(tempfile, "tempdir", str(tmp_path))

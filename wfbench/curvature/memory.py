@@ -171,7 +171,7 @@ def release(tensor: Tensor) -> None:
     """The pages of what lies in a file leave memory until they are read again."""
     if file := _files.get(tensor.untyped_storage().data_ptr()):
         file.madvise(mmap.MADV_DONTNEED)
-        file.seen, _others[0] = 0, _resident()
+        file.seen, _others[0] = 0, min(_others[0], _resident())  # other files may have pages there, which are no others
 
 
 def _resident() -> float:
