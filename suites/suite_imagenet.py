@@ -10,7 +10,7 @@ from wfbench.pytest_plugin import case_test
 
 WEIGHTS = Grid(
     tasks=("imagenet-efficientnet-lite0",),
-    methods=("magnitude", "woodfisher", "woodfisher-staged", "obc", "lobs", "kfac", "sparsegpt"),
+    methods=("magnitude", "woodfisher", "obs-distilled", "obc", "lobs", "kfac", "sparsegpt"),
     budgets=(16, 64, 256),
     sparsities=(0.5,),
     recoveries=("none", "batchnorm", "repair"),
@@ -24,10 +24,11 @@ CHANNELS = replace(
     of="macs",
     scopes=("layer",),
 )
+ALLOCATED = replace(CHANNELS, methods=("obs-distilled",), scopes=("global",))
 FEW = replace(CHANNELS, methods=("woodfisher-filter",), budgets=(16, 64))
 MANY = replace(CHANNELS, methods=("woodfisher-filter[rank=64]",), budgets=(256,))
 """As many rows as samples for each of thousands of channels would be too much: their strongest directions."""
 SNOWS = replace(WEIGHTS, methods=("snows",), budgets=(16,), recoveries=("none",))
-SUITE = Suite("imagenet", (WEIGHTS, CHANNELS, FEW, MANY, SNOWS))
+SUITE = Suite("imagenet", (WEIGHTS, CHANNELS, ALLOCATED, FEW, MANY, SNOWS))
 
 test_case = case_test("imagenet")

@@ -1,4 +1,4 @@
-"""Ten to a hundred samples: WoodFisher's best against every rival, under the same recoveries."""
+"""Ten to a hundred samples: `obs-distilled` and WoodFisher's best against every rival, under the same recoveries."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ SMALL = ("digits-cnn", "fashion-mlpnet")
 
 EVERYWHERE = Grid(
     tasks=(*SMALL, "fashion-resnet20[2000]", "fashion-mobilenetv1[2000]"),
-    methods=(*WOODFISHERS, *RIVALS),
+    methods=("obs-distilled", *WOODFISHERS, *RIVALS),
     budgets=(10, 50, 100),
     sparsities=(0.6, 0.8, 0.9),
     recoveries=("none", "batchnorm", "repair"),
