@@ -298,5 +298,5 @@ def test_a_method_under_its_own_ranking_takes_what_is_smallest_of_its_updated_we
 def test_every_method_says_where_it_comes_from_and_how_faithful_it_is() -> None:
     for name, pruner in REGISTRY.pruners.items():
         assert pruner.source, name
-        assert pruner.patterns in (("unstructured",), ("unstructured", "n:m"), ("filter",))
+        assert pruner.patterns in (("unstructured",), ("unstructured", "n:m"), ("unstructured", "filter"), ("filter",))
         assert pruner.fidelity, name

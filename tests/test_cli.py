@@ -26,7 +26,7 @@ def test_list_names_methods_and_tasks(capsys: pytest.CaptureFixture[str]) -> Non
     later = "obd-hessian obc sparsegpt wanda chita snows taylor snip mfac obert"
     assert {*baselines.split(), *later.split()} <= methods.keys()
     for entry in methods.values():
-        assert entry["patterns"] in (["unstructured"], ["unstructured", "n:m"], ["filter"])
+        assert entry["patterns"] in (["unstructured"], ["unstructured", "n:m"], ["unstructured", "filter"], ["filter"])
         assert entry["licence"] in ("labeled", "unlabeled", "data-free")
         assert entry["source"]
         assert entry["fidelity"]
