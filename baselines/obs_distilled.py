@@ -6,8 +6,8 @@ logits:
 - for a whole channel, with few charged coordinates beside those, WoodFisher's saliency on them says how much of every
   layer goes (Singh & Alistarh 2020, on the Gauss-Newton matrix of the logits);
 - for single weights, far more than rows, that saliency ranks as size does, so the updated weights' sizes say it.
-Last, a brief descent brings every layer's output back to the dense network's (Romero et al. 2015) and the statistics of
-BatchNorms are taken anew.
+Last, a brief descent brings every layer's output back to the dense network's (Romero et al. 2015), and the statistics
+of BatchNorms go half-way to those of the moved weights.
 
 Fidelity: equal to its three parts one after another, each with an oracle of its own. Not a published method.
 """

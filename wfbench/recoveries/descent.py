@@ -31,8 +31,8 @@ Terms: TypeAlias = Callable[[Params, Tensor], Iterator[Tensor]]
 class _Tuning(Recovery[D]):
     """Adam on the movable weights that were kept, from re-estimated BatchNorm statistics, which then stay.
 
-    Batches drawn without replacement, the order anew for every pass; the learning rate falls
-    to zero along a cosine. Weights of less than float32 are moved as float32, and rounded for every pass. Samples of a
+    Batches are drawn without replacement, the order anew for every pass; the learning rate falls to zero along a
+    cosine. Weights of less than float32 are moved as float32, and rounded for every pass. Samples of a
     step whose activations are too many together go through the network in parts, and their gradients are summed.
 
     Args:
@@ -191,13 +191,13 @@ class BriefDistillation(FeatureDistillation):
     batch: int = 16
 
     def apply(self, net: Network, pruned: Pruned, data: Unlabeled) -> Pruned:
-        before = super().apply(net, pruned, data)
-        after = BatchNormReestimation().apply(net, before, Unlabeled(data.inputs))
+        moved = super().apply(net, pruned, data)
+        again = BatchNormReestimation().apply(net, moved, Unlabeled(data.inputs))
         state = {
-            name: (tensor + after.state[name]) / 2 if tensor.is_floating_point() else tensor
-            for name, tensor in before.state.items()
+            name: (tensor + again.state[name]) / 2 if tensor.is_floating_point() else tensor
+            for name, tensor in moved.state.items()
         }
-        return replace(before, state=state)
+        return replace(moved, state=state)
 
 
 @dataclass(frozen=True)
