@@ -23,6 +23,7 @@ from wfbench.toolbox import (
     as_matrices,
     check_damping,
     damped,
+    digest_of,
     from_matrices,
     inverse,
     keep_largest,
@@ -79,18 +80,21 @@ class OBC(Pruner[Unlabeled]):
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:
         hessians = {name: damped(h, self.damping) for name, h in second_moments(net, data.inputs).items()}
-        ranks = {}
-        for name, weight in net.weights.items():
-            layer = net.layer_of(name)
-            matrices = as_matrices(layer, weight).double()
-            order, losses = trace(matrices, hessians[name])
-            # a weight goes after those that its row loses before it: rows are merged by the running maximum
-            losses = losses.cummax(1).values
-            place = losses.flatten().argsort(stable=True).argsort().reshape(order.shape)
-            ranks[name] = from_matrices(
-                layer, torch.empty_like(place).scatter_(1, order, place).reshape(matrices.shape)
-            ).double()
+        asked = ("obc", self.damping, digest_of(data.inputs))  # what takes its order from here does so on these samples
+        ranks = net.memo.take_large(asked, lambda: {name: ranked(net, name, hessians[name]) for name in net.weights})
         return FittedOBC(net, hessians, ranks)
+
+
+def ranked(net: Network, name: str, hessians: Float[Tensor, "g d d"]) -> Float[Tensor, "..."]:
+    """Of each of a layer's weights, how many go before it.
+
+    A weight goes after those that its row loses before it: rows are merged by the running maximum.
+    """
+    layer = net.layer_of(name)
+    matrices = as_matrices(layer, net.weights[name]).double()
+    order, losses = trace(matrices, hessians)
+    place = losses.cummax(1).values.flatten().argsort(stable=True).argsort().reshape(order.shape)
+    return from_matrices(layer, torch.empty_like(place).scatter_(1, order, place).reshape(matrices.shape)).double()
 
 
 def trace(
@@ -131,6 +135,6 @@ def _trace(w: Float[Tensor, "rows d"], inverse: Float[Tensor, "rows d d"]) -> tu
         stay = (~gone).nonzero()[:, 1].reshape(rows, -1)
         left, w = left.gather(1, stay), w.gather(1, stay)
         columns, scaled = (of.gather(2, stay[:, None].expand(-1, steps, -1)) for of in (columns, scaled))
-        inverse = inverse[every[:, None, None], stay[:, :, None], stay[:, None]]
+        inverse = inverse[every[:, None], stay].gather(2, stay[:, None].expand(-1, stay.shape[1], -1))
         inverse = inverse.baddbmm_(columns.mT, scaled, alpha=-1)
     return order, losses

@@ -53,11 +53,11 @@ class FittedOBSDistilled:
     net: Network
     data: Unlabeled
     options: OBSDistilled
-    fitted: dict[str, Fitted] = field(default_factory=dict)
+    fitted: dict[str, tuple[Fitted, float]] = field(default_factory=dict)
 
     def prune(self, target: Target) -> Pruned:
         kind = "channels" if isinstance(target.pattern, Filter) else "weights"
-        if kind not in self.fitted:
-            self.fitted[kind] = getattr(self.options, kind).fit(self.net, self.data)
-        pruned = self.fitted[kind].prune(target)
+        method: Pruner[Any] = getattr(self.options, kind)
+        fitted = self.net.memo.take_in(self.fitted, kind, lambda: method.fit(self.net, self.data))
+        pruned = fitted.prune(target)
         return self.options.after.apply(self.net, pruned, self.data) if target.sparsity > 0 else pruned

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import cache
+from typing import Any, cast
 
 import pytest
 import torch
@@ -587,6 +588,24 @@ def test_obs_distilled_is_its_three_parts_by_name(of: Unit, parts: str) -> None:
         assert all(torch.equal(tensor, whole.state[name]) for name, tensor in pruned.state.items())
     dense = found.prune(Target(0.0, pattern, of=of))
     assert all(torch.equal(tensor, dense.state[name]) for name, tensor in net.state().items())
+
+
+def test_seconds_of_obs_distilled_hold_its_fit_at_every_sparsity() -> None:
+    task = image_task()
+    net, x = Network(task.dense(0)), Unlabeled(draw(task.train_set, 4, 0).inputs)
+    magnitude = discover().pruner("magnitude")
+
+    class Slow(type(magnitude)):  # type: ignore[misc]
+        def fit(self, net: Network, data: Any) -> Fitted:
+            net.memo.saved += 100  # seconds that it would have taken
+            return cast("Fitted", super().fit(net, None))
+
+    ours = discover().pruner("obs-distilled")
+    fitted = dataclasses.replace(ours, weights=Slow(), after=RECOVERIES["none"]).fit(net, x)
+    for share in (0.3, 0.5, 0.6):
+        before = net.memo.saved
+        fitted.prune(Target(share))
+        assert net.memo.saved - before >= 100
 
 
 @pytest.mark.parametrize("method", ["filter-l1", "obs-filter", "woodfisher-filter-logits"])

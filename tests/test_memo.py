@@ -82,6 +82,18 @@ def test_seconds_that_were_saved_are_those_of_the_first_time(monkeypatch: pytest
     assert memo.saved == 6.0
 
 
+def test_what_making_has_saved_counts_as_what_it_takes() -> None:
+    memo, kept = Memo(), dict[str, tuple[Tensor, float]]()
+
+    def make() -> Tensor:
+        memo.saved += 100  # as whoever takes rows of another budget does
+        return torch.ones(1)
+
+    for times in (1, 2):
+        memo.take_in(kept, "fit", make)
+        assert 100 * times <= memo.saved < 100 * times + 1
+
+
 def test_digests_tell_shapes_types_and_bits_apart() -> None:
     x = torch.zeros(2, 3)
     others = [x.reshape(3, 2), x.to(torch.int32), -x, torch.zeros(2, 3, dtype=torch.float64)]

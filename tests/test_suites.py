@@ -15,6 +15,7 @@ import sys
 import termios
 import time
 from dataclasses import replace
+from itertools import groupby
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,19 @@ def test_grids_that_share_cases_run_each_once() -> None:
     found = labels(Suite("some", (SOME, replace(SOME, methods=("magnitude",), budgets=(4, 16), seeds=3))))
     assert len(found) == len(set(found)) == 2 * 2 * 2 + 2 * 3 - 2  # n = 4 of draws 0 and 1 is in both
     assert sum("magnitude" in label for label in found) == 8
+
+
+def test_cases_of_grids_that_share_a_fit_stand_side_by_side() -> None:
+    some = {"tasks": ("digits-cnn",), "methods": ("magnitude", "obc"), "budgets": (8, 16), "seeds": 2}
+    grid = Grid(**some, sparsities=(0.5, 0.8), recoveries=("none",))
+    after = replace(grid, methods=("obc",), recoveries=("repair",), budgets=(16,))
+    cases = Suite("two", (grid, after)).cases(discover())
+    fits = [(case.seed, case.budget, case.method.name) for case in cases]
+    assert [fit for fit, _ in groupby(fits)] == [
+        (seed, budget, method) for seed in (0, 1) for budget in (16, 8) for method in ("magnitude", "obc")
+    ]
+    of = [(case.target.sparsity, case.recovery.name) for case in cases if (case.seed, case.budget) == (1, 16)]
+    assert of[-4:] == [(0.5, "none"), (0.5, "repair"), (0.8, "none"), (0.8, "repair")]
 
 
 def test_declared_values_filter_the_grids_and_a_task_means_its_subset() -> None:

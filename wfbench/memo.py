@@ -3,12 +3,14 @@
 import hashlib
 import time
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 T = TypeVar("T")
+Kept: TypeAlias = dict[Any, tuple[Any, float]]
+"""By key: what was made, and the seconds that it took or would have taken had nothing been kept."""
 
 LARGE = 2**28
 """Bytes of what hangs on samples that are kept where nobody says how many."""
@@ -24,17 +26,28 @@ class Memo:
 
     def __init__(self, most: int = LARGE) -> None:
         self.most = most
-        self._kept: dict[Hashable, tuple[Any, float]] = {}
-        self._large: dict[Hashable, tuple[Any, float]] = {}
+        self._kept: Kept = {}
+        self._large: Kept = {}
         self.saved = 0.0
 
     def take(self, key: Hashable, make: Callable[[], T]) -> T:
         """What is kept under the key, made where there is nothing."""
-        return self._take(self._kept, key, make)
+        return self.take_in(self._kept, key, make)
+
+    def take_in(self, kept: Kept, key: Hashable, make: Callable[[], T]) -> T:
+        """The same of what whoever asks keeps himself, so that it is gone when he is."""
+        if key in kept:
+            value, seconds = kept[key]
+            self.saved += seconds
+            return value
+        began, saved = time.perf_counter(), self.saved
+        made = make()
+        kept[key] = made, time.perf_counter() - began + self.saved - saved
+        return made
 
     def take_large(self, key: Hashable, make: Callable[[], T]) -> T:
         """The same of tensors that are kept as long as there is room for them; who asks gets copies of his own."""
-        found = self._take(self._large, key, make)
+        found = self.take_in(self._large, key, make)
         self._large[key] = self._large.pop(key)
         while self._large and sum(bytes_of(value) for value, _ in self._large.values()) > self.most:
             del self._large[next(iter(self._large))]
@@ -43,16 +56,6 @@ class Memo:
     def like(self, other: "Memo", *keys: Hashable) -> None:
         """Take over what another has under these keys."""
         self._kept |= {key: other._kept[key] for key in other._kept.keys() & {*keys}}
-
-    def _take(self, kept: dict[Hashable, tuple[Any, float]], key: Hashable, make: Callable[[], T]) -> T:
-        if key in kept:
-            value, seconds = kept[key]
-            self.saved += seconds
-            return value
-        began = time.perf_counter()
-        made = make()
-        kept[key] = made, time.perf_counter() - began
-        return made
 
     def get(self, key: Hashable) -> Any:
         """What is kept under the key, or None; the caller says what it saved."""

@@ -21,6 +21,7 @@ from wfbench.curvature.rows import Gradients, gradients
 from wfbench.errors import at_least
 from wfbench.layers import as_matrices, check_patches, from_matrices, least_squares, patches
 from wfbench.linalg import alike, cholesky, damped, inverse
+from wfbench.memo import digest_of
 from wfbench.network import Params, at_a_time, flatten, unflatten
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
@@ -55,6 +56,7 @@ __all__ = [
     "cholesky",
     "damped",
     "dependency_graph",
+    "digest_of",
     "effective_rank",
     "filters_of",
     "flatten",

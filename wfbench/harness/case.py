@@ -1,5 +1,6 @@
 """A case: what is asked, and the names and options that a record says it by."""
 
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -103,6 +104,25 @@ class Case:
         unusual += [f"copies{sampling.copies}"] * (sampling.copies > 1)
         parts = [self.task.name, f"n{self.budget}", f"s{self.seed}", self.method.name, *unusual]
         return "-".join([*parts, target.scope, f"{target.sparsity:g}", self.recovery.name])
+
+
+def gathered(cases: Iterable[Case]) -> list[Case]:
+    """Those of a draw side by side, in these those of a budget, then of a method, then of a target; first come first.
+
+    Neighbours share what was drawn, then what was fitted, then what was pruned.
+    """
+
+    def kinds(case: Case) -> list[tuple[object, ...]]:
+        draw = (case.task.name, case.replicate, case.seed, case.sampling)
+        pattern = (case.target.pattern.name, case.target.of, case.target.scope)
+        whole = (*draw, case.budget, case.method.name, *pattern, case.target.sparsity)
+        return [whole[:depth] for depth in (4, 5, 6, len(whole))]
+
+    every = [(case, kinds(case)) for case in cases]
+    place: dict[tuple[object, ...], int] = {}
+    for kind in (kind for _, of in every for kind in of):
+        place.setdefault(kind, len(place))
+    return [case for case, _ in sorted(every, key=lambda one: [place[kind] for kind in one[1]])]
 
 
 def options(component: object) -> dict[str, Any]:

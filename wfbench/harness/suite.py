@@ -18,7 +18,7 @@ from typing import Any
 
 from wfbench.draws import RANDOM, Sampling
 from wfbench.errors import WfbenchError, unknown, why
-from wfbench.harness.case import PATTERNS, Case, Unread, pattern_of, possible
+from wfbench.harness.case import PATTERNS, Case, Unread, gathered, pattern_of, possible
 from wfbench.harness.isolation import caught
 from wfbench.harness.plugins import Registry
 from wfbench.licence import Licensed
@@ -185,14 +185,14 @@ class Suite:
         return not _not_named(self.grids, chosen)
 
     def cases(self, registry: Registry) -> list[Case]:
-        """Every case once.
+        """Every case once; those of a draw, budget, method and target side by side, whatever grids they are of.
 
         Raises:
             WfbenchError: an unknown task, method or recovery; a budget, sparsity or number of draws out of range; a
                 declared method that does not reach the pattern of its grid.
         """
         found = [case for grid in self.grids for case in grid.spelt_out(registry).cases(registry)]
-        return list({case.label(): case for case in found}.values())
+        return gathered({case.label(): case for case in found}.values())
 
 
 def unlabelled(suites: Iterable[Suite], registry: Registry) -> str:

@@ -170,7 +170,8 @@ class FeatureDistillation(_Tuning[Unlabeled]):
             whole = torch.stack([energies(wanted(part)) for part in parts]).sum(0) if len(parts) > 1 else None
             for part in parts:
                 dense = wanted(part)
-                errors = [(a - b).square().sum() for a, b in zip(outputs(net, state, x[part]), dense, strict=True)]
+                ours = outputs(net, state, x[part])
+                errors = [functional.mse_loss(a, b, reduction="sum") for a, b in zip(ours, dense, strict=True)]
                 energy = energies(dense) if whole is None else whole
                 yield (torch.stack(errors) / energy.clamp(min=1e-12)).mean()
 
