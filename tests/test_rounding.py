@@ -58,13 +58,12 @@ def test_the_fifteenth_digit_changes_no_byte(suite: str) -> None:
     before = files.render(suite, records)
     page = html._unpacked(html.page(frame_of(records)))
     random = np.random.default_rng(0)
-    for _ in range(2):
-        others = [nudged(record, random) | {n: record[n] for n in DECLARED if n in record} for record in records]
-        assert [a["accuracy"] for a in others] != [b["accuracy"] for b in records]
-        after = files.render(suite, others)
-        assert after.keys() == before.keys()
-        assert [name for name in before if after[name] != before[name]] == []
-        assert html._unpacked(html.page(frame_of(others))) == page
+    others = [nudged(record, random) | {n: record[n] for n in DECLARED if n in record} for record in records]
+    assert [a["accuracy"] for a in others] != [b["accuracy"] for b in records]
+    after = files.render(suite, others)
+    assert after.keys() == before.keys()
+    assert [name for name in before if after[name] != before[name]] == []
+    assert html._unpacked(html.page(frame_of(others))) == page
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 3), st.integers(-8, 8))

@@ -13,10 +13,11 @@ from torch.func import functional_call, jacrev
 from tests.cases import REGISTRY, trained_looking
 from wfbench import Filter, Network, Pruned, Target, Unlabeled, WfbenchError, fisher_rows
 from wfbench.curvature import rows
+from wfbench.deploy.direct import USUAL
 from wfbench.network import flatten
 from wfbench.recoveries.base import BatchNormReestimation
 from wfbench.recoveries.repair import LeastSquaresRepair
-from wfbench.sparsity import keep_largest
+from wfbench.sparsity import Unit, keep_largest
 from wfbench.woodfisher.restored import WoodFisherStaged, joint_update
 
 
@@ -165,6 +166,18 @@ def test_a_thousand_outputs_need_no_option(method: str, n: int) -> None:
     pruned = REGISTRY.pruner(method).fit(net, data).prune(target)
     assert pruned.diagnostics.get("probes") == {1: None, 3: 85, 1000: 1}[n]
     assert all(torch.isfinite(tensor).all() for tensor in pruned.state.values())
+
+
+@pytest.mark.parametrize("n", [1, 1000])
+@pytest.mark.parametrize("of", ["weights", "filters"])
+def test_the_default_takes_a_thousand_outputs(of: Unit, n: int) -> None:
+    torch.manual_seed(0)
+    net = Network(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1000)))
+    target = Target(0.5) if of == "weights" else Target(0.5, Filter((4,)), of=of)
+    pruned = REGISTRY.pruner(USUAL).fit(net, Unlabeled(torch.randn(n, 4))).prune(target)
+    assert all(torch.isfinite(tensor).all() for tensor in pruned.state.values())
+    gone = sum(int((~pruned.mask[name]).sum()) for name in net.weights)
+    assert gone == (6024 / 2 if of == "weights" else 3 * 1004)
 
 
 def test_options_that_make_no_sense_say_so() -> None:

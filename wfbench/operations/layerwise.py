@@ -102,7 +102,8 @@ def traced(rows: int, d: int, sizes: Tiles, lazy: int = 32, least: int = 2**23) 
         side, steps = d - start, min(lazy, d - start)
         left = side - steps
         flops += rows * (steps**2 * side + 2.0 * steps * left**2)
-        moved += 8.0 * rows * (steps**2 * side / 2 + 30 * steps * side + 6 * steps * left + 4 * left**2)
+        copied = 2.0 * left * side + 4 * left**2
+        moved += 8.0 * rows * (steps**2 * side / 2 + 30 * steps * side + 6 * steps * left + copied)
     parts = ceil(rows / max(1, max(least, sizes.numbers) // d**2))
     return Work(0, flops, moved, 24.0 * d * parts)
 
