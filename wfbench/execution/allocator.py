@@ -24,7 +24,12 @@ def keep_freed_memory() -> bool:
 
 def give_freed_memory_back() -> bool:
     """From now on blocks of 1 MiB and more go back to the system when they are freed, and now what can."""
-    if not thresholds(SMALL, SMALL):
+    return thresholds(SMALL, SMALL) and give_back_once()
+
+
+def give_back_once() -> bool:
+    """Now give back all that is free, also between what is in use; what is freed later stays or goes as before."""
+    if platform.libc_ver()[0] != "glibc":
         return False
     ctypes.CDLL(None).malloc_trim(0)
     return True

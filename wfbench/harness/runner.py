@@ -15,7 +15,7 @@ from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled
 from wfbench.draws import drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
-from wfbench.execution.allocator import keep_freed_memory
+from wfbench.execution.allocator import give_back_once, keep_freed_memory
 from wfbench.execution.clock import now
 from wfbench.execution.devices import usable
 from wfbench.execution.precision import precisely
@@ -65,8 +65,7 @@ class Runner:
 
     def question(self, case: Case) -> Question:
         """What the case asks, by which a stored record answers it."""
-        dense = self._prepared(case)
-        if isinstance(dense, CaseFailed):
+        if isinstance(dense := self._prepared(case), CaseFailed):
             return unanswerable(case, str(dense), self.device)
         return self._questions.of(case, dense.module, dense.digest)[0]
 
@@ -210,6 +209,7 @@ class Runner:
         if self._fitted is not None and self._fitted[0] == which:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
+        give_back_once()  # what the method before has freed; others may need it
         with self._timed(dense) as taken, stage(case, "fit", self.device):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
         self._fitted = (which, fitted, sum(taken))
@@ -236,8 +236,7 @@ class Runner:
         return dense if isinstance(dense, CaseFailed) else None
 
     def _dense_of(self, case: Case) -> Dense:
-        dense = self._prepared(case)
-        if isinstance(dense, CaseFailed):
+        if isinstance(dense := self._prepared(case), CaseFailed):
             raise CaseFailed(str(dense)) from dense.__cause__
         return dense
 

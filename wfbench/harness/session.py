@@ -14,7 +14,7 @@ import torch
 
 from wfbench.errors import NotFetched, WfbenchError
 from wfbench.execution.alarm import overdue
-from wfbench.execution.allocator import keep_freed_memory
+from wfbench.execution.allocator import give_back_once, keep_freed_memory
 from wfbench.execution.pool import Job, Line
 from wfbench.execution.worker import Died, Overdue
 from wfbench.harness import executors
@@ -183,6 +183,7 @@ class Session:
         """Give the free workers something to do, and take what the others have done."""
         if self._forks:
             self.runner.read_ahead(self._work.cases.values())
+            give_back_once()  # what was free here would be so in every process
             self._forks = False
         moved = self._hand_out(wanted)
         if self._pool.is_idle and moved:
