@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from typing import TypeAlias
@@ -53,11 +53,11 @@ def walk(
     x = x.to(net.device)
     first = _read_by(net, x[:1], at)
     calls = Counter(name for name, _ in first)
-    parts = x.tensor_split(math.ceil(len(x) * max((numbers for _, numbers in first), default=0) / NUMBERS) or 1)
+    parts = parts_of(x, (numbers for _, numbers in first))
     for name in [name for name in calls if net.read_elsewhere(name)]:
         yield name, [_all_calls(net, of, name, x) for of in states]
         del calls[name]
-    passes = [_Passes(net, state, calls, parts) for state in states]
+    passes = [_OfState(net, state, calls, parts) for state in states]
     try:
         for name, times in calls.items():
             read = [each.until(name) for each in passes]
@@ -69,19 +69,27 @@ def walk(
             each.end()
 
 
-class _Passes:
-    """The network in one state, a pass for every part of the samples, in copies that share their tensors."""
+def parts_of(x: Shaped[Tensor, "n *input"], numbers: Iterable[int]) -> tuple[Tensor, ...]:
+    """So many samples at a time, all of which wait for each other.
 
-    def __init__(
-        self, net: Network, state: Mapping[str, Tensor], names: Collection[str], parts: Sequence[Tensor]
-    ) -> None:
-        self._net, self._state = net, state
-        module = net.module({**net.state(), **{net.names.get(name, name): tensor for name, tensor in state.items()}})
-        self._tensors = dict(module.named_parameters(remove_duplicate=False))
+    Args:
+        numbers: that layers read of one sample.
+    """
+    return x.tensor_split(math.ceil(len(x) * max(numbers, default=0) / NUMBERS) or 1)
+
+
+class Passes:
+    """A module, a pass for every part of the samples, in copies that share their tensors; all stop before layers.
+
+    Args:
+        layers: by a name, those to stop at.
+    """
+
+    def __init__(self, module: nn.Module, layers: Mapping[str, Iterable[str]], parts: Sequence[Tensor]) -> None:
         shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
         copies = [module, *(deepcopy(module, dict(shared)) for _ in parts[1:])]
-        for one, name in product(copies, names):
-            for layer in net.sharing(name):
+        for one, name in product(copies, layers):
+            for layer in layers[name]:
                 one.get_submodule(layer).register_forward_pre_hook(_stop(name))
         self._runs = [_Pass(one, part) for one, part in zip(copies, parts, strict=True)]
 
@@ -89,16 +97,28 @@ class _Passes:
         """What the layer reads in its first call."""
         return [run.until(name) for run in self._runs]
 
+    def end(self) -> None:
+        """Give up what has not come to its end."""
+        for run in self._runs:
+            run.end()
+
+
+class _OfState(Passes):
+    """Those of the network in one state, before the layers of prunable weights."""
+
+    def __init__(
+        self, net: Network, state: Mapping[str, Tensor], names: Collection[str], parts: Sequence[Tensor]
+    ) -> None:
+        self._net, self._state = net, state
+        module = net.module({**net.state(), **{net.names.get(name, name): tensor for name, tensor in state.items()}})
+        self._tensors = dict(module.named_parameters(remove_duplicate=False))
+        super().__init__(module, {name: net.sharing(name) for name in names}, parts)
+
     def take_over(self, name: str) -> None:
         """What the state now says of the layer."""
         for key in (name, self._net.bias_of(name)):
             if key is not None and key in self._state:
                 self._tensors[key].data.copy_(self._state[key])
-
-    def end(self) -> None:
-        """Give up what has not come to its end."""
-        for run in self._runs:
-            run.end()
 
 
 class _Pass:
