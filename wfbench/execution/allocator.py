@@ -35,6 +35,20 @@ def give_back_once() -> bool:
     return True
 
 
+class _Heap(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (*(f"before{i}" for i in range(8)), "free", "end"))
+
+
+def give_back_much() -> bool:
+    """The same where what is free is more than `KEPT`, so that it is not asked for page by page after every case."""
+    if platform.libc_ver()[0] != "glibc" or not hasattr(library := ctypes.CDLL(None), "mallinfo2"):
+        return False
+    library.mallinfo2.restype = _Heap
+    return library.mallinfo2().free > KEPT and give_back_once()
+
+
 def thresholds(large: int, kept: int) -> bool:
     """Have blocks from `large` bytes on go back when they are freed, and the heap's end from `kept` on."""
     if platform.libc_ver()[0] != "glibc":

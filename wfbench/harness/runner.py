@@ -15,7 +15,7 @@ from wfbench.channels.latency import Timing, latencies
 from wfbench.data import Dataset, Labeled, Unlabeled
 from wfbench.draws import drawn_indices
 from wfbench.errors import BrokenRule, CaseFailed, WfbenchError, why
-from wfbench.execution.allocator import give_back_once, keep_freed_memory
+from wfbench.execution.allocator import give_back_much, keep_freed_memory
 from wfbench.execution.clock import now
 from wfbench.execution.devices import usable
 from wfbench.execution.precision import precisely
@@ -209,7 +209,6 @@ class Runner:
         if self._fitted is not None and self._fitted[0] == which:
             return self._fitted[1], self._fitted[2]
         self._fitted = self._pruned = None
-        give_back_once()  # what the method before has freed; others may need it
         with self._timed(dense) as taken, stage(case, "fit", self.device):
             fitted: Fitted = case.method.fit(net, handed(case.method.licence, data))
         self._fitted = (which, fitted, sum(taken))
@@ -276,6 +275,7 @@ class Runner:
         if which not in self._scores:
             dense = self._dense_of(case).module
             keep_freed_memory()  # whatever a method near its bound has asked for
+            give_back_much()  # of what it has freed
             self._scores[which] = evaluate(module, data) if measure == "accuracy" else agreement(module, dense, data)
         return self._scores[which]
 
