@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from wfbench.kinds.network import as_brought
 from wfbench.modules import put, state_of
 from wfbench.network import Network
 from wfbench.pruned import Pruned
-from wfbench.recoveries.base import Recovery
 from wfbench.writing import check_file, whole
 
 FORMAT, PACKED = 1, 2
@@ -54,18 +53,15 @@ class Outcome:
     about: dict[str, Any]
 
 
-class _Keeping(Recovery[Any]):
-    """Another recovery, by its name and licence; keeps the network that it gave."""
+class _Keeping(Runner):
+    """Keeps the network that was scored last."""
 
-    def __init__(self, of: Recovery[Any]) -> None:
-        self.of = of
-        self.found: Pruned | None = None
-        for attribute in ("name", "licence"):
-            setattr(self, attribute, getattr(of, attribute))
+    found: Pruned | None = None
 
-    def apply(self, net: Network, pruned: Pruned, data: Any) -> Pruned:
-        self.found = self.of.apply(net, pruned, data)
-        return self.found
+    def recover(self, case: Case) -> tuple[Pruned, Pruned, float, float]:
+        found = super().recover(case)
+        self.found = found[1]
+        return found
 
 
 def pruned_network(
@@ -80,19 +76,18 @@ def pruned_network(
     Raises:
         WfbenchError: the case has no result, or broke a rule.
     """
-    recovery = _Keeping(case.recovery)
-    runner = Runner(device)
+    runner = _Keeping(device)
     try:
         pruning()
         with suppress(CaseFailed):  # is the record's reason below
             runner.prune(case)
         scoring()
-        record = runner.run(replace(case, recovery=recovery))
+        record = runner.run(case)
     except BrokenRule as broken:
         raise WfbenchError(f"a rule of the benchmark is broken, nothing is saved: {broken}") from broken
-    if record.status != "ok" or recovery.found is None:
+    if record.status != "ok" or runner.found is None:
         raise WfbenchError(f"{case.method.name} has no result: {record.reason}")
-    pruned, dense = recovery.found, case.task.dense(case.replicate)
+    pruned, dense = runner.found, case.task.dense(case.replicate)
     removed = {name: sorted(set(gone)) for name, gone in pruned.removed_channels.items() if gone}
     pattern = Filter.of(case.task.train_set.take([0]).inputs)
     module = smaller(Network(deepcopy(dense).cpu()), pattern, removed, pruned.state)

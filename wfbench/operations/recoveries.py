@@ -88,7 +88,7 @@ def distillation(shapes: Shapes, movable: int, n: int, steps: int, batch: int, *
     b = n / ceil(n / batch)
     first = sum(part.macs for part in shapes.parts if part.first)
     seen = sum(part.written for part in shapes.parts if part.weight) if features else shapes.outputs
-    moved = 4 * (b * (1.4 * shapes.activations + 21.0 * seen) + 3.0 * shapes.weights + ADAM * movable)
+    moved = 4 * (b * (1.4 * shapes.activations + 13.0 * seen) + 3.0 * shapes.weights + ADAM * movable)
     back = Work(2.0 * b * (2 * shapes.macs - first), 0, moved, 6 * len(shapes.parts) + 30)
     once = forward(shapes, 1) * b
     return {"dense outputs": forward(shapes, n), "steps": (once + back) * steps}

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
+from zipfile import ZipFile
 
 from tqdm import tqdm
 
@@ -188,11 +188,11 @@ class _Codes:
 
 def _checked_out(name: str, folder: Path) -> bool:
     """Whether the files of a commit could be put there."""
-    ask = ["git", "archive", "--format=tar", name, "wfbench", "baselines"]
+    ask = ["git", "archive", "--format=zip", name, "wfbench", "baselines"]
     found = subprocess.run(ask, cwd=HERE, capture_output=True, check=False)
     if found.returncode == 0:
-        with tarfile.open(fileobj=BytesIO(found.stdout)) as archive:
-            archive.extractall(folder, filter="data")
+        with ZipFile(BytesIO(found.stdout)) as archive:
+            archive.extractall(folder)
     return found.returncode == 0
 
 
