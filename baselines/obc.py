@@ -33,7 +33,7 @@ from wfbench.toolbox import (
     tiles,
 )
 
-TRACE_NUMBERS = 2**23
+TRACE_NUMBERS = 2**24
 """float64 numbers in the inverses that are downdated at a time, at least."""
 LAZY = 32
 """Removals a row between two products over whole inverses."""

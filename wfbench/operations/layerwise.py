@@ -95,7 +95,7 @@ def obc(asked: Asked) -> Cost:
     return Cost({**fit, "greedy order": _each(asked.shapes, of_rows)}, lambda at: {"least squares": all_solutions(at)})
 
 
-def traced(rows: int, d: int, sizes: Tiles, lazy: int = 32, least: int = 2**23) -> Work:
+def traced(rows: int, d: int, sizes: Tiles, lazy: int = 32, least: int = 2**24) -> Work:
     """Every row's removals one by one, whole inverses brought up to date after so many."""
     flops, moved = 0.0, 16.0 * rows * d**2
     for start in range(0, d, lazy):
