@@ -27,7 +27,7 @@ from wfbench import (
 from wfbench.cli import main
 from wfbench.deploy.machine import Machine, read_machine
 from wfbench.deploy.plan import Plan, memory_of, plan
-from wfbench.execution.allocator import give_freed_memory_back
+from wfbench.execution.allocator import give_back_once, keep_freed_memory
 from wfbench.execution.worker import Worker
 from wfbench.operations.asked import Asked
 from wfbench.operations.methods import steps_of
@@ -214,7 +214,8 @@ def test_the_memory_of_a_case_holds_what_its_process_takes(method: str) -> None:
 
     def measured(_: object) -> int:
         torch.set_num_threads(1)
-        give_freed_memory_back()  # whatever the tests before have left
+        assert give_back_once()  # whatever the tests before have left
+        assert keep_freed_memory()  # as every run does
         works(made("mlp")[0], torch.randn(50, 64))
         before, files = kilobytes("VmRSS"), kilobytes("RssFile")
         works(Network(wide()), torch.randn(50, 1500))

@@ -413,19 +413,26 @@ def test_the_cells_that_the_recommendation_counts_are_those_of_the_records() -> 
         assert cells == [", ".join(map(str, count)) for count in counts]
 
 
-def test_the_cells_of_channels_that_are_counted_are_those_of_the_records() -> None:
-    """Ours under its own scope, the others under any, with at least three draws."""
-    frame = frame_of(read(ROOT / "results" / "structured.jsonl"))
-    frame = frame[(frame["pattern"] == "filter") & (frame["budget"] <= 100) & (frame["sparsity"] > 0)]
-    frame = frame[(frame["method"] != "obs-distilled") | (frame["scope"] == "global")]
+def signs_of_channels(frame: pd.DataFrame, scope: str) -> dict[str, list[tuple[str, int]]]:
+    """By task, of every cell its recovery, and whether ours under a scope is ahead, level or behind."""
     found: dict[str, list[tuple[str, int]]] = {}
     for (task, recovery, *_), cell in frame.groupby(["task", "recovery", "budget", "sparsity"]):
         wide = cell.pivot_table(index="seed", columns=["method", "scope"], values="accuracy")
-        mine = wide.pop(("obs-distilled", "global"))
+        mine = wide.pop(("obs-distilled", scope))
         others = wide.loc[:, wide.notna().sum() >= 3]
         interval = student((mine - others[others.mean().idxmax()]).dropna().to_numpy())
         sign = (interval.low > 0) - (interval.high < 0)
         found.setdefault(task.partition("[")[0], []).append((recovery, sign))
+    return found
+
+
+def test_the_cells_of_channels_that_are_counted_are_those_of_the_records() -> None:
+    """Ours under its own scope, the others under any, with at least three draws."""
+    frame = frame_of(read(ROOT / "results" / "structured.jsonl"))
+    frame = frame[(frame["pattern"] == "filter") & (frame["budget"] <= 100) & (frame["sparsity"] > 0)]
+    evenly = frame[(frame["method"] != "obs-distilled") | (frame["scope"] == "layer")]
+    frame = frame[(frame["method"] != "obs-distilled") | (frame["scope"] == "global")]
+    found = signs_of_channels(frame, "global")
     table = METHODS.split("| task | channels alone | each of three recoveries |")[1].split("\n\n")[0]
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[1:]]
     assert {task for task, *_ in shown} == found.keys()
@@ -437,6 +444,8 @@ def test_the_cells_of_channels_that_are_counted_are_those_of_the_records() -> No
         f"ahead of the best other method in {alone.count(1)} of {len(alone)} cells and behind in {alone.count(-1)}"
     )
     assert counted in " ".join(README.split())
+    assert "thinned evenly (`scope=layer`) it is level with the best" in " ".join(METHODS.split())
+    assert {sign for _, sign in signs_of_channels(evenly, "layer")["digits-cnn"]} == {0}
 
 
 def test_channels_on_cifar_keep_what_is_said() -> None:
