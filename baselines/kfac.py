@@ -37,6 +37,8 @@ with warnings.catch_warnings():
 
 EVERY_CLASS = 2000
 """Most classes of which each is pulled back."""
+PATCHES = 2**28
+"""Most numbers in the patches of all layers of the samples that go at a time, with their activations in float64."""
 UNREAD = torch.zeros((), dtype=torch.int64)
 """In the place of labels."""
 
@@ -152,7 +154,7 @@ class _KFAC:
             raise WfbenchError(f"{classes} classes are too many to weight every one; use kfac-sampled")
         module, x = net.module().double().requires_grad_(True), x.to(net.device)
         x, y = x.double() if x.is_floating_point() else x, y.expand(len(x), *places).to(net.device)
-        size = at_a_time(len(x), (classes, *places))
+        size = min(at_a_time(len(x), (classes, *places)), at_once(net, x[:1]))
         with plain_calls(module):
             operator = Factors(
                 module,
@@ -180,6 +182,13 @@ def read_by(module: nn.Module, net: Network, x: Tensor) -> list[nn.Parameter]:
     weights = [module.get_parameter(name) for name in net.weights]
     found = torch.autograd.grad(module(x).sum(), weights, allow_unused=True)
     return [weight for weight, gradient in zip(weights, found, strict=True) if gradient is not None]
+
+
+def at_once(net: Network, x: Tensor) -> int:
+    """Samples like this one that go at a time, so that what their layers read fits."""
+    places = net.places(x)
+    shapes = {name: as_matrices(net.layer_of(name), weight).shape for name, weight in net.weights.items()}
+    return max(1, PATCHES // max(1, sum(places[name] * groups * d for name, (groups, _, d) in shapes.items())))
 
 
 def zeros(net: Network, size: int) -> Float[Tensor, "size size"]:

@@ -1,4 +1,7 @@
-"""Ten to a hundred samples: `obs-distilled` and WoodFisher's best against every rival, under the same recoveries."""
+"""Ten to a hundred samples: `obs-distilled` and WoodFisher's best against every rival, under the same recoveries.
+
+CIFAR-10 is on request: `--tasks cifar10-jpeg-resnet20`; what the suite `cifar` has of it is taken from there.
+"""
 
 from dataclasses import replace
 
@@ -18,9 +21,10 @@ RIVALS = (
     *("staged-magnitude", "staged-lobs-global"),
 )
 SMALL = ("digits-cnn", "fashion-mlpnet")
+LARGE = ("fashion-resnet20[2000]", "fashion-mobilenetv1[2000]", "cifar10-jpeg-resnet20[2000]")
 
 EVERYWHERE = Grid(
-    tasks=(*SMALL, "fashion-resnet20[2000]", "fashion-mobilenetv1[2000]"),
+    tasks=SMALL + LARGE,
     methods=("obs-distilled", *WOODFISHERS, *RIVALS),
     budgets=(10, 50, 100),
     sparsities=(0.6, 0.8, 0.9),

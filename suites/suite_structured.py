@@ -2,6 +2,7 @@
 
 WoodFisher's best and its rivals stand in with five draws and with 50 samples too; on the convolutional networks of two
 hundred thousand weights evenly thinned ones alone, since both scopes would take twice as long, but for `obs-distilled`.
+CIFAR-10 is on request: `--tasks cifar10-jpeg-resnet20`; what the suite `cifar` has of it is taken from there.
 """
 
 from dataclasses import replace
@@ -10,7 +11,7 @@ from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
 
 SMALL = ("digits-cnn", "fashion-mlpnet")
-LARGE = ("fashion-resnet20[2000]", "fashion-mobilenetv1[2000]")
+LARGE = ("fashion-resnet20[2000]", "fashion-mobilenetv1[2000]", "cifar10-jpeg-resnet20[2000]")
 TASKS = SMALL + LARGE
 LEAD = (
     *("obs-distilled", "woodfisher-filter-logits"),

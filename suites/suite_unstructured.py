@@ -1,4 +1,6 @@
-"""Single weights: every method, four tasks, three budgets."""
+"""Single weights: every method, four tasks, three budgets; CIFAR-10 on request (`--tasks cifar10-jpeg-resnet20`)."""
+
+from dataclasses import replace
 
 from wfbench import Grid, Suite
 from wfbench.pytest_plugin import case_test
@@ -9,6 +11,6 @@ GRID = Grid(
     recoveries=("none", "batchnorm"),
     seeds=3,
 )
-SUITE = Suite("unstructured", (GRID,))
+SUITE = Suite("unstructured", (GRID, replace(GRID, tasks=("cifar10-jpeg-resnet20[2000]",))))
 
 test_case = case_test("unstructured")

@@ -155,6 +155,21 @@ def test_factors_do_not_hang_on_where_the_batch_stands(name: str, monkeypatch: p
     assert front["encoder.layers.0.self_attn.out_proj.weight"][1].any()
 
 
+@pytest.mark.parametrize("name", ["kfac", "kfac-exact"])
+def test_samples_that_do_not_fit_go_a_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 7 samples 2 at a time: a convolution of 4 places reads patches of 8 numbers, the linear layer 12."""
+    net = Network(trained_looking(lambda: nn.Sequential(nn.Conv2d(2, 3, 2), nn.Flatten(), nn.Linear(12, 3))))
+    data = Labeled(torch.randn(7, 2, 3, 3, dtype=torch.float64), torch.arange(7) % 3)
+    whole = raw_factors(name, net, data, monkeypatch)
+    seen: list[int] = []
+    monkeypatch.setattr(MODULE, "PATCHES", 2 * (4 * 8 + 12) + 1)
+    monkeypatch.setattr(MODULE.Factors, "_batch", property(lambda self: seen[-1], lambda self, size: seen.append(size)))
+    parts = raw_factors(name, net, data, monkeypatch)
+    assert seen[-4:] == [2, 2, 2, 1]
+    for weight, both in whole.items():
+        torch.testing.assert_close(parts[weight], both)
+
+
 def test_a_layer_without_gradient_is_damped_all_the_same() -> None:
     b, a = MODULE.damped_inverses(torch.eye(2).double(), torch.zeros(3, 3).double(), 1e-2)
     torch.testing.assert_close(b, torch.eye(3).double() * 10)

@@ -40,8 +40,8 @@ from wfbench.composed.tuned import Tuned
 from wfbench.harness.case import options
 from wfbench.harness.plugins import discover
 from wfbench.harness.store import record_files
-from wfbench.harness.suite import recovery_of
 from wfbench.network import Params
+from wfbench.recoveries.names import recovery_of
 
 REGISTRY = discover()
 MAGNITUDE, LOBS, OBC, OBERT = (REGISTRY.pruner(name) for name in ("magnitude", "lobs", "obc", "obert"))

@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from tests.cases import case_of
 from wfbench import Record, Runner, WfbenchError, run
-from wfbench.harness.store import SameBits, Store, identity, latest, read, set_aside
+from wfbench.harness.store import SameBits, Siblings, Store, identity, latest, read, set_aside
 from wfbench.storage import lines
 from wfbench.writing import Unwritable
 
@@ -41,6 +42,18 @@ def test_records_come_back_as_they_were_written(record: Record, tmp_path: Path) 
     again = Store(store.path)
     assert again.find(asked, record.code, proofs) == json.loads(record.as_json())
     assert again.path.read_text() == lines.sealed(record.as_json()) + "\n"
+
+
+def test_another_suites_record_answers_where_it_tells_its_code(record: Record, tmp_path: Path) -> None:
+    """What is appended later is seen, and what the suite itself has is not another's."""
+    own, other = tmp_path / "own.jsonl", Store(tmp_path / "other.jsonl")
+    asked, proofs, siblings = Runner().question(case_of("magnitude")), SameBits(tmp_path), Siblings(own)
+    Store(own).append(record)
+    other.append(replace(record, code=None))
+    assert siblings.find(asked, record.code, proofs) is None
+    other.append(record)
+    assert siblings.find(asked, record.code, proofs) == replace(record, suite="own")
+    assert siblings.find(asked, "another", proofs) is None
 
 
 def test_the_contracts_fields_are_there(record: Record) -> None:

@@ -25,7 +25,7 @@ import pytest
 from tests.processes import Program
 from wfbench.errors import WfbenchError
 from wfbench.harness.plugins import discover
-from wfbench.harness.store import identity
+from wfbench.harness.store import identity, read
 from wfbench.harness.suite import Grid, Suite, left_out
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +113,22 @@ MIXED = Suite("mixed", (SOME, replace(SOME, methods=("obc",), budgets=(16,)), FI
 def labels(suite: Suite = MIXED, **chosen: Any) -> list[str]:
     registry = discover()
     return [case.label() for case in suite.narrowed(registry, **chosen).cases(registry)]
+
+
+def test_tasks_on_request_stand_beside_others_where_they_are_named() -> None:
+    """And by themselves always; a suite all of one marker is not emptied of its own."""
+    registry = discover()
+    asked = replace(registry.task("digits-cnn"), name="asked", on_request=True)
+    registry.add_tasks([asked], "here")
+    wide = Suite("wide", (SOME, replace(SOME, tasks=("digits-cnn", "asked[50]"))))
+    own = Suite("own", (replace(SOME, tasks=("asked[50]",)),))
+
+    def tasks(suite: Suite, **chosen: Any) -> set[str]:
+        return {name for grid in suite.narrowed(registry, **chosen).grids for name in grid.tasks}
+
+    assert tasks(wide) == {"digits-cnn[50]", "digits-cnn"}
+    assert tasks(wide, tasks=("asked",)) == tasks(own) == {"asked[50]"}
+    assert tasks(wide, tasks=("asked", "digits-cnn")) == {"asked[50]", "digits-cnn[50]", "digits-cnn"}
 
 
 def test_grids_that_share_cases_run_each_once() -> None:
@@ -312,7 +328,7 @@ MINE = """\"\"\"Digits alone, my way.\"\"\"
 
 import pytest
 
-from wfbench.harness.suite import Grid, Suite, left_out
+from wfbench.harness.suite import Grid, Suite
 
 GRID = Grid((4,), (0.5,), ("none",), 2, tasks=("digits-cnn",), methods=("magnitude",))
 SUITE = Suite("of-my-own", (GRID,))
@@ -464,6 +480,22 @@ def test_run_reuse_extend_and_set_a_cut_line_aside(files: list[str], tmp_path: P
     assert aside == longer[last:-40] + b"\n"
     assert whole.count(b"\n") == 24
     assert {path.name for path in results.iterdir()} == {"smoke.jsonl", "smoke.jsonl.aside", "tables", "figures"}
+
+
+def test_what_another_suite_of_the_folder_has_is_taken_from_there(files: list[str], tmp_path: Path) -> None:
+    """Another recovery is run; a failed record is taken as any other, but where it is asked to be tried again."""
+    common = ["--results", str(tmp_path), "--tasks", "blobs", *files, "--budgets", "4", "--seeds", "2"]
+    common += ["--sparsities", "0.5", "--methods", "magnitude,fails"]
+    assert "10 cases run, 0 reused" in suites("-m", "smoke", *common, "--recoveries", "none,batchnorm").stdout
+    taken = suites("-m", "unstructured", *common, "--recoveries", "none,repair")
+    assert re.search("6 cases run, 0 reused from .*, 4 taken from other suites, 4 failed records", taken.stdout)
+    ours, theirs = (read(tmp_path / f"{suite}.jsonl") for suite in ("unstructured", "smoke"))
+    assert {one["suite"] for one in ours} == {"unstructured"}
+    without = {identity(one): one for one in theirs if one["recovery"] == "none"}
+    found = {identity(one): one | {"suite": "smoke"} for one in ours if one["recovery"] == "none"}
+    assert found == without
+    again = suites("-m", "lead", *common, "--recoveries", "none", "--retry-failed")
+    assert re.search("2 cases run, 0 reused from .*, 2 taken from other suites, 2 failed records", again.stdout)
 
 
 def test_a_failing_method_is_a_record_and_a_cheating_one_an_error(files: list[str], tmp_path: Path) -> None:

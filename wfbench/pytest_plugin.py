@@ -230,9 +230,9 @@ def _summary(terminal: Any, session: Session, suite: str, is_last: bool) -> None
         return
     terminal.section(f"wfbench {suite}")
     terminal.write_line(files.plain(frames.frame_of(records)))
-    terminal.write_line(
-        f"{counts['run']} cases run, {counts['reused']} reused from {store.path}, {counts['failed']} failed records"
-    )
+    taken = f"{counts['taken']} taken from other suites, " if counts["taken"] else ""
+    reused = f"{counts['reused']} reused from {store.path}"
+    terminal.write_line(f"{counts['run']} cases run, {reused}, {taken}{counts['failed']} failed records")
     for label, reason in list(session.failures.items())[:10]:
         terminal.write_line(f"  failed: {label}: {reason}", yellow=True)
     if len(session.failures) > 10:

@@ -10,8 +10,8 @@ from wfbench.curvature.memory import free
 from wfbench.deploy.machine import measured, read_machine
 from wfbench.deploy.plan import TIMED, plan
 from wfbench.errors import WfbenchError
-from wfbench.harness.suite import recovery_of
 from wfbench.network import Network
+from wfbench.recoveries.names import recovery_of
 
 METHOD = "woodfisher"
 SPARSITY = 0.9

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache, partial
 from pathlib import Path
@@ -100,6 +101,11 @@ class Record:
     pattern_options: dict[str, Any] = _of("origin", sparse=True)
     environment: dict[str, Any] = _of("origin")
     code: str | None = _of("origin")
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> "Record":
+        """What `as_json` wrote, read back."""
+        return cls(**{"recovery_options": {}, "pattern_options": {}, **said})
 
     def as_json(self) -> str:
         """One line of JSON, fields in order; NaN is never written."""

@@ -24,7 +24,7 @@ from wfbench.harness.plugins import Registry, discover
 from wfbench.harness.record import Record
 from wfbench.harness.reuse import Question
 from wfbench.harness.runner import Runner
-from wfbench.harness.store import SameBits, Store
+from wfbench.harness.store import SameBits, Siblings, Store
 from wfbench.harness.suite import Suite, left_out, unaugmented, unlabelled
 from wfbench.storage.claims import Claims
 from wfbench.writing import check_file, check_folder
@@ -68,8 +68,9 @@ class Session:
             "seeds": draws(option("--seeds")),
         }
         self.stores: dict[str, Store] = {}
+        self.siblings: dict[str, Siblings] = {}
         self.proofs = SameBits(self.results)
-        self.counts = {"run": 0, "reused": 0, "failed": 0}
+        self.counts = {"run": 0, "reused": 0, "taken": 0, "failed": 0}
         self.failures: dict[str, str] = {}
         self.markers = dict(markers)
         self.suites: dict[str, Suite] = {}
@@ -163,6 +164,7 @@ class Session:
             where = f"cases on {self.runner.device} run in the process of the run: "
             self.words.append(f"{where}a method that ends it ends all, and --case-timeout waits for calls into C")
         self.stores[suite] = store = Store(path, lambda record: self.runner.timings.learn([record]), mend=True)
+        self.siblings[suite] = Siblings(path)
         self.words += [word for word in [store.aside] if word]
         for _, group in groupby(cases, lambda case: (case.task.name, case.replicate, case.seed, case.sampling)):
             self._line.add((suite, case.label()) for case in group)  # of one draw, which share rows
@@ -221,9 +223,12 @@ class Session:
         if not claim.enter_context(self.claims.case(key)):
             return None
         self.runner.timings.learn(store.refresh())  # another run may have been at it until now
-        if known := self._known(store, asked, code):
+        known, how = self._known(store, asked, code), "reused"
+        if known is None:
+            known, how = self._taken(which[0], asked, code), "taken"
+        if known is not None:
             claim.close()
-            self._settle(which, known, "reused")
+            self._settle(which, known, how)
             return False
         request = *which, self.results / STEPS / key
         self._pool.give(slot, Job((asked, claim), request, self.limit, self._apart(case)))
@@ -234,6 +239,14 @@ class Session:
         if known is None or (self.retry and known["status"] == "failed" and not store.is_new(known)):
             return None
         return known
+
+    def _taken(self, suite: str, asked: Question, code: str | None) -> Mapping[str, Any] | None:
+        """What another suite of the folder has of a case, which is this suite's from now on, too."""
+        found = self.siblings[suite].find(asked, code, self.proofs)
+        if found is None or (self.retry and found.status == "failed"):
+            return None
+        self.stores[suite].append(self.runner.timings.settled(found))
+        return {"status": found.status, "reason": found.reason}
 
     def _apart(self, case: Case) -> str | None:
         """Whose process the case runs in: a stranger's own, one of ours (empty), or None, that of the run."""

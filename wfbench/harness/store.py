@@ -163,6 +163,31 @@ class Store:
         self.refresh()
 
 
+class Siblings:
+    """The records of a folder's other suites, of which one may have answered a case of this suite already.
+
+    Files are read when the first case asks, and what has come since whenever one asks again.
+    """
+
+    def __init__(self, own: Path) -> None:
+        self._own = own
+        self._stores: dict[Path, Store] = {}
+
+    def find(self, asked: Question, code: str | None, proofs: SameBits) -> Record | None:
+        """What another suite has of the case, as `Store.find`; never from before records told their code."""
+        for path in record_files(self._own.parent):
+            if path == self._own:
+                continue
+            if path in self._stores:
+                self._stores[path].refresh()
+            else:
+                self._stores[path] = Store(path)
+            known = self._stores[path].find(asked, code, proofs)
+            if known is not None and known.get("code"):
+                return Record.read({**known, "suite": self._own.stem})
+        return None
+
+
 def set_aside(path: Path) -> str:
     """Move what cannot be read of a record file to `NAME.aside`; which lines those were, or empty.
 

@@ -17,14 +17,13 @@ from itertools import product, repeat
 from typing import Any
 
 from wfbench.draws import RANDOM, Sampling
-from wfbench.errors import WfbenchError, unknown, why
+from wfbench.errors import WfbenchError, why
 from wfbench.harness.case import PATTERNS, Case, Unread, gathered, pattern_of, possible
 from wfbench.harness.isolation import caught
 from wfbench.harness.plugins import Registry
 from wfbench.licence import Licensed
 from wfbench.pruner import Pruner
-from wfbench.recoveries.base import Recovery
-from wfbench.recoveries.names import RECOVERIES
+from wfbench.recoveries.names import recovery_of
 from wfbench.sparsity import Pattern, Scope, Target, Unit
 from wfbench.tasks.task import Task
 
@@ -162,7 +161,8 @@ class Suite:
         """The grids that are left with the user's choices (`OPTIONS`), and what joins them.
 
         Every combination of the values asked for is run by the grids that declare it, else by the first grid of each
-        pattern that it fits. `TASK` means a declared `TASK[2000]`.
+        pattern that it fits. `TASK` means a declared `TASK[2000]`. A suite that has tasks on request beside
+        others runs them where the user names them alone.
 
         Raises:
             WfbenchError: an unknown task, method or recovery; a sparsity out of range.
@@ -170,6 +170,8 @@ class Suite:
         grids = [grid.spelt_out(registry) for grid in self.grids]
         if seeds is not None:
             grids = [replace(grid, seeds=seeds) for grid in grids]
+        if not chosen.get("tasks"):
+            grids = _unasked(grids, registry)
         asked = {option: tuple(dict.fromkeys(values)) for option in OPTIONS if (values := chosen.get(option))}
         left = [grid.kept(asked) for grid in grids]
         first = {grid.pattern: grid for grid in reversed(grids)}
@@ -193,6 +195,16 @@ class Suite:
         """
         found = [case for grid in self.grids for case in grid.spelt_out(registry).cases(registry)]
         return gathered({case.label(): case for case in found}.values())
+
+
+def _unasked(grids: list[Grid], registry: Registry) -> list[Grid]:
+    """The grids without the tasks on request, for which not everyone has data; as they are where there are no others."""
+
+    def is_for_all(name: str) -> bool:
+        return not registry.task(_uncut(name, "tasks")).on_request
+
+    left = [replace(grid, tasks=tuple(filter(is_for_all, grid.tasks))) for grid in grids]
+    return [grid for grid in left if grid.tasks] or grids
 
 
 def unlabelled(suites: Iterable[Suite], registry: Registry) -> str:
@@ -282,10 +294,3 @@ def left_out(
             problem = f"{name} reaches {', '.join(reached)}; the suite {names} is of {of}"
     grids = "\n".join(f"  {suite.name}, {grid.pattern}: {grid}" for suite in suites for grid in suite.grids)
     raise WfbenchError(f"{problem}; declared are:\n{grids}")
-
-
-def recovery_of(name: str) -> Recovery[Any]:
-    """The recovery of that name, or an error that names those like it."""
-    if name not in RECOVERIES:
-        raise unknown("recovery", name, RECOVERIES)
-    return RECOVERIES[name]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from wfbench.errors import unknown
 from wfbench.recoveries import descent as tuning
 from wfbench.recoveries.base import BatchNormReestimation, NoRecovery, Recovery
 from wfbench.recoveries.correction import ScaleAndBias
@@ -23,3 +24,10 @@ RECOVERIES: dict[str, Recovery[Any]] = {
         tuning.FeatureDistillationLong(),
     )
 }
+
+
+def recovery_of(name: str) -> Recovery[Any]:
+    """The recovery of that name, or an error that names those like it."""
+    if name not in RECOVERIES:
+        raise unknown("recovery", name, RECOVERIES)
+    return RECOVERIES[name]
