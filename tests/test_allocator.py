@@ -1,12 +1,8 @@
 """Memory that a run frees stays with the process."""
 
 import mmap
-import os
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 FAULTS = """
 import resource
@@ -37,37 +33,6 @@ del blocks[:-1]
 allocator.KEPT = 2**28
 print(resident(), give_back_much(), resident())
 """
-
-HUGE = """
-import resource
-import sys
-import torch
-from wfbench.execution.allocator import give_freed_memory_back, keep_freed_memory
-
-keep_freed_memory()
-give_freed_memory_back()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-held = torch.ones(2**25)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-OFFERED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-@pytest.mark.skipif(
-    not OFFERED.exists() or "[never]" in OFFERED.read_text(), reason="this kernel offers no huge pages on request"
-)
-def test_large_tensors_lie_in_huge_pages_unless_the_user_says_otherwise() -> None:
-    """128 MiB are 64 huge pages or 32768 small ones; where memory is in pieces the kernel gives some small ones."""
-
-    def faults(**setting: str) -> int:
-        inherited = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-        shown = subprocess.run(
-            [sys.executable, "-c", HUGE], env=inherited | setting, capture_output=True, text=True, check=True
-        )
-        return int(shown.stdout)
-
-    pages = 2**27 // mmap.PAGESIZE
-    assert faults() < 0.7 * pages < pages < faults(THP_MEM_ALLOC_ENABLE="0")
 
 
 def test_a_block_that_was_freed_is_taken_again_without_page_faults() -> None:

@@ -4,7 +4,6 @@ A network's activations, of megabytes each, come and go with every batch; what i
 """
 
 import ctypes
-import os
 import platform
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -18,11 +17,8 @@ SMALL = 2**20
 def keep_freed_memory() -> bool:
     """From now on this process takes freed blocks below 256 MiB again instead of asking the system for new ones.
 
-    Where PyTorch has no tensor of 2 MiB yet it is asked to take its memory in huge pages, too (`THP_MEM_ALLOC_ENABLE`,
-    which it reads once; a user's own setting stands): what does go back and is taken again then costs fewer faults.
-    Returns whether freed blocks stay: under glibc alone.
+    Returns whether that could be had: under glibc alone.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     return thresholds(LARGE, KEPT)
 
 
