@@ -470,6 +470,44 @@ def test_channels_on_cifar_keep_what_is_said() -> None:
     assert f"best recovery {words['obs-filter']}" in said
 
 
+def test_the_figures_of_a_thousand_classes_are_those_of_the_records() -> None:
+    records = read(ROOT / "results" / "imagenet.jsonl")
+    frame = frame_of(records)
+    frame["accuracy"] *= 100
+    kinds = {"unstructured": "Half of the weights:", "filter": "With 30 % of"}
+    said = METHODS.split("## What the records say of a thousand classes")[1]
+    for pattern, start in kinds.items():
+        table = said.split(start)[1].split("| alone, 16")[1]
+        rows = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.split("\n\n")[0].splitlines()[2:]
+        ]
+        of = frame[(frame["pattern"] == pattern) & (frame["sparsity"] > 0)]
+        of = of.assign(method=of["method"].str.partition("[")[0])
+        assert {name for name, *_ in rows} == {*of["method"]}
+        for name, *cells in rows:
+            found = of[of["method"] == name].set_index(["recovery", "budget"])["accuracy"]
+            wanted = [(recovery, budget) for recovery in ("none", "batchnorm") for budget in (16, 64, 256)]
+            assert cells == [f"{found[which]:.1f}" if which in found else "–" for which in wanted], name
+        after = of.pivot_table(index=["method", "budget"], columns="recovery", values="accuracy").dropna()
+        better = {name for (name, _), row in after.iterrows() if row["repair"] > row["batchnorm"]}
+        assert better == ({"filter-l1", "woodfisher-filter"} if pattern == "filter" else set())
+    dense = {
+        one["budget"]: 100 * one["accuracy"]
+        for one in records
+        if one["sparsity"] == 0 and one["recovery"] == "batchnorm"
+    }
+    assert f"{dense[16]:.1f}, {dense[64]:.1f} and {dense[256]:.1f}" in said
+    assert f"has {100 * frame['dense_accuracy'].iloc[0]:.1f} %" in said
+    wide = frame[frame["sparsity"] > 0].pivot_table(
+        index=["pattern", "budget"], columns=["recovery", "method"], values="accuracy"
+    )
+    ours = wide["none", "obs-distilled"]
+    assert "keeps {:.1f}, {:.1f} and {:.1f} %".format(*ours["unstructured"]) in " ".join(README.split())
+    assert (ours == wide["none"].max(axis=1))["unstructured"].all()
+    assert ((wide["batchnorm"].max(axis=1) - ours)["unstructured"].abs() < 1.8).all()
+    assert (wide["batchnorm", "obs-filter"] > ours + 3 * 1.8)["filter"].all()
+
+
 def test_what_is_said_beside_the_tables_is_in_the_records() -> None:
     lead = frame_of(read(ROOT / "results" / "lead.jsonl"))
     lead["lost"] = lead["dense_accuracy"] - lead["accuracy"]

@@ -198,7 +198,7 @@ class Suite:
 
 
 def _unasked(grids: list[Grid], registry: Registry) -> list[Grid]:
-    """The grids without the tasks on request, for which not everyone has data; as they are where there are no others."""
+    """The grids without the tasks on request, as not everyone has their data; as they are where there are no others."""
 
     def is_for_all(name: str) -> bool:
         return not registry.task(_uncut(name, "tasks")).on_request
