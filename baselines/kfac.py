@@ -38,7 +38,7 @@ with warnings.catch_warnings():
 EVERY_CLASS = 2000
 """Most classes of which each is pulled back."""
 PATCHES = 2**28
-"""Most numbers in the patches of all layers of the samples that go at a time, with their activations in float64."""
+"""Most numbers in the patches of the samples that go at a time, over all layers."""
 UNREAD = torch.zeros((), dtype=torch.int64)
 """In the place of labels."""
 
