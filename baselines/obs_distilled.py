@@ -4,7 +4,8 @@ Layer by layer the optimal brain surgeon has a row for every sample and place, w
 chooses within a layer (Frantar & Alistarh 2022; Wang et al. 2024). Between layers, n samples have n·classes rows of the
 logits:
 - for a whole channel, with few charged coordinates beside those, WoodFisher's saliency on them says how much of every
-  layer goes (Singh & Alistarh 2020, on the Gauss-Newton matrix of the logits);
+  layer goes (Singh & Alistarh 2020, on the Gauss-Newton matrix of the logits), or half-way between that and an even
+  thinning where held-out samples say so;
 - for single weights, far more than rows, that saliency ranks as size does, so the updated weights' sizes say it.
 Last, a brief descent brings every layer's output back to the dense network's (Romero et al. 2015), and the statistics
 of BatchNorms go half-way to those of the moved weights.
@@ -39,7 +40,9 @@ class OBSDistilled(Pruner[Unlabeled]):
     )
     fidelity: ClassVar[str] = "equal to its parts one after another; not a published method"
     weights: Pruner[Any] = field(default_factory=lambda: Global(OBC()))
-    channels: Pruner[Any] = field(default_factory=lambda: Allocation(OBSFilter(), WoodFisherFilterLogits(rank=64)))
+    channels: Pruner[Any] = field(
+        default_factory=lambda: Allocation(OBSFilter(), WoodFisherFilterLogits(rank=64), led=True)
+    )
     after: Recovery[Any] = field(default_factory=lambda: RECOVERIES["distill-batchnorm"])
 
     def fit(self, net: Network, data: Unlabeled) -> Fitted:

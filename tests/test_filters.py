@@ -33,7 +33,7 @@ from wfbench.channels.costs import Costs, remove_lowest
 from wfbench.channels.coupled import Coupled, shrunk
 from wfbench.channels.pattern import AGREEMENT, pruned_of
 from wfbench.channels.pruner import ChannelPruner, ChannelScores
-from wfbench.composed.matched import Allocation
+from wfbench.composed.allocated import Allocation
 from wfbench.errors import BrokenRule
 from wfbench.harness.plugins import discover
 from wfbench.harness.record import fields_of
@@ -570,7 +570,7 @@ def test_channels_are_allocated_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("of", "parts"), [("weights", "global-obc"), ("macs", "obs-filter-as-woodfisher-filter-logits[rank=64]")]
+    ("of", "parts"), [("weights", "global-obc"), ("macs", "obs-filter-led-by-woodfisher-filter-logits[rank=64]")]
 )
 def test_obs_distilled_is_its_three_parts_by_name(of: Unit, parts: str) -> None:
     task = image_task()

@@ -1,7 +1,7 @@
 """Names of methods: what they mean, what is wrong with one, and that every record's name means what it did."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,9 +19,11 @@ from wfbench import (
     WoodFisher,
     WoodFisherUnlabeled,
 )
+from wfbench.composed.allocated import Allocation
 from wfbench.composed.gradual import Gradual
-from wfbench.composed.matched import Allocation, LayerMatched
+from wfbench.composed.matched import LayerMatched
 from wfbench.composed.names import (
+    ALLOCATED,
     CONTROLS,
     STEPWISE,
     Allocated,
@@ -46,6 +48,8 @@ from wfbench.recoveries.names import recovery_of
 REGISTRY = discover()
 MAGNITUDE, LOBS, OBC, OBERT = (REGISTRY.pruner(name) for name in ("magnitude", "lobs", "obc", "obert"))
 JOINT = REGISTRY.pruner("woodfisher-joint")
+OBS_FILTER, THINET = REGISTRY.pruner("obs-filter"), REGISTRY.pruner("thinet")
+OBS_FILTER_DAMPED = replace(OBS_FILTER, damping=0.1)  # type: ignore[type-var]
 TREE = Method("woodfisher", (("damping", "1e-3"), ("update", "joint")))
 
 
@@ -77,6 +81,9 @@ TREE = Method("woodfisher", (("damping", "1e-3"), ("update", "joint")))
         ("global[stages=2]-obc[damping=0.1]", Global(type(OBC)(damping=0.1), stages=2)),  # type: ignore[call-arg]
         ("obc[damping=0.1]-as-magnitude", Allocation(type(OBC)(damping=0.1), MAGNITUDE)),  # type: ignore[call-arg]
         ("staged-obc-as-lobs-as-magnitude", Staged(Allocation(OBC, Allocation(LOBS, MAGNITUDE)))),
+        ("obs-filter-led-by-thinet", Allocation(OBS_FILTER, THINET, led=True)),
+        ("obs-filter[damping=0.1]-led-by-thinet", Allocation(OBS_FILTER_DAMPED, THINET, led=True)),
+        ("obs-filter-led-by-obs-filter-as-thinet", Allocation(OBS_FILTER, Allocation(OBS_FILTER, THINET), led=True)),
         ("magnitude+kept", Transplant(MAGNITUDE)),
         ("staged-magnitude+woodfisher-joint", Transplant(Staged(MAGNITUDE), JOINT)),
         ("magnitude+obc+woodfisher[batch=2]", Transplant(Transplant(MAGNITUDE, OBC), WoodFisher(batch=2))),
@@ -306,7 +313,12 @@ inner: st.SearchStrategy[Any] = st.recursive(
     lambda of: (
         st.tuples(st.just(Wrapped), st.sampled_from([*STEPWISE]), of, given_options)
         | st.tuples(st.just(Wrapped), st.sampled_from([*CONTROLS]), of)
-        | st.tuples(st.just(Allocated), plain.map(grown).filter(lambda one: one.name not in CONTROLS_OF), of)
+        | st.tuples(
+            st.just(Allocated),
+            plain.map(grown).filter(lambda one: one.name not in CONTROLS_OF),
+            st.sampled_from([*ALLOCATED]),
+            of,
+        )
     ),
     max_leaves=4,
 )

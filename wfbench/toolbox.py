@@ -10,7 +10,7 @@ from wfbench.channels.coupled import Coupled, dependency_graph, pruning_group
 from wfbench.channels.pattern import pruned_of
 from wfbench.channels.pruner import ChannelScores, by_channel, filters_of, producers
 from wfbench.channels.readers import Order, Read, ReadPruner, gate_rows, over_charged
-from wfbench.composed.matched import Allocation
+from wfbench.composed.allocated import Allocation
 from wfbench.composed.ranked import Global
 from wfbench.curvature.damping import Damping, check_damping
 from wfbench.curvature.diagnostics import effective_rank, predicted_change, row_diagnostics

@@ -1,4 +1,4 @@
-"""How many weights or channels go of each layer, and which: one method's amounts with another's choice.
+"""How many weights or channels go of each layer: given amounts, and controls that take another method's.
 
 Controls ask whether a method's choice of weights matters, or only how many it takes from each layer.
 """
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wfbench.channels.pattern import ChannelAmounts, Filter
 from wfbench.errors import WfbenchError
-from wfbench.licence import handed, strongest
 from wfbench.modules import counts_of
 from wfbench.network import Network, Params
 from wfbench.pruned import Pruned
@@ -80,60 +79,20 @@ class Amounts(Unstructured):
         return {name: keep_all_but(round(part * count), scores[name]) for name, count in self.counts}
 
 
-@dataclass(frozen=True)
-class Allocation(Pruner[Any]):
-    """A method that takes as much of every layer as another one does, and chooses and updates as ever.
-
-    Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`. Of single weights it takes as many of every layer; of whole
-    channels as many of every coupled group, so that the filters, parameters or MACs that go are the other's, too.
+def taking_channels(of: Fitted, name: str, target: Target, counts: Mapping[str, int], amounts: str) -> Pruned:
+    """What a method leaves that takes so many channels of every group.
 
     Args:
-        of: chooses the weights or channels, and what becomes of the others.
-        amounts: says how many go of each layer.
+        name, amounts: the method, and who says how many, for the error.
+
+    Raises:
+        WfbenchError: it took others.
     """
-
-    source: ClassVar[str] = "one method's allocation with another's choice; not a published method"
-    fidelity: ClassVar[str] = "equal to the method itself where both take as many; not a published configuration"
-    of: Pruner[Any]
-    amounts: Pruner[Any]
-
-    def __post_init__(self) -> None:
-        licence = strongest((self.of.licence, self.amounts.licence))
-        take_after(self, self.amounts, f"{self.of.name}-as-{self.amounts.name}", licence)
-        both = [name for name in (Unstructured.name, Filter.name) if name in self.of.patterns]
-        patterns = tuple(name for name in both if name in self.amounts.patterns)
-        if not patterns:
-            reach = ", ".join(f"{one.name} reaches {' and '.join(one.patterns)}" for one in (self.of, self.amounts))
-            raise WfbenchError(f"{self.name}: {reach}; give two methods of single weights, or two of whole channels")
-        object.__setattr__(self, "patterns", patterns)
-
-    def fit(self, net: Network, data: Any) -> Fitted:
-        fitted = (one.fit(net, handed(one.licence, data)) for one in (self.of, self.amounts))
-        return _Allocating(self, *fitted)
-
-
-@dataclass(frozen=True)
-class _Allocating:
-    method: Allocation
-    of: Fitted
-    amounts: Fitted
-
-    def prune(self, target: Target) -> Pruned:
-        given = self.amounts.prune(target)
-        if target.sparsity == 0:
-            return given
-        if isinstance(target.pattern, Filter):
-            counts, what = _channels(given), "channels"
-            channels = ChannelAmounts(target.pattern.shape, target.pattern.tokens, tuple(counts.items()))
-            asked = replace(target, pattern=channels)
-        else:
-            counts, what = weights_taken(given.mask), "weights"
-            amounts = Amounts(counts=tuple(counts.items()), sparsity=target.sparsity)
-            asked = replace(target, pattern=amounts, scope="layer", of="weights")
-        found = self.of.prune(asked)
-        taken = _channels(found) if what == "channels" else weights_taken(found.mask)
-        check_taken(self.method.of.name, taken, self.method.amounts.name, counts, what)
-        return found
+    assert isinstance(target.pattern, Filter)
+    channels = ChannelAmounts(target.pattern.shape, target.pattern.tokens, tuple(counts.items()))
+    found = of.prune(replace(target, pattern=channels))
+    check_taken(name, channels_taken(found), amounts, counts, "channels")
+    return found
 
 
 def check_taken(of: str, taken: Mapping[str, int], amounts: str, counts: Mapping[str, int], what: str) -> None:
@@ -151,6 +110,6 @@ def weights_taken(masks: Params) -> dict[str, int]:
     return counts_of({name: (~mask).sum() for name, mask in masks.items()})
 
 
-def _channels(pruned: Pruned) -> dict[str, int]:
+def channels_taken(pruned: Pruned) -> dict[str, int]:
     """How many channels went, by group."""
     return {name: len({*gone}) for name, gone in pruned.removed_channels.items() if gone}

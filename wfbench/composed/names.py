@@ -6,6 +6,7 @@
             | ( "gradual" | "staged" | "global" ) options "-" method
             | ( "magnitude" | "random" ) "-as-" method
             | NAME options "-as-" method               as much of every layer as the other takes
+        | NAME options "-led-by-" method           the same of channels, or half-way from an even thinning
     options = { "[" OPTION "=" VALUE "]" }
 
 Options belong to what they stand behind: `gradual[steps=4]-woodfisher[damping=1e-3]` is WoodFisher with that damping,
@@ -18,8 +19,9 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from wfbench.composed.allocated import Allocation
 from wfbench.composed.gradual import Gradual
-from wfbench.composed.matched import Allocation, By, LayerMatched
+from wfbench.composed.matched import By, LayerMatched
 from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged
 from wfbench.composed.transplant import KEPT, Transplant
@@ -35,6 +37,8 @@ STEPWISE: dict[str, type[Gradual] | type[Staged] | type[Global]] = {
 }
 CONTROLS: dict[str, By] = {f"{by}-as": by for by in get_args(By)}
 WRAPPERS = (*STEPWISE, *CONTROLS)
+ALLOCATED = {"as": False, "led-by": True}
+BETWEEN = f"-({'|'.join(ALLOCATED)})-"
 
 Options: TypeAlias = tuple[tuple[str, str], ...]
 
@@ -75,13 +79,14 @@ class Transplanted:
 
 @dataclass(frozen=True)
 class Allocated:
-    """A method that takes as much from every layer as another one does."""
+    """A method that takes as much from every layer as another one says."""
 
     of: Method
+    by: str
     amounts: "Part"
 
     def __str__(self) -> str:
-        return f"{self.of}-as-{self.amounts}"
+        return f"{self.of}-{self.by}-{self.amounts}"
 
 
 Part: TypeAlias = Method | Wrapped | Allocated
@@ -123,13 +128,13 @@ class _Parser:
             if word.startswith(f"{wrapper}-"):
                 self.at -= len(word) - len(wrapper) - 1
                 return Wrapped(wrapper, self.method("a method"))
-        of, divider, amounts = word.partition("-as-")
-        if divider and of in self.known and word not in self.known:
+        of, by, amounts = [*re.split(BETWEEN, word, maxsplit=1), "", ""][:3]
+        if by and of in self.known and word not in self.known:
             self.at -= len(amounts)
-            return Allocated(Method(of), self.method("a method"))
+            return Allocated(Method(of), by, self.method("a method"))
         options = self.options()
-        if options and word in self.known and self.skip("-as-"):
-            return Allocated(Method(word, options), self.method("a method"))
+        if options and word in self.known and (between := self.match(BETWEEN)):
+            return Allocated(Method(word, options), between[1], self.method("a method"))
         if word not in STEPWISE or word in self.known:
             return Method(word, options)
         if not self.skip("-"):
@@ -175,7 +180,7 @@ def build(tree: Tree, pruners: Mapping[str, Pruner[Any]]) -> Pruner[Any]:
             build(tree.mask, pruners), None if tree.update == Method(KEPT) else build(tree.update, pruners)
         )
     if isinstance(tree, Allocated):
-        return Allocation(build(tree.of, pruners), build(tree.amounts, pruners))
+        return Allocation(build(tree.of, pruners), build(tree.amounts, pruners), led=ALLOCATED[tree.by])
     if isinstance(tree, Wrapped):
         return _with_options(_wrapped(tree.wrapper, build(tree.of, pruners)), tree)
     if tree.name not in pruners:

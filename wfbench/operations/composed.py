@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from wfbench.channels.pattern import Filter
 from wfbench.channels.pruner import producers
-from wfbench.composed.matched import Allocation, LayerMatched
+from wfbench.composed.allocated import Allocation
+from wfbench.composed.matched import LayerMatched
 from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged, shares
 from wfbench.composed.transplant import Transplant
@@ -37,9 +38,12 @@ def global_ranking(method: Global, asked: Asked, cost_of: CostOf) -> Cost | None
 
 
 def allocation(method: Allocation, asked: Asked, cost_of: CostOf) -> Cost | None:
-    """Both; the one that chooses takes of each layer what magnitude takes, which is not known beforehand otherwise."""
+    """Both; the one that chooses takes of each layer what magnitude takes, which is not known beforehand otherwise.
+
+    What a method that is led tries on held-out samples is not counted.
+    """
     of, amounts = cost_of(method.of, asked), cost_of(method.amounts, asked)
-    if of is None or amounts is None:
+    if method.led or of is None or amounts is None:
         return None
     return Cost(
         added(of.fit, amounts.fit),

@@ -1,0 +1,142 @@
+"""Channels by a guide's amounts or half-way to an even thinning: the amounts by search, the choice made again."""
+
+from collections.abc import Mapping
+from functools import cache
+from math import floor
+from statistics import mean, stdev
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from wfbench import Filter, Network, Pruned, Target, Unlabeled, WfbenchError, draw
+from wfbench.channels.coupled import Coupled
+from wfbench.channels.pruner import ChannelPruner, ChannelScores
+from wfbench.composed.allocated import Allocation, halfway
+from wfbench.composed.matched import channels_taken, taking_channels
+from wfbench.harness.plugins import discover
+from wfbench.sparsity import Unit
+
+OF = discover().pruner("obs-filter")
+SIZES = (4, 8, 16)
+"""Powers of two: no channels of two groups go at one time where both groups keep the same share."""
+
+
+@cache
+def layers() -> Network:
+    torch.manual_seed(0)
+    parts = [(nn.Linear(a, b), nn.ReLU()) for a, b in zip((5, *SIZES), SIZES, strict=False)]
+    return Network(nn.Sequential(*(one for part in parts for one in part), nn.Linear(SIZES[-1], 3)))
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from(["filters", "params", "macs"]), st.floats(0.05, 0.9))
+def test_halfway_is_the_least_power_that_meets_the_target(data: Any, of: Unit, sparsity: float) -> None:
+    """By bisection: of m channels `floor(m + ½ − m√(k_e k_g)^c)` go, but one stays."""
+    costs = Filter((5,)).costs(layers())
+    gone = st.fixed_dictionaries({name: st.integers(1, size - 1) for name, size in costs.groups.items()})
+    even, guided = data.draw(gone), data.draw(gone)
+    kept = {g: ((m - even[g]) * (m - guided[g]) / m**2) ** 0.5 for g, m in costs.groups.items()}
+
+    def counts(c: float) -> dict[str, int]:
+        return {g: min(m - 1, floor(m + 0.5 - m * kept[g] ** c)) for g, m in costs.groups.items()}
+
+    whole = costs.total({}, of)
+    if costs.total(counts(1000.0), of) > (1 - sparsity) * whole:
+        return  # one channel of every group is too much
+    low, high = 0.0, 1000.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if costs.total(counts(middle), of) <= (1 - sparsity) * whole else (middle, high)
+    target = Target(sparsity, Filter((5,)), of=of)
+    assert halfway(costs, even, guided, target) == counts(high * (1 + 1e-12))
+
+
+class Greedy(ChannelPruner[None]):
+    """Takes the first group's channels as long as there is more than one."""
+
+    name: ClassVar[str] = "greedy"
+
+    def channel_scores(self, net: Network, groups: list[Coupled], data: None) -> ChannelScores:
+        return {group.name: torch.full((group.size,), float(at)) for at, group in enumerate(groups)}
+
+
+def pictures() -> tuple[Network, Tensor]:
+    task = discover().task("digits-cnn")
+    return Network(task.dense(0)), draw(task.train_set, 12, 0).inputs
+
+
+TARGET = Target(0.6, Filter((1, 8, 8)), of="macs")
+
+
+def again(net: Network, x: Tensor, ways: list[Mapping[str, int]]) -> list[list[float]]:
+    """What every way costs each fourth of the samples, fitted on the others: KL of the logits [nats]."""
+    found = []
+    for part in range(4):
+        held = torch.arange(len(x)) // (len(x) // 4) == part
+        fitted = OF.fit(net, Unlabeled(x[~held]))
+        dense = net.logits({}, x[held]).double().log_softmax(1)
+        states = [taking_channels(fitted, "", TARGET, way, "").state for way in ways]
+        logs = [net.logits(state, x[held]).double().log_softmax(1) for state in states]
+        found.append([float((dense.exp() * (dense - log)).sum(1).mean()) for log in logs])
+    return [list(one) for one in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("guide", "share"), [(Greedy(), 0.5), (discover().pruner("filter-l2"), 1.0), (discover().pruner("thinet"), 1.0)]
+)
+def test_the_guide_is_followed_half_way_where_that_is_nearer_by_more_than_a_standard_error(
+    guide: Any, share: float
+) -> None:
+    net, x = pictures()
+    found = Allocation(OF, guide, led=True).fit(net, Unlabeled(x)).prune(TARGET)
+    guided = channels_taken(guide.fit(net, Unlabeled(x)).prune(TARGET))
+    even = channels_taken(OF.fit(net, Unlabeled(x)).prune(Target(0.6, TARGET.pattern, "layer", "macs")))
+    less = halfway(TARGET.pattern.costs(net), even, guided, TARGET)  # type: ignore[attr-defined]
+    changes = again(net, x, [less, guided])
+    assert [one["led"] for one in found.trials] == [0.5, 1.0]
+    assert [one["change"] for one in found.trials] == pytest.approx([mean(one) for one in changes], rel=1e-6)
+    gains = [b - a for a, b in zip(*changes, strict=True)]
+    assert (mean(gains) > stdev(gains) / 2) == (share == 0.5)
+    assert channels_taken(found) == (less if share == 0.5 else guided)
+    assert TARGET.pattern.achieved(TARGET, net, found, x[:1]) >= 0.6
+
+
+def test_copies_are_held_out_with_their_sample() -> None:
+    """Copies that are the sample itself change nothing; in a fold of their own they would have been seen."""
+    net, x = pictures()
+    alone = Allocation(OF, Greedy(), led=True).fit(net, Unlabeled(x)).prune(TARGET)
+    twice = Allocation(OF, Greedy(), led=True).fit(net, Unlabeled(x.repeat_interleave(2, 0), 2)).prune(TARGET)
+    assert [one["change"] for one in twice.trials] == pytest.approx([one["change"] for one in alone.trials], rel=1e-6)
+
+
+def test_one_sample_is_led_all_the_way_and_no_sparsity_is_the_dense_network() -> None:
+    net, x = pictures()
+
+    def both(target: Target) -> list[Pruned]:
+        return [
+            one.fit(net, Unlabeled(x[:1])).prune(target)
+            for one in (Allocation(OF, Greedy(), led=True), Allocation(OF, Greedy()))
+        ]
+
+    for target in (TARGET, Target(0.0, TARGET.pattern, of="macs")):
+        led, allocated = both(target)
+        assert not led.trials
+        assert led.removed_channels == allocated.removed_channels
+        assert all(torch.equal(tensor, led.state[name]) for name, tensor in allocated.state.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("obc-led-by-obs-filter", "obc reaches unstructured, obs-filter reaches filter; give two of whole channels"),
+        ("obs-filter-led-by-obc", "obs-filter reaches filter, obc reaches unstructured; give two of whole channels"),
+        ("filter-l1-led-by-filter-l2", "neither sees samples"),
+    ],
+)
+def test_methods_that_do_not_go_together_are_refused(name: str, problem: str) -> None:
+    with pytest.raises(WfbenchError, match=f"{name}: {problem}"):
+        discover().pruner(name)
