@@ -1,6 +1,7 @@
 """Channels by a guide's amounts or half-way to an even thinning: the amounts by search, the choice made again."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from math import floor
 from statistics import mean, stdev
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wfbench import Filter, Network, Pruned, Target, Unlabeled, WfbenchError, draw
+from wfbench import Filter, Network, Target, Unlabeled, WfbenchError, draw
 from wfbench.channels.coupled import Coupled
 from wfbench.channels.pruner import ChannelPruner, ChannelScores
 from wfbench.composed.allocated import Allocation, halfway
@@ -113,20 +114,16 @@ def test_copies_are_held_out_with_their_sample() -> None:
     assert [one["change"] for one in twice.trials] == pytest.approx([one["change"] for one in alone.trials], rel=1e-6)
 
 
-def test_one_sample_is_led_all_the_way_and_no_sparsity_is_the_dense_network() -> None:
+@pytest.mark.parametrize(
+    ("n", "target"),
+    [(1, TARGET), (12, replace(TARGET, scope="layer")), (12, replace(TARGET, sparsity=0.0))],
+)
+def test_one_sample_even_thinning_and_no_sparsity_leave_nothing_to_choose(n: int, target: Target) -> None:
     net, x = pictures()
-
-    def both(target: Target) -> list[Pruned]:
-        return [
-            one.fit(net, Unlabeled(x[:1])).prune(target)
-            for one in (Allocation(OF, Greedy(), led=True), Allocation(OF, Greedy()))
-        ]
-
-    for target in (TARGET, Target(0.0, TARGET.pattern, of="macs")):
-        led, allocated = both(target)
-        assert not led.trials
-        assert led.removed_channels == allocated.removed_channels
-        assert all(torch.equal(tensor, led.state[name]) for name, tensor in allocated.state.items())
+    both = [Allocation(OF, Greedy(), led=led).fit(net, Unlabeled(x[:n])).prune(target) for led in (False, True)]
+    assert not both[1].trials
+    assert both[0].removed_channels == both[1].removed_channels
+    assert all(torch.equal(tensor, both[1].state[name]) for name, tensor in both[0].state.items())
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ class Allocation(Pruner[Any]):
     Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`. Of single weights it takes as many of every layer; of whole
     channels as many of every coupled group, so that the filters, parameters or MACs that go are the other's, too.
     `METHOD-led-by-OTHER`, of whole channels, does so or goes half of the way from an even thinning; the record lists
-    both trials, with `KL(dense‖pruned)` of held-out samples [nats]. From one sample, where none can be held out, it is
-    `METHOD-as-OTHER`.
+    both trials, with `KL(dense‖pruned)` of held-out samples [nats]. Where an even thinning is asked for, and from one
+    sample, where none can be held out, it is `METHOD-as-OTHER`.
 
     Args:
         of: chooses the weights or channels, and what becomes of the others.
@@ -108,7 +108,7 @@ class _Led(_Allocating):
         if target.sparsity == 0:
             return given
         whole = channels_taken(given)
-        if len(self.data) == self.data.copies:
+        if target.scope == "layer" or len(self.data) == self.data.copies:
             return self.taking(self.of, target, whole)
         even = channels_taken(self.of.prune(replace(target, scope="layer")))
         half = halfway(filters_of(target, self.method.name).costs(self.net), even, whole, target)
