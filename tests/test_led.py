@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from math import floor
+from math import floor, nan
 from statistics import mean, stdev
 from typing import Any, ClassVar
 
@@ -124,6 +124,15 @@ def test_one_sample_even_thinning_and_no_sparsity_leave_nothing_to_choose(n: int
     assert not both[1].trials
     assert both[0].removed_channels == both[1].removed_channels
     assert all(torch.equal(tensor, both[1].state[name]) for name, tensor in both[0].state.items())
+
+
+def test_what_is_no_number_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = pictures()
+    fitted = Allocation(OF, Greedy(), led=True).fit(net, Unlabeled(x))
+    monkeypatch.setattr(Network, "change", lambda *_: nan)
+    found = fitted.prune(TARGET)
+    assert found.trials == ({"led": 0.5}, {"led": 1.0})
+    assert channels_taken(found) == channels_taken(Greedy().fit(net, None).prune(TARGET))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ samples are nearer to the dense one on these, by more than a standard error.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import log
-from statistics import mean, stdev
+from math import isfinite, log
 from typing import Any, ClassVar
 
 import torch
@@ -112,11 +111,12 @@ class _Led(_Allocating):
             return self.taking(self.of, target, whole)
         even = channels_taken(self.of.prune(replace(target, scope="layer")))
         half = halfway(filters_of(target, self.method.name).costs(self.net), even, whole, target)
-        changes = list(self._changes(target, half, whole))
-        gains = [of_whole - of_half for of_half, of_whole in changes]
-        found = self.taking(self.of, target, half if mean(gains) > stdev(gains) / len(gains) ** 0.5 else whole)
-        means = map(mean, zip(*changes, strict=True))
-        return replace(found, trials=tuple({"led": a, "change": b} for a, b in zip((0.5, 1.0), means, strict=True)))
+        changes = torch.tensor([*self._changes(target, half, whole)], dtype=torch.float64)
+        gains = changes[:, 1] - changes[:, 0]
+        nearer = bool(gains.mean() > gains.std() / len(gains) ** 0.5)  # not where either is no number
+        tried = zip((0.5, 1.0), changes.mean(0).tolist(), strict=True)
+        trials = ({"led": share, "change": change} if isfinite(change) else {"led": share} for share, change in tried)
+        return replace(self.taking(self.of, target, half if nearer else whole), trials=tuple(trials))
 
     def _changes(self, target: Target, *ways: Mapping[str, int]) -> Iterator[list[float]]:
         """`KL(dense‖pruned)` of every fold of the samples under each of the amounts, fitted on the others [nats]."""
