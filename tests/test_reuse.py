@@ -276,6 +276,21 @@ def test_an_option_that_a_record_does_not_know_had_its_default() -> None:
     assert question(case).differences(record) == ["options"]
 
 
+def test_within_a_part_that_a_method_makes_itself_it_had_the_one_that_is_made() -> None:
+    """`obs-distilled` makes its channels' method with an option that is not its own default."""
+    case = case_of(REGISTRY.pruner("obs-distilled"))
+    record = json.loads(run(case).as_json())
+    assert record["options"]["channels"].pop("led") is True
+    assert question(case).differences(record) == []
+    record["options"]["channels"]["led"] = False
+    assert question(case).differences(record) == ["options"]
+    other = dataclasses.replace(case.method, channels=REGISTRY.pruner("obs-filter-as-woodfisher-filter-logits"))  # type: ignore[type-var]
+    case = case_of(other)
+    record = json.loads(run(case).as_json())
+    del record["options"]["channels"]["led"]  # another part than it makes: its own default
+    assert question(case).differences(record) == ["options"]
+
+
 @pytest.mark.parametrize(("method", "library"), [("kfac", "curvlinops-for-pytorch"), ("tp-l2", "torch-pruning")])
 def test_versions_of_the_libraries_that_a_method_reaches_are_in_the_question(method: str, library: str) -> None:
     def libraries(name: str) -> set[str]:

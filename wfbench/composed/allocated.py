@@ -13,6 +13,7 @@ samples are nearer to the dense one on these, by more than a standard error.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite, log
+from statistics import mean
 from typing import Any, ClassVar
 
 import torch
@@ -111,10 +112,10 @@ class _Led(_Allocating):
             return self.taking(self.of, target, whole)
         even = channels_taken(self.of.prune(replace(target, scope="layer")))
         half = halfway(filters_of(target, self.method.name).costs(self.net), even, whole, target)
-        changes = torch.tensor([*self._changes(target, half, whole)], dtype=torch.float64)
-        gains = changes[:, 1] - changes[:, 0]
+        changes = list(self._changes(target, half, whole))
+        gains = torch.tensor([of_whole - of_half for of_half, of_whole in changes], dtype=torch.float64)
         nearer = bool(gains.mean() > gains.std() / len(gains) ** 0.5)  # not where either is no number
-        tried = zip((0.5, 1.0), changes.mean(0).tolist(), strict=True)
+        tried = zip((0.5, 1.0), map(mean, zip(*changes, strict=True)), strict=True)
         trials = ({"led": share, "change": change} if isfinite(change) else {"led": share} for share, change in tried)
         return replace(self.taking(self.of, target, half if nearer else whole), trials=tuple(trials))
 

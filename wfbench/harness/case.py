@@ -141,13 +141,15 @@ def changed(component: object) -> dict[str, Any]:
 
 
 def defaults(component: object) -> dict[str, Any]:
-    """The defaults of its hyper-parameters, and those of the components that it is made of."""
+    """The defaults of its hyper-parameters, and those of the components that it is made of, as it makes them."""
     if not is_dataclass(component):
         return {}
     found = {one.name: _plain(one.default) for one in fields(component) if one.default is not MISSING}
     for one in fields(component):
         if is_dataclass(part := getattr(component, one.name)) and one.default is MISSING:
-            found[one.name] = {"is": type(part).__name__, **defaults(part)}
+            usual = one.default_factory() if one.default_factory is not MISSING else None
+            its = {"is": type(part).__name__, **defaults(part)}
+            found[one.name] = _plain(usual) if type(usual) is type(part) else its
     return found
 
 
