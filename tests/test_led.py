@@ -109,6 +109,16 @@ def test_the_guide_is_followed_half_way_where_that_is_nearer_by_more_than_a_stan
     assert TARGET.pattern.achieved(TARGET, net, found, x[:1]) >= 0.6
 
 
+def test_the_choice_looks_at_a_hundred_samples_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more it is that of the first ones."""
+    net, x = pictures()
+    first = Allocation(OF, Greedy(), led=True).fit(net, Unlabeled(x[:8])).prune(TARGET)
+    monkeypatch.setattr("wfbench.composed.allocated.MOST", 8)
+    found = Allocation(OF, Greedy(), led=True).fit(net, Unlabeled(x)).prune(TARGET)
+    assert found.trials == first.trials
+    assert channels_taken(found) == channels_taken(first)
+
+
 def test_copies_are_held_out_with_their_sample() -> None:
     """Copies that are the sample itself change nothing; in a fold of their own they would have been seen."""
     net, x = pictures()

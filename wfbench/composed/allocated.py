@@ -32,6 +32,8 @@ from wfbench.pruner import Fitted, Pruner, take_after
 from wfbench.sparsity import Target, Unstructured
 
 FOLDS = 4
+MOST = 100
+"""Samples that a choice looks at."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Allocation(Pruner[Any]):
     Called `METHOD-as-OTHER`, as `obc-as-staged-magnitude`. Of single weights it takes as many of every layer; of whole
     channels as many of every coupled group, so that the filters, parameters or MACs that go are the other's, too.
     `METHOD-led-by-OTHER`, of whole channels, does so or goes half of the way from an even thinning; the record lists
-    both trials, with `KL(dense‖pruned)` of held-out samples [nats]. Where an even thinning is asked for, and from one
-    sample, where none can be held out, it is `METHOD-as-OTHER`.
+    both trials, with `KL(dense‖pruned)` of at most 100 samples, each held out once [nats]. Where an even thinning is
+    asked for, and from one sample, where none can be held out, it is `METHOD-as-OTHER`.
 
     Args:
         of: chooses the weights or channels, and what becomes of the others.
@@ -121,10 +123,10 @@ class _Led(_Allocating):
 
     def _changes(self, target: Target, *ways: Mapping[str, int]) -> Iterator[list[float]]:
         """`KL(dense‖pruned)` of every fold of the samples under each of the amounts, fitted on the others [nats]."""
-        n, copies = len(self.data) // self.data.copies, self.data.copies
+        n, copies = min(MOST, len(self.data) // self.data.copies), self.data.copies
         for fold in folds(n, min(FOLDS, n)):
             held = range(fold.start * copies, fold.stop * copies)  # whole samples
-            rest = self.data.take([i for i in range(len(self.data)) if i not in held])
+            rest = self.data.take([i for i in range(n * copies) if i not in held])
             of = self.method.of.fit(self.net, handed(self.method.of.licence, rest))
             seen = Unlabeled(self.data.inputs[held.start : held.stop])
             yield [self.net.change(self.taking(of, target, counts).state, seen) for counts in ways]
