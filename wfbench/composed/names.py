@@ -6,7 +6,7 @@
             | ( "gradual" | "staged" | "global" ) options "-" method
             | ( "magnitude" | "random" ) "-as-" method
             | NAME options "-as-" method               as much of every layer as the other takes
-        | NAME options "-led-by-" method           the same of channels, or half-way from an even thinning
+            | NAME options "-led-by-" method           the same of channels, or half-way from an even thinning
     options = { "[" OPTION "=" VALUE "]" }
 
 Options belong to what they stand behind: `gradual[steps=4]-woodfisher[damping=1e-3]` is WoodFisher with that damping,
