@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from wfbench import RECOVERIES, Case, Network, Runner, Target, Task, WfbenchError, discover
 from wfbench.channels.pattern import Filter
+from wfbench.data import Dataset
 from wfbench.layers import patches
 from wfbench.tasks import imagenet
+from wfbench.tasks.evaluate import evaluate
 from wfbench.tasks.imagenet import NETWORKS, Published
 from wfbench.tasks.padding import with_explicit_padding
 
@@ -209,6 +211,26 @@ def test_efficientnet_lite0_gives_the_same_bits_with_its_padding_said() -> None:
     with torch.no_grad():
         assert torch.equal(found(x), own(x))
     assert sum(parameter.numel() for parameter in found.parameters()) == 4_652_008
+
+
+def test_colours_stand_side_by_side_where_nothing_but_scores_is_asked_for() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    module = NETWORKS["efficientnet-lite0"].dense()
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    seen = list[bool]()
+    last = module.get_submodule("_conv_head")
+    last.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    with torch.no_grad():
+        usual = module(x)
+    with torch.inference_mode():
+        logits = module(x)
+    assert seen == [False, True]
+    torch.testing.assert_close(logits, usual, rtol=0, atol=2e-5)
+    scores = evaluate(module, Dataset((x, usual.argmax(1)), "two"))
+    assert (scores.correct, seen[-1]) == (2, True)
+    assert scores.loss == pytest.approx(float(functional.cross_entropy(usual, usual.argmax(1))), abs=1e-5)
 
 
 def test_data_root_is_where_suites_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
