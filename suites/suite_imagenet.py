@@ -10,7 +10,7 @@ from wfbench.pytest_plugin import case_test
 
 WEIGHTS = Grid(
     tasks=("imagenet-efficientnet-lite0",),
-    methods=("magnitude", "woodfisher", "obs-distilled", "obc", "lobs", "kfac", "sparsegpt"),
+    methods=("magnitude", "woodfisher", "obc", "obs-distilled", "lobs", "kfac", "sparsegpt"),
     budgets=(16, 64, 256),
     sparsities=(0.5,),
     recoveries=("none", "batchnorm"),
