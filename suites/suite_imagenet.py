@@ -16,6 +16,7 @@ WEIGHTS = Grid(
     recoveries=("none", "batchnorm"),
     seeds=1,
 )
+"""`obc` stands before `obs-distilled`, which takes its order of the same samples from there."""
 CHANNELS = replace(
     WEIGHTS,
     methods=("filter-l1", "obs-filter"),
