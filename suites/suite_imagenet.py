@@ -31,7 +31,7 @@ MANY = replace(CHANNELS, methods=("woodfisher-filter[rank=64]",), budgets=(256,)
 """As many rows as samples for each of thousands of channels would be too much: their strongest directions."""
 SNOWS = replace(WEIGHTS, methods=("snows",), budgets=(16,), recoveries=("none",))
 REPAIRED = replace(WEIGHTS, methods=("magnitude", "woodfisher"), budgets=(16,), recoveries=("repair",))
-"""It keeps less than BatchNorm re-estimation; from more photographs it takes minutes a case."""
+"""It keeps less than BatchNorm re-estimation; from more photographs it takes a minute a case, or longer."""
 SUITE = Suite("imagenet", (WEIGHTS, CHANNELS, ALLOCATED, FEW, MANY, SNOWS, REPAIRED))
 
 test_case = case_test("imagenet")
