@@ -7,7 +7,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import torch
 from tabulate import tabulate
@@ -20,7 +20,7 @@ from wfbench.curvature.memory import bound, bytes_of, limit_to
 from wfbench.curvature.rows import gradients
 from wfbench.deploy import machine as machines
 from wfbench.deploy.machine import measured
-from wfbench.deploy.plan import TIMED, Step, plan
+from wfbench.deploy.plan import TIMED, Of, Step, plan
 from wfbench.licence import handed
 from wfbench.operations.methods import channels
 from wfbench.tasks.imagenet import NETWORKS
@@ -30,9 +30,9 @@ Region: TypeAlias = tuple[tuple[str, ...], Callable[[], Any]]
 KINDS = ("flops32", "flops64", "moved", "launches")
 
 
-def target_of(method: Any, sparsity: float, x: Tensor) -> Target:
+def target_of(method: Any, sparsity: float, x: Tensor, of: Of | None = None) -> Target:
     """Of single weights, or of whole channels by what they multiply."""
-    if channels(method):
+    if channels(method) or of == "macs":
         return Target(sparsity, Filter.of(x), of="macs")
     return Target(sparsity, scope=method.scope)
 
@@ -100,6 +100,8 @@ def main() -> None:
     parser.add_argument("--random", action="store_true", help="random weights, so that none need be there")
     parser.add_argument("--methods", nargs="*", default=["woodfisher-unlabeled"], metavar="M")
     parser.add_argument("--recoveries", nargs="*", default=[], metavar="R", help="each after magnitude")
+    about = "what the sparsity counts; macs asks for whole channels of a method that takes either"
+    parser.add_argument("--of", choices=get_args(Of), help=about)
     parser.add_argument("--memory", metavar="BYTES", help="bound (default: half of what is free)")
     about = "time by the processor's clock: on a busy machine, with one thread"
     parser.add_argument("--processor", action="store_true", help=about)
@@ -124,11 +126,13 @@ def main() -> None:
             measured(),
             bound(),
             recovery,
+            options.of,
         )
 
         def found(method: Any = method, recovery: Any = recovery) -> Iterator[Region]:
             if recovery is None:
-                return regions(Network(module), data, method, options.sparsity)
+                target = target_of(method, options.sparsity, data.inputs, options.of)
+                return regions(Network(module), data, method, options.sparsity, target)
             return iter([((), lambda: recovery.apply(Network(module), before, unlabeled))])
 
         for row in lines(name, asked.steps or (), found):

@@ -129,6 +129,16 @@ def test_steps_of_methods_on_channels_are_what_is_counted(method: Any) -> None:
         held_against(total([*steps.values()]), run)
 
 
+@pytest.mark.parametrize("method", ["obs-distilled", "obs-filter-led-by-woodfisher-filter-logits[rank=64]"])
+def test_amounts_that_are_led_cost_what_is_tried(method: str) -> None:
+    (net, x), pruner = made("whole"), discover().pruner(method)
+    steps = steps_of(pruner, Asked(net, shapes_of(net, x[:1]), SAMPLES, SPARSITY, channels=True))
+    assert steps is not None
+    target = Target(SPARSITY, Filter.of(x), "global", "macs")
+    for _, run in regions(net.with_state(net.state()), Unlabeled(x), pruner, SPARSITY, target):
+        held_against(total([*steps.values()]), run, within=0.05)
+
+
 @pytest.mark.parametrize("method", COMPOSED)
 def test_a_method_made_of_methods_costs_what_they_do(method: str) -> None:
     (net, x), pruner = made("mlp" if "obc" in method or "wanda" in method else "whole"), discover().pruner(method)
@@ -340,6 +350,12 @@ def test_the_command_plans_for_this_machine_and_for_a_card(tmp_path: Path, capsy
         f"repair: {s}" for s in ("forward", "moments", "least squares")
     ]
     assert (after["method"], all(step["seconds"] > 0 for step in after["steps"])) == ("magnitude and repair", True)
+    assert main([*asked, "--method", "obs-distilled", "--of", "macs", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["of"] == "MACs"
+    assert {"channels", "held-out samples", "steps"} <= {step["name"] for step in whole["steps"]}
+    assert main([*asked, "--of", "macs"]) == 2
+    assert "of macs: woodfisher reaches unstructured" in capsys.readouterr().err
     assert main([*asked, "--recovery", "magic"]) == 2
     assert "unknown recovery" in capsys.readouterr().err
     assert main([*asked, "--method", "nothing"]) == 2

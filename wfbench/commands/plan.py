@@ -3,12 +3,13 @@
 import argparse
 from copy import deepcopy
 from pathlib import Path
+from typing import get_args
 
 from wfbench.commands import Commands
 from wfbench.commands.base import add_json, add_memory, add_plugin_paths, print_json, registry_of
 from wfbench.curvature.memory import free
 from wfbench.deploy.machine import measured, read_machine
-from wfbench.deploy.plan import TIMED, plan
+from wfbench.deploy.plan import TIMED, Of, plan
 from wfbench.errors import WfbenchError
 from wfbench.network import Network
 from wfbench.recoveries.names import recovery_of
@@ -27,6 +28,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--recovery", default="none", metavar="R", help="what follows (default: none)")
     about = f"the fraction removed, in [0, 1) (default: {SPARSITY})"
     parser.add_argument("--sparsity", type=float, default=SPARSITY, metavar="S", help=about)
+    about = (
+        "what the sparsity counts; macs asks for whole channels of a method that takes either (default: weights, or "
+    )
+    about += "macs for methods that take out whole channels)"
+    parser.add_argument("--of", choices=get_args(Of), help=about)
     about = "which dense checkpoint of the task (default: 0)"
     parser.add_argument("--replicate", type=int, default=0, metavar="R", help=about)
     about = "TOML or JSON file of what another machine does, see docs/scale-gpu.md (default: this one, measured)"
@@ -47,7 +53,7 @@ def _plan(options: argparse.Namespace) -> int:
     machine = read_machine(options.device_spec) if options.device_spec else measured()
     net = Network(deepcopy(task.dense(options.replicate)))
     x = task.train_set.take(range(min(TIMED, len(task.train_set)))).inputs
-    found = plan(task.name, net, x, method, options.budget, options.sparsity, machine, limit, recovery)
+    found = plan(task.name, net, x, method, options.budget, options.sparsity, machine, limit, recovery, options.of)
     if options.json:
         print_json(found.as_json())
     else:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from math import inf
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Shaped
 from tabulate import tabulate
@@ -12,6 +12,7 @@ from torch import Tensor
 from wfbench.channels.pattern import Filter
 from wfbench.curvature.memory import PASS, ROWS, fits
 from wfbench.deploy.machine import Machine, channel_seconds, moment_seconds, pass_seconds
+from wfbench.errors import WfbenchError
 from wfbench.layers import PATCH_NUMBERS
 from wfbench.network import Network
 from wfbench.operations.asked import Asked, Steps
@@ -24,6 +25,7 @@ from wfbench.operations.woodfisher import rows_of
 from wfbench.operations.work import Work, in_files, total
 from wfbench.pruner import Pruner
 from wfbench.recoveries.base import Recovery
+from wfbench.sparsity import Unstructured
 from wfbench.tasks.evaluate import EVALUATION_BATCH
 from wfbench.tiles import HOST
 from wfbench.woodfisher.channel_variants import WoodFisherFilter, WoodFisherFilterUnlabeled
@@ -37,10 +39,11 @@ SQUARES = 4
 """The same of the square matrices of a layer-wise method: second moments, and their inverses with what makes them."""
 TIMED = 4
 """Samples of the pass that is timed."""
-WHOLE_BATCHES = ("forward", "norms", "dense outputs", "logits", "steps")
+WHOLE_BATCHES = ("forward", "norms", "dense outputs", "logits", "steps", "held-out samples")
 """Steps that take as long for a FLOP as a forward pass."""
 MOMENTS = ("second moments", "moments")
 """Steps that take as long for what they are estimated to take as second moments of a few samples."""
+Of: TypeAlias = Literal["weights", "macs"]
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def plan(
     machine: Machine,
     limit: int | None = None,
     recovery: Recovery[Any] | None = None,
+    of: Of | None = None,
 ) -> Plan:
     """The plan for a network, on this machine or another.
 
@@ -146,9 +150,16 @@ def plan(
         x: a few samples; the passes over them are timed if the machine is this one.
         limit: bytes for rows, Grams and factors on this machine; None on another, whose memory is the limit.
         recovery: what follows; nothing by default.
+        of: what the sparsity is of; weights by default, or MACs of a method that takes whole channels alone.
+
+    Raises:
+        WfbenchError: if the method does not take that, or as the rows it asks for.
     """
-    shapes = shapes_of(net, x[:1])
-    asked = Asked(net, shapes, samples, sparsity, inf if limit is None else float(limit), machine.sizes)
+    whole = channels(method) if of is None else of == "macs"
+    if of is not None and (Filter if whole else Unstructured).name not in method.patterns:
+        raise WfbenchError(f"of {of}: {method.name} reaches {' and '.join(method.patterns)}")
+    shapes, most = shapes_of(net, x[:1]), inf if limit is None else float(limit)
+    asked = Asked(net, shapes, samples, sparsity, most, machine.sizes, channels=whole)
     found = steps_of(method, asked)
     if recovery is not None:
         after = recovery_steps(recovery, asked)
@@ -174,9 +185,8 @@ def plan(
     together = method.name if recovery is None else f"{method.name} and {recovery.name}"
     bytes_there = int(machine.memory) if limit is None else limit
     facts = _facts(shapes, rows, bytes_there, tiles, each, streams=limit is not None)
-    of = "MACs" if channels(method) else "weights"
-    passes = tiles, tiles * each
-    return Plan(task, together, samples, sparsity, of, machine, steps, passes, rows, bytes_there, facts, _why(net))
+    passes, counted = (tiles, tiles * each), "MACs" if whole else "weights"
+    return Plan(task, together, samples, sparsity, counted, machine, steps, passes, rows, bytes_there, facts, _why(net))
 
 
 def memory_of(method: Pruner[Any], shapes: Shapes, parameters: int, samples: int, limit: float) -> float:

@@ -26,6 +26,7 @@ class Asked:
         sizes: of what is computed at a time.
         counts: how many weights each row keeps, of each group's matrix, by the weight's name; None for the same share
             of all.
+        channels: whole ones go, where a method takes either.
     """
 
     net: Network
@@ -35,6 +36,7 @@ class Asked:
     limit: float = inf
     sizes: Tiles = HOST
     counts: Counts | None = None
+    channels: bool = False
 
     def by_magnitude(self, sparsity: float) -> "Asked":
         """The same at a sparsity of which every layer has the share that global magnitude gives it."""

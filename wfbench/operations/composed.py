@@ -7,15 +7,16 @@ from typing import Any, TypeAlias
 
 from wfbench.channels.pattern import Filter
 from wfbench.channels.pruner import producers
-from wfbench.composed.allocated import Allocation
+from wfbench.composed.allocated import FOLDS, MOST, Allocation
 from wfbench.composed.matched import LayerMatched
 from wfbench.composed.ranked import Global
 from wfbench.composed.staged import Staged, shares
 from wfbench.composed.transplant import Transplant
+from wfbench.draws import folds
 from wfbench.operations.asked import Asked, Cost, Counts, Steps, added, weight_names
 from wfbench.operations.channels import Channels
 from wfbench.operations.woodfisher import restored
-from wfbench.operations.work import RANKED, Work
+from wfbench.operations.work import RANKED, Work, forward
 from wfbench.pruner import Pruner
 
 MATCHED = 90
@@ -38,16 +39,31 @@ def global_ranking(method: Global, asked: Asked, cost_of: CostOf) -> Cost | None
 
 
 def allocation(method: Allocation, asked: Asked, cost_of: CostOf) -> Cost | None:
-    """Both; the one that chooses takes of each layer what magnitude takes, which is not known beforehand otherwise.
-
-    What a method that is led tries on held-out samples is not counted.
-    """
+    """Both; the one that chooses takes of each layer what magnitude takes, which is not known beforehand otherwise."""
     of, amounts = cost_of(method.of, asked), cost_of(method.amounts, asked)
-    if method.led or of is None or amounts is None:
+    if of is None or amounts is None:
         return None
+    tried = led(method.of, asked, cost_of) if method.led else None
+
+    def prune(at: Asked) -> Steps:
+        if not at.sparsity:
+            return amounts.prune(at)
+        steps = added(amounts.prune(at), of.prune(at.by_magnitude(at.sparsity)))
+        return steps if tried is None else added(steps, of.prune(at), tried.at(at))
+
+    return Cost(added(of.fit, amounts.fit), prune)
+
+
+def led(method: Pruner[Any], asked: Asked, cost_of: CostOf) -> Cost | None:
+    """What is tried on held-out samples: a fit on the others of every fold, both ways, and the change of each."""
+    n = min(MOST, asked.n)
+    held = [len(fold) for fold in folds(n, min(FOLDS, n))] if n > 1 else []
+    found = [cost_of(method, replace(asked, n=n - out)) for out in held]
+    fitted = [one for one in found if one is not None]
+    seen = {"held-out samples": forward(asked.shapes, n) * 3} if held else {}
     return Cost(
-        added(of.fit, amounts.fit),
-        lambda at: added(amounts.prune(at), of.prune(at.by_magnitude(at.sparsity))),
+        added(seen, *(one.fit for one in fitted)),
+        lambda at: added(*(one.prune(at) for one in fitted for _ in range(2))),
     )
 
 

@@ -50,15 +50,15 @@ def cost_of(method: Pruner[Any], asked: Asked) -> Cost | None:
 
 
 def _distilled(method: Any, asked: Asked) -> Cost | None:
-    """Of single weights: what chooses them, and the descent after it."""
-    of = cost_of(method.weights, asked)
+    """What chooses the weights or the channels, and the descent after it."""
+    of = cost_of(method.channels if asked.channels else method.weights, asked)
     if of is None or recovery_steps(method.after, asked) is None:
         return None
-    return Cost(of.fit, lambda at: added(of.prune(at), recovery_steps(method.after, at) or {}))
+    return Cost(of.fit, lambda at: added(of.prune(at), recovery_steps(method.after, at) or {} if at.sparsity else {}))
 
 
 def channels(method: Pruner[Any]) -> bool:
-    """Whether a method takes whole channels alone; a plan of one that takes either is of single weights."""
+    """Whether a method takes whole channels alone."""
     return Filter.name in method.patterns and Unstructured.name not in method.patterns
 
 
