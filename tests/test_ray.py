@@ -155,10 +155,10 @@ def test_a_cluster_gives_the_records_of_one_process_and_loses_none_with_a_node(s
     assert re.match("no machine of the Ray cluster has .*, memory 4.29497e\\+09 of 6.*e\\+10; try", refused), refused
     assert told == {
         "nodes": 2,
-        "quiet": {"run": len(cases), "reused": 0, "failed": 0},
-        "disturbed": {"run": 4, "reused": 0, "failed": 0},
+        "quiet": {"run": len(cases), "reused": 0, "taken": 0, "failed": 0},
+        "disturbed": {"run": 4, "reused": 0, "taken": 0, "failed": 0},
         "killed": True,
-        "failing": {"run": 2, "reused": 0, "failed": 2},
+        "failing": {"run": 2, "reused": 0, "taken": 0, "failed": 2},
     }
     run(session("processes:1", cases, "processes"), cases)
     assert science(tmp_path / "quiet" / "mine.jsonl") == science(tmp_path / "processes" / "mine.jsonl")
