@@ -1,5 +1,6 @@
 """Rows beyond a bound of memory: the same bits, nothing left behind, and a peak that the bound foretells."""
 
+import mmap
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,32 @@ def test_pages_of_one_file_leave_though_those_of_another_left_before() -> None:
             memory.touched(rows, row.nbytes)
             memory.release(passing)
         assert memory._resident() - before <= (memory.PAGES * 64 + 2 * 4) * 2**20
+
+
+def test_what_lies_in_files_is_asked_for_before_it_is_read(all_in_files: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page of it once or, where a row or a step ends within, twice; never all at once."""
+    asked = list[range]()
+
+    def note(_: object, option: int, start: int = 0, length: int = 0) -> None:
+        if option == mmap.MADV_WILLNEED:
+            asked.append(range(start, start + length))
+
+    rows = memory.stored(torch.randn(3, 50_000))
+    kept = torch.arange(50_000) % 3 == 0
+    monkeypatch.setattr(memory._File, "madvise", note)
+    monkeypatch.setattr(memory, "AHEAD", 3 * 5 * 1024 * 4)
+    columns = [part for part, _ in memory.by_columns(rows, 1024)]
+    of_columns, asked = asked, []
+    some = torch.cat([*memory.kept_columns(rows, kept, 1024)], 1)
+    of_kept, asked = asked, []
+    memory.check_finite(rows, "rows")
+    assert columns == [slice(start, min(start + 1024, 50_000)) for start in range(0, 50_000, 1024)]
+    assert torch.equal(some, rows[:, kept])
+    for found in (of_columns, of_kept, asked):
+        assert {byte for part in found for byte in part[::4]} >= {*range(0, rows.nbytes, 4)}
+        assert sum(map(len, found)) < 2 * rows.nbytes
+    for found in (of_columns, of_kept):
+        assert max(map(len, found)) <= 5 * 1024 * 4 + mmap.PAGESIZE
 
 
 def test_files_end_with_their_tensors_and_have_no_name(all_in_files: None, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import solve_triangular
 
 from wfbench.curvature.gram import gram
-from wfbench.curvature.memory import by_columns, check_finite, touched
+from wfbench.curvature.memory import Ahead, by_columns, check_finite, touched
 from wfbench.errors import WfbenchError
 from wfbench.linalg import ForwardSubstitution, cholesky
 from wfbench.tiles import HOST, Tiles, tiles
@@ -103,12 +103,13 @@ class WoodburyInverse:
         if self._streamed is not None:
             yield slice(None), self._streamed
             return
-        k, start = self.rows.shape[0], 0
+        k, start, ahead = self.rows.shape[0], 0, Ahead(self.rows)
         for width, run in groupby(self._widths):
             blocks = len(list(run))
             batch = blocks_at_a_time(k, width, tiles(self.rows.device))
             for first in range(0, blocks, batch):
                 stop = start + min(batch, blocks - first) * width
+                ahead.until(stop)
                 yield slice(start, stop), self._part(slice(start, stop), width)
                 touched(self.rows, k * (stop - start) * self.rows.itemsize)
                 start = stop

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wfbench.channels.coupled import Coupled
-from wfbench.curvature.memory import room, touched
+from wfbench.curvature.memory import by_columns, room, touched
 from wfbench.linalg import cholesky
 from wfbench.network import Network, bias_of
 from wfbench.tiles import tiles
@@ -216,11 +216,9 @@ def compressed(
     kept = vectors[:, -min(count, rank or count) :]
     out = room((rows.shape[1], kept.shape[1]), rows.dtype, rows.device)
     width = tiles(out.device).coordinates
-    for start in range(0, len(out), width):
-        part = slice(start, start + width)
-        out[part] = (rows[:, part].double().T @ kept).to(rows.dtype)
-        touched(rows, rows[:, part].nbytes)
-        touched(out, out[part].nbytes)
+    for where, part in by_columns(rows, width):
+        out[where] = (part.double().T @ kept).to(rows.dtype)
+        touched(out, out[where].nbytes)
     return out
 
 
