@@ -22,7 +22,7 @@ from wfbench.composed import names
 from wfbench.harness import plugins
 from wfbench.harness.plugins import Registry
 from wfbench.harness.store import read
-from wfbench.report.frames import frame_of
+from wfbench.report.frames import frame_of, with_perplexity
 from wfbench.report.stats import student
 from wfbench.tasks import fashion
 
@@ -523,6 +523,43 @@ def test_the_figures_of_a_thousand_classes_are_those_of_the_records() -> None:
     repaired = wide["repair"].dropna(axis=1, how="all").dropna()  # of weights, from 16 photographs
     assert set(repaired.columns) == {"magnitude", "woodfisher"}
     assert (repaired < wide["batchnorm"].loc[repaired.index, repaired.columns]).all(axis=None)
+
+
+def test_the_figures_of_text_and_tones_are_those_of_the_records() -> None:
+    frame = with_perplexity(frame_of(read(ROOT / "results" / "language.jsonl")))
+    assert (frame["status"] == "ok").all()
+    said = METHODS.split("## What the records say of text and tones")[1]
+    lm, small = "smollm2-135m-instruct", ("debian-minilm-l6", "tones-crepe-tiny")
+    tables = {
+        "| method | 50 %, 8": [(lm, pattern, 0.5, "perplexity", 1) for pattern in ("unstructured", "n:m")],
+        "| method | MiniLM, 8": [(task, "unstructured", 0.8, "accuracy", 100) for task in small],
+    }
+    budgets = (8, 32, 128)
+    for head, columns in tables.items():
+        rows = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in said.split(head)[1].split("\n\n")[0].splitlines()[2:]
+        ]
+        of = [
+            frame[(frame["task"] == task) & (frame["pattern"] == pattern) & (frame["sparsity"] == sparsity)]
+            .assign(shown=lambda part, what=what, times=times: times * part[what])  # type: ignore[misc]
+            .groupby(["method", "budget"])["shown"]
+            .mean()
+            for task, pattern, sparsity, what, times in columns
+        ]
+        assert {name for name, *_ in rows} == {name for found in of for name, _ in found.index}
+        for name, *cells in rows:
+            wanted = [found.get((name, budget)) for found in of for budget in budgets]
+            assert cells == ["–" if one is None else f"{one:.1f}" if one < 100 else f"{one:.0f}" for one in wanted]
+    dense = frame.groupby("task")[["dense_perplexity", "dense_accuracy"]].first()
+    words = " ".join(said.split())
+    assert f"perplexity is {dense.loc[lm, 'dense_perplexity']:.1f}" in words
+    assert "keeps {:.1f} and {:.1f} %".format(*(100 * dense.loc[task, "dense_accuracy"] for task in small)) in words
+    half = frame[(frame["task"] == lm) & (frame["pattern"] == "unstructured")]
+    means = half.pivot_table(index="budget", columns="method", values="perplexity")
+    assert (means.idxmin(axis=1) == "sparsegpt").all()
+    figures = "{:.1f}, {:.1f} and {:.1f} (dense {:.1f})".format(*means["sparsegpt"], dense.loc[lm, "dense_perplexity"])
+    assert figures in " ".join(README.split())
 
 
 def test_what_is_said_beside_the_tables_is_in_the_records() -> None:

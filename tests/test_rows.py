@@ -1,6 +1,8 @@
 """Curvature rows against one backward pass a sample, and the estimators against their definitions."""
 
 import math
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from wfbench.curvature import rows as rows_module
 from wfbench.curvature.cotangents import cotangents, probe_signs
 from wfbench.curvature.per_sample import TILE
 from wfbench.curvature.rows import gradients, probes_of
+from wfbench.memo import Memo
 
 
 def labelled(module: nn.Module, shape: tuple[int, ...], n: int) -> Labeled:
@@ -172,6 +175,25 @@ def test_a_smaller_budget_has_the_same_bits(kind: str) -> None:
         assert shared.rows.data_ptr() == whole.rows.data_ptr()
         assert alone.count == shared.count
         assert torch.equal(alone.gram, shared.gram), n
+
+
+def test_what_is_found_out_once_is_asked_for_once_whatever_the_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for again in every pass, it would be in a record's seconds as often, as what was saved."""
+    asked, module = list[str](), blob_network()
+    take = Memo.take
+
+    def noted(self: Memo, key: tuple[str, ...], make: Callable[[], object]) -> object:
+        asked.append(key[0])
+        return take(self, key, make)
+
+    monkeypatch.setattr(Memo, "take", noted)
+    counts = []
+    for n in (1, 3 * TILE):
+        asked.clear()
+        fisher_rows(Network(module), Unlabeled(blobs(n, 0)[0]), "sampled")
+        counts.append(Counter(asked))
+    assert counts[0] == counts[1]
+    assert counts[1]["apart"] == 1
 
 
 def test_other_samples_are_not_taken_for_a_prefix() -> None:

@@ -53,10 +53,6 @@ class Shares:
         self._n, self._tile, self._share = n, tile, lcm(tile, batch)
         self._group = _groups[-1] if _groups else None
 
-    @property
-    def is_one_of_several(self) -> bool:
-        return self._group is not None
-
     def __iter__(self) -> Iterator[int]:
         """The first sample of each tile."""
         size, rank = (1, 0) if self._group is None else (self._group.size(), self._group.rank())

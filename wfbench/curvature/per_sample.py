@@ -37,19 +37,22 @@ def per_sample_gradients(
     cotangents: Callable[[Float[Tensor, "t c *places"]], Float[Tensor, "t m c *places"]],
     coordinates: dict[str, Tensor],
     out: Float[Tensor, "t m p"],
+    apart: frozenset[str],
+    size: int,
 ) -> None:
-    """Write `JᵢᵀC` for every sample i and each of its m cotangents into `out`; t at most `tile`.
+    """Write `JᵢᵀC` for every sample i and each of its m cotangents into `out`.
 
     Args:
         cotangents: from float64 logits `[t, c, *places]` to the m vectors a sample that are pulled back.
         coordinates: the parameters to differentiate by, in column order.
+        apart: what `check_layers` says of them.
+        size: samples of the pass, what is missing filled up; at least t.
 
     Raises:
-        WfbenchError: samples are not independent; a layer's input is changed in place; no autograd.
+        WfbenchError: a layer's input is changed in place; no autograd.
     """
     t, m, _ = out.shape
-    apart, filled = check_layers(net, x, coordinates), _filled(x, tile(net, x)).to(net.device)
-    columns = columns_of(coordinates)
+    filled, columns = _filled(x, size).to(net.device), columns_of(coordinates)
     drawn: list[Tensor] = []
 
     def padded(logits: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def check_layers(net: Network, x: Shaped[Tensor, "t *input"], coordinates: dict[
     """Names of the tensors that are differentiated sample by sample, found out once a network, on the first samples.
 
     Raises:
-        WfbenchError: as `per_sample_gradients`.
+        WfbenchError: samples are not independent; a layer's input is changed in place; no autograd.
     """
 
     def checked() -> frozenset[str]:

@@ -196,8 +196,7 @@ def _compute(
     rows, step = room((k, p), net.dtype, net.device, zeros=batch > 1), tile(net, data.inputs)
     part = rows if batch == 1 else room((min(n, step) * m, p), net.dtype, net.device)
     shares = Shares(n, step, batch)
-    if shares.is_one_of_several:  # what is found out on the first samples holds for all processes
-        check_layers(net, data.inputs[:step], coordinates)
+    apart = check_layers(net, data.inputs[:step], coordinates)  # on the first samples, whichever process has them
     for start in shares:
         stop = min(start + step, n)
         labels = data.labels[start:stop] if isinstance(data, Labeled) else None
@@ -211,6 +210,8 @@ def _compute(
             ),
             coordinates,
             place.view(stop - start, m, p),
+            apart,
+            step,
         )
         if batch > 1:
             _add_means(rows, torch.arange(start, stop, device=net.device) // batch, place, batch)
