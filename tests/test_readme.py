@@ -558,6 +558,16 @@ def test_the_figures_of_text_and_tones_are_those_of_the_records() -> None:
     half = frame[(frame["task"] == lm) & (frame["pattern"] == "unstructured")]
     means = half.pivot_table(index="budget", columns="method", values="perplexity")
     assert (means.idxmin(axis=1) == "sparsegpt").all()
+    others = frame[(frame["sparsity"] == 0.5) & frame["task"].isin(small)]
+    worst = others.groupby(["task", "method", "budget"])[["accuracy", "dense_accuracy"]].mean()
+    lost = 100 * (worst["dense_accuracy"] - worst["accuracy"]).max()
+    assert f"(within {lost:.1f} points of the dense one at worst)" in words
+    full = frame[(frame["task"] == "tones-crepe-full") & (frame["sparsity"] == 0.8) & (frame["method"] == "magnitude")]
+    assert f"(magnitude keeps {100 * full['accuracy'].mean():.1f} %)" in words
+    fifth = frame[(frame["sparsity"] == 0.8) & frame["task"].isin(small)]
+    leaders = fifth.pivot_table(index=["task", "budget"], columns="method", values="accuracy").idxmax(axis=1)
+    assert (leaders[:, 8] == "kfac").all()
+    assert (leaders[:, 128] == "sparsegpt").all()
     figures = "{:.1f}, {:.1f} and {:.1f} (dense {:.1f})".format(*means["sparsegpt"], dense.loc[lm, "dense_perplexity"])
     assert figures in " ".join(README.split())
 
