@@ -155,7 +155,7 @@ def test_check_catches_one_edited_character_a_missing_and_a_left_over_file(
     assert main([*command, "--check"]) == 1
     shown = capsys.readouterr().out
     assert shown.count("is not what the records give") == 1
-    assert "tables/old.md comes from no record file" in shown
+    assert "tables/old.md comes from no record file; delete it" in shown
     assert "tables/s.csv is missing" in shown
 
 

@@ -249,7 +249,7 @@ def stale(results: Path) -> list[str]:
         str(path.relative_to(results)) for part in ("tables", "figures") for path in (results / part).glob("[!.]*")
     }
     found = [f"{name} is missing" for name in sorted(expected.keys() - there)]
-    found += [f"{name} comes from no record file" for name in sorted(there - expected.keys())]
+    found += [f"{name} comes from no record file; delete it" for name in sorted(there - expected.keys())]
     for name in sorted(expected.keys() & there):
         content = (results / name).read_bytes()
         if content != expected[name] and not figures.from_another_matplotlib(name, content):
