@@ -1,7 +1,7 @@
 """Rows that lie in a file and have left memory, read by columns: `python -m benchmarks.spilled`.
 
 As the library reads them, which asks for what comes next, against the same reads without that, page by page, and
-against the file from its beginning to its end, the floor. Linux alone.
+beside the file from its beginning to its end. Linux alone.
 """
 
 import argparse

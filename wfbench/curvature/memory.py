@@ -189,7 +189,7 @@ def _resident() -> float:
 class Ahead:
     """Columns that are read one after another, of what may lie in a file: asked for before, all rows side by side.
 
-    A few columns are a page of every row, and page by page a disk gives a thirtieth of what it could.
+    A few columns are a page of every row, and page by page a disk gives a tenth (`benchmarks.spilled`).
     """
 
     def __init__(self, rows: Float[Tensor, "k p"]) -> None:

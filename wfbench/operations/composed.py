@@ -60,10 +60,10 @@ def led(method: Pruner[Any], asked: Asked, cost_of: CostOf) -> Cost | None:
     held = [len(fold) for fold in folds(n, min(FOLDS, n))] if n > 1 else []
     found = [cost_of(method, replace(asked, n=n - out)) for out in held]
     fitted = [one for one in found if one is not None]
-    seen = {"held-out samples": forward(asked.shapes, n) * 3} if held else {}
+    seen = {"held-out samples": forward(asked.shapes, n)} if held else {}  # by the dense network; each way once more
     return Cost(
         added(seen, *(one.fit for one in fitted)),
-        lambda at: added(*(one.prune(at) for one in fitted for _ in range(2))),
+        lambda at: added(seen, seen, *(one.prune(at) for one in fitted for _ in range(2))),
     )
 
 
