@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from wfbench import Fitted, Network, Pruned, Pruner, Target, Unlabeled
-from wfbench.toolbox import (
-    Scope,
-    as_matrices,
-    from_matrices,
-    keep_all_but,
-    mean_squares,
-    one_by_one,
-    only_layer_scope,
-)
+from wfbench.toolbox import Scope, as_matrices, from_matrices, mean_squares, one_by_one, only_layer_scope
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,9 @@ class FittedWanda:
             if (dictated := target.pattern.dictated(in_shape, target)) is not None:
                 return matrices, as_matrices(self.net.layer_of(name), dictated)
             each, over = divmod(target.removed(scores.numel()), len(scores))  # the first rows lose one more
-            masks = [keep_all_but(each + (row < over), scores[row]) for row in range(len(scores))]
-            return matrices, torch.stack(masks).reshape(matrices.shape)
+            row, rank = (torch.arange(size, device=scores.device) for size in scores.shape)
+            stays = rank >= (each + (row < over))[:, None]
+            order = scores.argsort(dim=1, stable=True)  # of equal scores the later coordinate stays
+            return matrices, torch.empty_like(stays).scatter_(1, order, stays).reshape(matrices.shape)
 
         return Pruned.of(self.net, *one_by_one(self.net, self.inputs, change, mean_squares))

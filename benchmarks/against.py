@@ -1,7 +1,8 @@
 """`python -m benchmarks.against COMMIT`: layer-wise methods as they were at a commit against the same as they are now.
 
 Both run in turn, each in a process of its own, on ResNet-20 and EfficientNet-Lite0 with random inputs; only what a
-method does is timed, in processor time of one thread.
+method does is timed, in processor time of one thread. Beside them is what the same algebra takes at least: its FLOPs,
+by the plan's formulas, at this machine's rates of large products, as if no byte were ever moved.
 """
 
 import argparse
@@ -19,6 +20,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from benchmarks.harness import Row
+from wfbench import RECOVERIES, Network, discover
+from wfbench.deploy.machine import Machine, measured
+from wfbench.deploy.plan import TIMED, plan
+from wfbench.operations.methods import channels
+from wfbench.tasks.imagenet import NETWORKS as PUBLISHED
 
 NETWORKS = {"resnet20": 50, "efficientnet-lite0": 16}
 METHODS = ("repair", "correction", "wanda", "sparsegpt", "lobs", "obc", "obs-filter", "thinet")
@@ -34,6 +40,11 @@ try:
 except ImportError:
     from wfbench import discover
     from wfbench.recoveries.names import RECOVERIES
+try:
+    from wfbench.execution.allocator import keep_freed_memory
+    keep_freed_memory()  # as the command line and the suites do since there is one
+except ImportError:
+    pass
 network, n, method, to = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -69,7 +80,25 @@ print(json.dumps(seconds))
 """
 
 
-def compared(tree: Path, network: str, n: int, method: str, limit: float) -> Row:
+def least(network: str, n: int, method: str, machine: Machine) -> Row:
+    """What a method must compute and moves if nothing stays in a cache; no fields where it is not counted."""
+    if network == "resnet20":
+        module, x, sparsity = discover().task("fashion-resnet20").dense(), torch.zeros(TIMED, 1, 28, 28), 0.9
+    else:
+        module, x, sparsity = PUBLISHED[network].dense(), torch.zeros(TIMED, 3, 224, 224), 0.5
+    recovery = RECOVERIES.get(method)
+    pruner = discover().pruner("magnitude" if recovery else method)
+    whole = channels(pruner)
+    net, share = Network(module.eval()), 0.3 if whole else sparsity
+    steps = plan(network, net, x, pruner, n, share, machine, recovery=recovery, of="macs" if whole else None).steps
+    if not steps:
+        return {}
+    flops = sum(step.work.flops32 + step.work.flops64 for step in steps)
+    seconds, moved = sum(machine.computing(step.work) for step in steps), sum(step.work.moved for step in steps)
+    return {"GFLOP": flops / 1e9, "GB": moved / 1e9, "FLOPs alone s": seconds}
+
+
+def compared(tree: Path, network: str, n: int, method: str, limit: float, machine: Machine) -> Row:
     """A row of the table; where a side takes longer than the limit, or fails, that is what it says."""
     seconds, states = list[Any](), list[dict[str, torch.Tensor]]()
     with TemporaryDirectory() as folder:
@@ -88,6 +117,7 @@ def compared(tree: Path, network: str, n: int, method: str, limit: float) -> Row
             seconds.append(json.loads(found.stdout.splitlines()[-1]))
             states.append(load_file(to))
     row: Row = {"network": network, "n": n, "method": method, "then s": seconds[0], "now s": seconds[1]}
+    row |= least(network, n, method, machine)
     if len(states) < 2:
         return row
     pairs = [(tensor, states[1][name]) for name, tensor in states[0].items()]
@@ -102,6 +132,8 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="default: the layer-wise ones and two recoveries")
     parser.add_argument("--limit", type=float, default=600, help="seconds a side may take (default 600)")
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = measured()
     with TemporaryDirectory() as folder:
         tree = Path(folder, "tree")
         git = ("git", "-C", str(ROOT), "worktree")
@@ -109,10 +141,10 @@ def main() -> None:
             parser.error(f"{options.commit} is no commit of the repository in {ROOT}, or its history is not here")
         try:
             every = [(name, method) for name in options.networks.split(",") for method in options.methods.split(",")]
-            rows = [
-                compared(tree, name, NETWORKS[name], method, options.limit)
-                for name, method in tqdm(every, unit="method", disable=None)
-            ]
+            rows = []
+            for name, method in tqdm(every, unit="method", disable=None):
+                rows.append(compared(tree, name, NETWORKS[name], method, options.limit, machine))
+                tqdm.write(json.dumps(rows[-1], default=str), file=sys.stderr)  # a run cut short has said this much
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
     print(tabulate(rows, headers="keys", floatfmt=".3g"))

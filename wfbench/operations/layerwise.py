@@ -15,7 +15,7 @@ from wfbench.walk import SAMPLES
 LOOKED_AT = 60
 """Bytes a weight of the check of the layers: a copy, a wider one, its size, and two products."""
 MASKED = 190
-"""Bytes a weight of Wanda from matrices to a result: scores, a threshold a row, and copies into the network."""
+"""Bytes a weight of Wanda from matrices to a result: scores, their order in every row, and copies into the network."""
 
 
 def _check(shapes: Shapes) -> Work:
@@ -61,8 +61,7 @@ def inverses(shapes: Shapes) -> Work:
 
 def wanda(asked: Asked) -> Cost:
     shapes = asked.shapes
-    rows = sum(part.matrices[0] * part.matrices[1] for part in shapes.parts if part.prunable)
-    masks = {"masks": Work(0, 0, MASKED * shapes.p, 15 * rows)}
+    masks = {"masks": Work(0, 0, MASKED * shapes.p, 15 * len(shapes.parts))}
     return Cost({}, lambda at: {**squares(shapes, at.n), **masks})
 
 
