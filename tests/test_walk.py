@@ -134,6 +134,10 @@ def test_second_moments_are_those_of_torchs_unfold() -> None:
             columns = functional.unfold(inputs[name], layer.kernel_size, 1, layer.padding, layer.stride)
             rows = columns.transpose(1, 2).flatten(0, 1)
         torch.testing.assert_close(found[name][0], rows.T @ rows / len(rows))
+    some = {*list(net.weights)[2:5]}
+    alone = second_moments(net, x, some)
+    assert alone.keys() == some
+    assert all(torch.equal(alone[name], found[name]) for name in some)
 
 
 def test_second_moments_count_every_call_and_leave_uncalled_layers_zero() -> None:

@@ -207,21 +207,27 @@ def call_order(net: Network, x: Shaped[Tensor, "n *input"]) -> list[str]:
     return list(dict.fromkeys([*called(net, x, net.weights), *net.weights]))
 
 
-def second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
+def second_moments(
+    net: Network, x: Shaped[Tensor, "n *input"], among: Collection[str] | None = None
+) -> dict[str, Float[Tensor, "g d d"]]:
     """`XᵀX/m` of the m input patches of every prunable layer, float64, by weight name.
 
     The Hessian of half the mean squared change of the layer's output. Zero for layers that are not called.
+
+    Args:
+        among: names of the weights whose layers are looked at; all of them by default.
 
     Raises:
         WfbenchError: what a layer multiplies is not known.
     """
     check_patches(net, x)
-    return net.memo.take_large(("second moments", digest_of(x)), lambda: _second_moments(net, x))
+    names = [name for name in net.weights if among is None or name in among]
+    return net.memo.take_large(("second moments", *names, digest_of(x)), lambda: _second_moments(net, x, names))
 
 
-def _second_moments(net: Network, x: Shaped[Tensor, "n *input"]) -> dict[str, Float[Tensor, "g d d"]]:
-    found = {name: _no_moment(net, name) for name in net.weights}
-    counts = dict.fromkeys(net.weights, 0)
+def _second_moments(net: Network, x: Shaped[Tensor, "n *input"], names: list[str]) -> dict[str, Float[Tensor, "g d d"]]:
+    found = {name: _no_moment(net, name) for name in names}
+    counts = dict.fromkeys(names, 0)
 
     def keep(weight: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if (known := net.names.get(weight)) not in found:

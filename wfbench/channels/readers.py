@@ -94,7 +94,7 @@ def reads_of(
     Args:
         damping: added to the diagonal of `XᵀX/m`, as a share of its mean.
     """
-    moments = second_moments(net, x)
+    moments = second_moments(net, x, {name for group in groups for name in group.consumers})
     hessians = {name: damped(moment, damping) for name, moment in moments.items()}
 
     def read(group: Coupled, name: str) -> Read:

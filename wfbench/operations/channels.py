@@ -10,7 +10,7 @@ from wfbench.channels.limits import _doubtful
 from wfbench.channels.pattern import Filter
 from wfbench.channels.pruner import producers, reading
 from wfbench.network import Network
-from wfbench.operations.asked import Asked, Cost, Steps
+from wfbench.operations.asked import Asked, Cost, Steps, weight_names
 from wfbench.operations.layerwise import moments
 from wfbench.operations.shapes import Shapes
 from wfbench.operations.work import Work, forward, total
@@ -112,9 +112,12 @@ def obs_filter(asked: Asked) -> Cost:
 def _read(asked: Asked, ordered: Any) -> Cost:
     """Second moments; an order of every group's channels; least squares of the weights that read what went."""
     channels, shapes = Channels(asked.net, asked.shapes), asked.shapes
-    squares = sum(groups * d**2 for groups, _, d in (part.matrices for part in shapes.parts if part.prunable))
-    fit = {"channels": channels.traced(), **moments(shapes, asked.n, SAMPLES)}
-    fit["second moments"] += Work(0, 0, 48.0 * squares, 12 * len(shapes.parts))
+    readers_of_any = {name for group in channels.groups for name in group.consumers}
+    names = weight_names(asked.net, shapes)
+    seen = [part for part in shapes.parts if names.get(part.name) in readers_of_any]
+    fit = {"channels": channels.traced(), **moments(shapes, asked.n, SAMPLES, seen)}
+    squares = sum(groups * d**2 for groups, _, d in (part.matrices for part in seen))
+    fit["second moments"] += Work(0, 0, 48.0 * squares, 12 * len(seen))
     orders = []
     for group in channels.groups:
         readers = channels.readers(group)

@@ -1,13 +1,13 @@
 """The steps of methods that go layer by layer, and of Kronecker factors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from wfbench.layers import PATCH_NUMBERS
 from wfbench.linalg import panels
 from wfbench.operations.asked import Asked, Cost, Steps
 from wfbench.operations.recoveries import all_solutions
-from wfbench.operations.shapes import Shapes
+from wfbench.operations.shapes import Part, Shapes
 from wfbench.operations.work import Work, backward, cholesky, forward, total
 from wfbench.tiles import Tiles
 from wfbench.walk import SAMPLES
@@ -26,10 +26,10 @@ def _check(shapes: Shapes) -> Work:
     return forward(shapes, 1) * 3 + Work(0, 4.0 * sum(part.macs for part in parts), moved, 20 * len(parts))
 
 
-def moments(shapes: Shapes, n: int, at_a_time: int) -> Steps:
-    """`XᵀX` of every layer's patches, in one pass of so many samples at a time, after one sample's check of these."""
+def moments(shapes: Shapes, n: int, at_a_time: int, among: Sequence[Part] | None = None) -> Steps:
+    """`XᵀX` of the patches of all layers, or of some, in one pass of so many samples a time, after a check of all."""
     found = []
-    for part in (part for part in shapes.parts if part.prunable):
+    for part in (part for part in shapes.parts if part.prunable) if among is None else among:
         groups, _, d = part.matrices
         patches = float(n * part.places * groups * d)
         fits = max(1, PATCH_NUMBERS // max(1, part.places * groups * d))
