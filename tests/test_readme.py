@@ -415,14 +415,32 @@ def test_the_cells_that_the_recommendation_counts_are_those_of_the_records() -> 
 
 def test_weights_on_cifar_keep_what_is_said() -> None:
     frame = frame_of(read(ROOT / "results" / "cifar.jsonl"))
-    frame = frame[(frame["pattern"] == "unstructured") & (frame["budget"] == 50) & frame["sparsity"].isin([0.8, 0.9])]
-    means = 100 * frame.pivot_table(index=["method", "recovery"], columns="sparsity", values="accuracy")
+    frame = frame[(frame["pattern"] == "unstructured") & frame["sparsity"].isin([0.8, 0.9])]
+    frame["accuracy"] *= 100
+    three, few = frame["recovery"].isin(["none", "batchnorm", "repair"]), frame["budget"] == 50
+    means = frame[three & few].pivot_table(index=["method", "recovery"], columns="sparsity", values="accuracy")
     ours, others = means.loc["obs-distilled", "none"], means.drop("obs-distilled")
     said = " ".join(METHODS.split()).split("On CIFAR-10 it is in front")[1].split("Leave it alone")[0]
     assert f"keeps {ours[0.8]:.1f} % at 80 % and {ours[0.9]:.1f} at 90 %" in said
-    assert f"under any recovery {others[0.8].max():.1f} and {others[0.9].max():.1f}" in said
+    assert f"under any of three recoveries {others[0.8].max():.1f} and {others[0.9].max():.1f}" in said
     (best,) = {others[share].idxmax()[0] for share in (0.8, 0.9)}
     assert f"(`{best}` both times)" in said
+    recipe = frame[three & (frame["budget"] == 1000)].pivot_table(
+        index="seed", columns=["sparsity", "recovery"], values="accuracy"
+    )
+    by_recovery = recipe.mean().unstack()
+    assert (by_recovery.idxmax(axis=1) == "repair").all()
+    assert "then `repair`, {:.1f} and {:.1f}".format(*by_recovery["repair"]) in said
+    alone = frame[few & (frame["method"] == "obs-distilled") & (frame["recovery"] == "none")]
+    alone = alone.pivot_table(index="seed", columns="sparsity", values="accuracy")
+    intervals = {share: student((alone[share] - recipe[share, "repair"]).to_numpy()) for share in (0.8, 0.9)}
+    assert intervals[0.8].low < 0 < intervals[0.8].high
+    assert intervals[0.9].low > 0
+    distilled = frame[few & (frame["method"] == "obc") & (frame["recovery"] == "distill-200")]
+    distilled = distilled.pivot_table(index="seed", columns="sparsity", values="accuracy")
+    assert len(distilled) == 1
+    assert "run {:.1f} and {:.1f} for".format(*distilled.iloc[0]) in said
+    assert "for its {:.1f} and {:.1f}".format(*alone.loc[distilled.index[0]]) in said
 
 
 def signs_of_channels(frame: pd.DataFrame) -> dict[str, list[tuple[str, int]]]:
