@@ -8,7 +8,7 @@ from torch.nn import functional
 from wfbench import Network, Target, WfbenchError
 from wfbench.layers import as_matrices, check_patches, from_matrices, patches, sums_of_squares
 from wfbench.linalg import damped
-from wfbench.walk import only_layer_scope
+from wfbench.pruner import only_layer_scope
 
 
 class PadsItself(nn.Conv2d):

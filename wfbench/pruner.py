@@ -97,3 +97,9 @@ def take_after(made: Pruner[Any], of: Pruner[Any], name: str, licence: type | No
     taken = {"name": name, "scope": of.scope, "patterns": of.patterns, "licence": licence or of.licence}
     for attribute, value in taken.items():
         object.__setattr__(made, attribute, value)  # instances are frozen; these are class attributes of most methods
+
+
+def only_layer_scope(method: str, target: Target) -> None:
+    """Raise WfbenchError unless every layer is to reach the target by itself."""
+    if target.scope != "layer":
+        raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')

@@ -23,10 +23,11 @@ from wfbench.layers import as_matrices, check_patches, from_matrices, least_squa
 from wfbench.linalg import alike, cholesky, damped, inverse
 from wfbench.memo import digest_of
 from wfbench.network import Params, at_a_time, flatten, unflatten
+from wfbench.pruner import only_layer_scope
 from wfbench.sparsity import Scope, Unit, keep_all_but, keep_largest
 from wfbench.tasks.recipes import trained
 from wfbench.tiles import tiles
-from wfbench.walk import call_order, mean_squares, one_by_one, only_layer_scope, second_moments, walk
+from wfbench.walk import call_order, mean_squares, one_by_one, second_moments, walk
 from wfbench.woodfisher.channel_variants import WoodFisherFilterLogits
 from wfbench.woodfisher.surgeon import BlockSize
 

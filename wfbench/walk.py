@@ -18,7 +18,6 @@ from wfbench.layers import as_matrices, check_patches, from_matrices, in_parts, 
 from wfbench.linalg import self_product
 from wfbench.memo import digest_of
 from wfbench.network import Network, Params
-from wfbench.sparsity import Target
 
 SAMPLES = 32
 """Samples that go through the network at a time, where nothing has to wait for them."""
@@ -265,12 +264,6 @@ def mean_squares(net: Network, name: str, inputs: list[Tensor]) -> Float[Tensor,
 def _no_moment(net: Network, name: str) -> Float[Tensor, "g d d"]:
     groups, _, d = as_matrices(net.layer_of(name), net.weights[name]).shape
     return torch.zeros((groups, d, d), dtype=torch.float64, device=net.device)
-
-
-def only_layer_scope(method: str, target: Target) -> None:
-    """Raise WfbenchError unless every layer is to reach the target by itself."""
-    if target.scope != "layer":
-        raise WfbenchError(f'{method} chooses within a layer; ask for a Target with scope="layer"')
 
 
 def one_by_one(net: Network, x: Shaped[Tensor, "n *input"], change: Change, see: See = moment) -> tuple[Params, Params]:
